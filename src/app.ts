@@ -2,6 +2,7 @@ import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
 import fastify, { type FastifyBaseLogger, LogController } from 'fastify'
 import type { ChannelDeps } from './api/channels/deps.ts'
 import { channelRoutes } from './api/channels/routes.ts'
+import { chatRoutes } from './api/chat/routes.ts'
 import { about } from './api/docs/introduction.ts'
 import { docsRoutes } from './api/docs/routes.ts'
 import { type EgressDeps, egressRoutes } from './api/egress/routes.ts'
@@ -13,6 +14,7 @@ import { type InstanceDeps, instanceRoutes } from './api/instances/routes.ts'
 import { type KeyDeps, keyRoutes } from './api/keys/routes.ts'
 import { type LogDeps, logRoutes } from './api/logs/routes.ts'
 import { type MetricsDeps, metricsRoutes } from './api/metrics/routes.ts'
+import { modelRoutes } from './api/models/routes.ts'
 import { type OrganizationDeps, organizationRoutes } from './api/organization/routes.ts'
 import { type RegionDeps, regionRoutes } from './api/regions/routes.ts'
 import { type ReleaseDeps, releaseRoutes } from './api/releases/routes.ts'
@@ -38,6 +40,7 @@ import { useEvents } from './http/recording.ts'
 import { useRequestLog } from './http/request-log.ts'
 import { serializers, strictBodies, useStrictQueries } from './http/validation.ts'
 import { newId } from './platform/ids.ts'
+import { type TurnDeps, useTurns } from './turns/turns.ts'
 
 export interface AppDeps
   extends OrganizationDeps,
@@ -51,7 +54,8 @@ export interface AppDeps
     LogDeps,
     MetricsDeps,
     EgressDeps,
-    ResponseDeps,
+    Omit<ResponseDeps, 'turns'>,
+    TurnDeps,
     SessionDeps,
     ChannelDeps,
     SkillRouteDeps,
@@ -136,7 +140,10 @@ export async function buildApp(deps: AppDeps) {
     await v1.register(logRoutes, deps)
     await v1.register(metricsRoutes, deps)
     await v1.register(egressRoutes, deps)
-    await v1.register(responseRoutes, { ...deps, countTurn: counters.countRequest, inFlight })
+    const turns = useTurns(v1, deps)
+    await v1.register(responseRoutes, { ...deps, turns, countTurn: counters.countRequest, inFlight })
+    await v1.register(chatRoutes, { ...deps, turns })
+    await v1.register(modelRoutes, deps)
     await v1.register(sessionRoutes, deps)
     await v1.register(channelRoutes, { ...deps, ...counters })
     await v1.register(skillRoutes, { ...deps, ...counters })

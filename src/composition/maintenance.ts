@@ -1,8 +1,7 @@
+import { createEphemeralSessionCleanup } from '#api/chat/ephemeral-sessions.ts'
 import { deleteRevokedKeys } from '#api/keys/retention.ts'
 import { eraseDeleted } from '#api/organization/delete.ts'
 import { applyKeyChanges } from '#api/organization/key-changes.ts'
-import { createEphemeralSessionCleanup } from '#api/responses/chat/ephemeral-sessions.ts'
-import { deleteStaleLines } from '#api/responses/lines/line-rows.ts'
 import { deleteExpiredResponses } from '#api/responses/store/expiry.ts'
 import type { Billing } from '#api/subscription/stripe.ts'
 import { syncSubscriptions } from '#api/subscription/sync.ts'
@@ -23,6 +22,7 @@ import { applySuspensions } from '#instances/suspension.ts'
 import type { Logger } from '#platform/log.ts'
 import type { PeriodicTask } from '#platform/periodic.ts'
 import type { Vault } from '#platform/secrets.ts'
+import { deleteStaleLines } from '#turns/line-rows.ts'
 
 /** The pauses between runs, in ms. */
 export interface MaintenanceIntervals {

@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { defaultTurnTimeouts } from '#api/responses/turns/turn.ts'
+import { defaultTurnTimeouts } from '#turns/turn.ts'
 import { type Api, api, say, sessionPath, waitForStatus } from '../support/api-client.ts'
 import { findGateway } from '../support/chowder-process.ts'
 import { openStubSandboxes, type StubProvider, type StubSandboxes, startStubProvider } from '../support/stub-agents.ts'

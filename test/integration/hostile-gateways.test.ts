@@ -3,10 +3,10 @@ import type { AddressInfo } from 'node:net'
 import { pino } from 'pino'
 import { afterEach, describe, expect, test, vi } from 'vitest'
 import { type WebSocket, WebSocketServer } from 'ws'
-import { defaultTurnTimeouts } from '#api/responses/turns/turn.ts'
-import { createTurnRunner } from '#api/responses/turns/turn-runner.ts'
 import { connectGateway, type GatewayClient } from '#openclaw/gateway.ts'
 import { ReceivedFrames } from '#openclaw/gateway-frames.ts'
+import { createTurnRunner } from '#turns/runner.ts'
+import { defaultTurnTimeouts } from '#turns/turn.ts'
 import { countInTurns, watchTurns } from '../support/longest-turn.ts'
 import { type Answer, delta, startStream, startStubGateway } from '../support/stub-responses-gateway.ts'
 
@@ -132,7 +132,7 @@ describe('a gateway that floods', () => {
     const stub = await startStubGateway(flood)
     const turns = createTurnRunner(defaultTurnTimeouts, async () => {})
     const turn = turns.begin()
-    const { events } = await turns.ask(turn, {
+    const events = await turns.ask(turn, {
       instanceId: 'i',
       gateway: {
         organizationId: 'o',

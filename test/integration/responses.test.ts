@@ -11,7 +11,6 @@ import { pino } from 'pino'
 import { afterAll, afterEach, beforeEach, describe, expect, onTestFinished, test, vi } from 'vitest'
 import { WebSocket } from 'ws'
 import type { StreamEvent } from '#api/responses/format/event-schemas.ts'
-import { type ResponseDeps, responseRoutes } from '#api/responses/routes.ts'
 import type { Caller } from '#http/auth.ts'
 import { useClosing } from '#http/closing.ts'
 import { useErrors } from '#http/errors.ts'
@@ -39,6 +38,7 @@ import {
   wholeStream,
 } from '../support/stub-responses-gateway.ts'
 import { cloneDatabase } from '../support/test-database.ts'
+import { registerTurnRoutes, type TurnRouteDeps } from '../support/turn-routes.ts'
 
 const token = 'gateway-token-0123456789'
 // The timeout of a health check is the time to the next one, so that may not be too short.
@@ -59,7 +59,7 @@ const caller: Caller = {
 
 const publicUrl = 'http://chowder.test'
 
-async function startApi(findGateway: ResponseDeps['findGateway'], over: Partial<ResponseDeps> = {}) {
+async function startApi(findGateway: TurnRouteDeps['findGateway'], over: Partial<TurnRouteDeps> = {}) {
   const logLines: string[] = []
   const log: FastifyBaseLogger = pino({ level: 'info' }, { write: (line) => logLines.push(line) })
   const app = fastify({ loggerInstance: log, routerOptions: { maxParamLength: 1024 } })
@@ -71,7 +71,7 @@ async function startApi(findGateway: ResponseDeps['findGateway'], over: Partial<
   app.addHook('onRequest', async (request) => {
     request.caller = caller
   })
-  await app.register(responseRoutes, {
+  await registerTurnRoutes(app, {
     db: database.db,
     processId: randomUUID(),
     vault: createVault(Buffer.alloc(32, 7)),
@@ -951,7 +951,7 @@ describe('a server that closes', () => {
 })
 
 describe('A12: a running turn', () => {
-  const open = async (findCaller: ResponseDeps['findCaller']) => {
+  const open = async (findCaller: TurnRouteDeps['findCaller']) => {
     const other = await startApi(async () => running, { findCaller })
     onTestFinished(() => other.app.close())
     gateway.answer = (response, { body }) => {

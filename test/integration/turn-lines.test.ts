@@ -8,16 +8,15 @@ import pg from 'pg'
 import { pino } from 'pino'
 import { afterAll, afterEach, beforeEach, describe, expect, onTestFinished, test } from 'vitest'
 import { WebSocket } from 'ws'
-import { deleteStaleLines, maxTurnsInLine } from '#api/responses/lines/line-rows.ts'
-import { createTurnLines } from '#api/responses/lines/turn-lines.ts'
-import { type ResponseDeps, responseRoutes } from '#api/responses/routes.ts'
-import { defaultTurnTimeouts, Turn } from '#api/responses/turns/turn.ts'
 import { createDb, type Db } from '#database/client.ts'
 import { aliveSeconds, beat, beatEveryMs } from '#database/processes.ts'
 import type { Caller } from '#http/auth.ts'
 import { useErrors } from '#http/errors.ts'
 import { serializers, strictBodies } from '#http/validation.ts'
 import { createVault } from '#platform/secrets.ts'
+import { createTurnLines } from '#turns/line.ts'
+import { deleteStaleLines, maxTurnsInLine } from '#turns/line-rows.ts'
+import { defaultTurnTimeouts, Turn } from '#turns/turn.ts'
 import { present } from '../support/present.ts'
 import { processFacts } from '../support/process-facts.ts'
 import { expectWholeStream, readEvents } from '../support/response-schemas.ts'
@@ -34,6 +33,7 @@ import {
 import { openProxy } from '../support/tcp-proxy.ts'
 import { cloneDatabase } from '../support/test-database.ts'
 import type { HolderOptions } from '../support/turn-holder.ts'
+import { registerTurnRoutes, type TurnRouteDeps } from '../support/turn-routes.ts'
 import { until } from '../support/until.ts'
 
 const timeouts = { ...defaultTurnTimeouts, graceMs: 200 }
@@ -54,7 +54,7 @@ await database.pool.query("INSERT INTO organizations (id, name, subscription_tie
 ])
 
 /** An API process, but for the process. */
-async function startApi({ db = database.db, turnTimeouts = timeouts }: Partial<ResponseDeps> = {}) {
+async function startApi({ db = database.db, turnTimeouts = timeouts }: Partial<TurnRouteDeps> = {}) {
   const log: FastifyBaseLogger = pino({ level: 'silent' })
   const app = fastify({ loggerInstance: log })
   app.setValidatorCompiler(strictBodies)
@@ -65,7 +65,7 @@ async function startApi({ db = database.db, turnTimeouts = timeouts }: Partial<R
     request.caller = caller
   })
   const { endpoint } = gateway
-  await app.register(responseRoutes, {
+  await registerTurnRoutes(app, {
     db,
     processId: randomUUID(),
     vault: createVault(Buffer.alloc(32, 7)),

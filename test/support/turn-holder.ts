@@ -1,9 +1,9 @@
 import { randomUUID } from 'node:crypto'
 import pg from 'pg'
-import { createTurnLines } from '#api/responses/lines/turn-lines.ts'
-import { defaultTurnTimeouts, Turn } from '#api/responses/turns/turn.ts'
 import { createDb } from '#database/client.ts'
 import { beat, beatEveryMs } from '#database/processes.ts'
+import { createTurnLines } from '#turns/line.ts'
+import { defaultTurnTimeouts, Turn } from '#turns/turn.ts'
 import { processFacts } from './process-facts.ts'
 
 /** A process that takes the first place in the line of a session, says so, and keeps it until it is killed. */

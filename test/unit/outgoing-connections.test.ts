@@ -6,7 +6,7 @@ const source = join(import.meta.dirname, '../../src')
 
 /** Who names the address to which a file connects: never a customer, but where that is what it is for. */
 const addresses: Record<string, 'its sandbox driver' | 'the operator' | 'Chowder' | 'an agent, within its policy'> = {
-  'api/responses/turns/gateway-pool.ts': 'its sandbox driver',
+  'turns/gateway-pool.ts': 'its sandbox driver',
   'openclaw/gateway-socket.ts': 'its sandbox driver',
   'openclaw/health.ts': 'its sandbox driver',
   'openclaw/clawhub-http.ts': 'the operator',

@@ -34,7 +34,7 @@ const inCode = files.flatMap((file) =>
 
 /** Of these, what they read is bounded by the code before them: to so many characters. */
 const boundedTo: Record<string, number> = {
-  'api/responses/turns/gateway-errors.ts: / Run `openclaw [^`]*`[^.]*\\./g': 4000,
+  'turns/gateway-errors.ts: / Run `openclaw [^`]*`[^.]*\\./g': 4000,
   'openclaw/skill-install.ts: /\\/\\S*\\/workspace\\//g': 1000,
 }
 /** What these read is no customer's and no agent's: settings of the operator, and Chowder's own pages. */

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { gatewayError } from '#api/responses/turns/gateway-errors.ts'
+import { gatewayError } from '#turns/gateway-errors.ts'
 
 const beforeRun = (message: string, type = 'invalid_request_error') => ({ error: { message, type } })
 const during = (code: string, message: string) => ({

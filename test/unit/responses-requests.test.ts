@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest'
-import { readChatRequest } from '#api/responses/chat/request.ts'
-import { CreateChatCompletion } from '#api/responses/chat/request-schema.ts'
+import { readChatRequest } from '#api/chat/request.ts'
+import { CreateChatCompletion } from '#api/chat/request-schema.ts'
 import { gatewayRequest } from '#api/responses/format/gateway-request.ts'
 import { noKnownItems, skipKnownItems } from '#api/responses/format/known-items.ts'
 import { readRequest } from '#api/responses/format/request.ts'

@@ -1,9 +1,8 @@
 import { randomBytes } from 'node:crypto'
 import { setImmediate as turnOfTheLoop } from 'node:timers/promises'
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
-import { newResponseId, toUuid } from '#api/responses/format/ids.ts'
 import { readRequest } from '#api/responses/format/request.ts'
-import { inProgress, responseObject } from '#api/responses/format/response-object.ts'
+import { inProgress, newResponseId, responseObject, toUuid } from '#api/responses/format/response-object.ts'
 import type { StartedResponse } from '#api/responses/store/response-rows.ts'
 import { createResponseStore, type ResponseStore } from '#api/responses/store/response-store.ts'
 import type { Db } from '#database/client.ts'
@@ -53,7 +52,17 @@ async function pass(ms: number): Promise<void> {
 function begin(over: Partial<StartedResponse> = {}) {
   const id = newResponseId()
   const response = responseObject({ id, createdAt: 1, echo }, inProgress, [])
-  store.begin({ ...place, id, isStored: true, response: () => response, input: () => [], answeredCallIds: [], ...over })
+  const turn = { end: () => {} }
+  store.begin({
+    ...place,
+    id,
+    turn,
+    isStored: true,
+    response: () => response,
+    input: () => [],
+    answeredCallIds: [],
+    ...over,
+  })
   const ended = { ...response, status: 'completed' as const }
   return { id, uuid: toUuid(id), end: (json = JSON.stringify(ended)) => store.finish(ended, json) }
 }

@@ -2,9 +2,15 @@ import { once } from 'node:events'
 import { type AddressInfo, connect } from 'node:net'
 import fastify from 'fastify'
 import { expect, onTestFinished, test } from 'vitest'
-import { defaultTurnTimeouts, type Turn, turnAbandoned } from '#api/responses/turns/turn.ts'
-import { replyWithTurn } from '#api/responses/turns/turn-reply.ts'
-import { createTurnRunner } from '#api/responses/turns/turn-runner.ts'
+import { beginTurn, replyWithTurn } from '#turns/reply.ts'
+import { createTurnRunner } from '#turns/runner.ts'
+import { defaultTurnTimeouts, type Turn, turnAbandoned } from '#turns/turn.ts'
+
+async function* run({ signal }: Turn): AsyncGenerator<string, string> {
+  signal.throwIfAborted()
+  yield ''
+  return ''
+}
 
 test('a turn whose client left before it begins is ended, and its request gets no answer', async () => {
   const turns = createTurnRunner(defaultTurnTimeouts, async () => {})
@@ -15,10 +21,9 @@ test('a turn whose client left before it begins is ended, and its request gets n
   app.addHook('onError', async (_request, _reply, error) => void errors.push(error))
   app.get('/', async (_request, reply) => {
     await once(reply.raw, 'close')
-    return replyWithTurn(reply, { turns, findCaller: async () => null, graceMs: 10 }, (turn) => {
-      begun.resolve(turn)
-      return Promise.reject(turn.signal.reason)
-    })
+    const turn = beginTurn(reply, { runner: turns, findCaller: async () => null, graceMs: 10 })
+    begun.resolve(turn)
+    return replyWithTurn(reply, turn, run(turn))
   })
   await app.listen({ port: 0, host: '127.0.0.1' })
   const client = connect((app.server.address() as AddressInfo).port, '127.0.0.1')

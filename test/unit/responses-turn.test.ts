@@ -1,7 +1,7 @@
 import { afterEach, beforeEach, expect, test, vi } from 'vitest'
-import { defaultTurnTimeouts, Turn, turnAbandoned } from '#api/responses/turns/turn.ts'
-import { createTurnRunner } from '#api/responses/turns/turn-runner.ts'
 import { AppError } from '#platform/errors.ts'
+import { createTurnRunner } from '#turns/runner.ts'
+import { defaultTurnTimeouts, Turn, turnAbandoned } from '#turns/turn.ts'
 
 beforeEach(() => {
   vi.useFakeTimers()

@@ -1,171 +1,144 @@
 import type { FastifyBaseLogger } from 'fastify'
 import pTimeout from 'p-timeout'
+import type { Caller } from '#http/auth.ts'
 import { logFailure } from '#http/failure-log.ts'
 import type { RunningGateway } from '#instances/find.ts'
-import { texts } from '#platform/texts.ts'
-import { type AgentEvent, resultOf, type TurnEnd, writeOutput } from './format/agent-events.ts'
+import type { TurnSession } from '#turns/admit.ts'
+import { resultOf, type TurnEnd, writeOutput } from '#turns/agent-events.ts'
+import type { PlaceInLine } from '#turns/line.ts'
+import type { AgentRequest } from '#turns/runner.ts'
+import { type Turn, turnAbandoned, turnCancelled } from '#turns/turn.ts'
+import type { Turns } from '#turns/turns.ts'
 import { gatewayRequest } from './format/gateway-request.ts'
-import { newResponseId } from './format/ids.ts'
 import { noKnownItems, referencedIds, skipKnownItems } from './format/known-items.ts'
 import { type CheckedRequest, readRequest } from './format/request.ts'
 import type { CreateResponse } from './format/request-schema.ts'
-import { failedWith, inProgress, nowInSeconds } from './format/response-object.ts'
+import { inProgress, newResponseId, nowInSeconds } from './format/response-object.ts'
 import { type ResponseEvent, ResponseWriter } from './format/response-writer.ts'
 import { storedInput } from './format/stored-input.ts'
-import type { PlaceInLine, TurnLines } from './lines/turn-lines.ts'
 import type { StartedResponse } from './store/response-rows.ts'
 import type { ResponseStore } from './store/response-store.ts'
-import type { SessionRef, Visible } from './store/session-history.ts'
-import { type Turn, turnAbandoned, turnCancelled } from './turns/turn.ts'
-import type { AgentAnswer, AgentRequest, TurnRunner } from './turns/turn-runner.ts'
 
-/** How often, in ms, a stream whose turn waits sends a sign of life: less than the idle timeouts of common proxies. */
+/** Interval, in ms, between signs of life of a stream whose turn waits: less than the idle timeouts of common proxies. */
 const signEveryMs = 15_000
 
-/** A response while its turn runs. Read it once, with `json` or with `events`. */
-export interface RunningResponse {
-  /** Null for a stream whose turn waits for the earlier turns of its session. */
-  answer: AgentAnswer | null
-  /** Waits for the end of the turn and returns the response as JSON. Throws AppError when the turn failed. */
-  json(): Promise<string>
-  /**
-   * The events of the response. The terminal one is the last, `response.failed` when the turn failed. While the turn
-   * waits, a batch without events is a sign of life.
-   */
-  events(): AsyncGenerator<ResponseEvent[]>
-}
-
 export interface ResponseParts {
-  turns: TurnRunner
+  turns: Pick<Turns, 'admission' | 'runner' | 'lines'>
   store: ResponseStore
-  lines: TurnLines
 }
 
 interface ResponseOptions {
-  session: SessionRef
-  /** What exists for the caller. */
-  visible: Visible
-  gateway: RunningGateway
+  caller: Caller
+  session: TurnSession
   body: CreateResponse
   isStreamed: boolean
   log: FastifyBaseLogger
-  /** Called when the turn begins, after the earlier ones of its session have ended. */
-  begin(): Promise<void>
 }
 
 /**
- * Runs one turn of an agent for a request to the Responses format. The store gets the response when the turn begins and
- * when it ends, however it ends, and at the latest when the turn is finished. The turn begins when the earlier turns of
- * its session have ended. Throws AppError when the request or an item that it refers to is invalid, when too many turns
- * wait, and when the gateway refuses or cannot be reached. Throws the turn's reason when the turn was ended. A stream
- * whose turn waits has begun for its client: it throws nothing, and its last event has the failure.
+ * Runs one turn of an agent for a request to the Responses format. Yields the events of a stream, the terminal one last,
+ * and returns the response as JSON. While the turn waits for earlier ones of its session, a stream gets batches without
+ * events as signs of life. The response is stored when it is accepted and when its turn ends, however it ends.
+ *
+ * Throws AppError when the request or an item that it refers to is invalid, when too many turns wait, and when the turn
+ * fails. A stream that has begun throws nothing: its last event is `response.failed`.
  */
-export async function runResponse(
-  { turns, store, lines }: ResponseParts,
+export async function* runResponse(
+  { turns: { admission, runner, lines }, store }: ResponseParts,
   turn: Turn,
   options: ResponseOptions,
-): Promise<RunningResponse> {
-  const { gateway, body, log } = options
-  const { instanceId } = options.session
+): AsyncGenerator<ResponseEvent[], string> {
+  const { caller, session, body, isStreamed, log } = options
+  const gateway = await admission.admit(caller, session.instanceId)
   const request = readRequest(body, gateway)
   const draft = { id: newResponseId(), createdAt: nowInSeconds(), echo: request.echo }
   const writer = new ResponseWriter(draft)
-  const agentRequest = await beginResponse(store, options, request, draft.id, writer)
+  const agentRequest = await storeBeginning(store, turn, options, { gateway, request, id: draft.id, writer })
 
-  let isSettled = false
-  let leaveLine = () => {}
-  /** Stores the first end. Throws when the response has no JSON, after it was stored as failed. */
-  const settle = (end: TurnEnd) => {
-    const isFirst = !isSettled
-    isSettled = true
-    leaveLine()
-    try {
-      const outcome = turns.outcome(turn, agentRequest, end)
-      const { events, response, json } = writer.end(outcome)
-      if (isFirst) store.finish(response, json)
-      return { events, json, failure: outcome.failure }
-    } catch (error) {
-      // Only tools can be nested too deeply for JSON.
-      const response = { ...writer.object(internalError), tools: [] }
-      if (isFirst) store.finish(response, JSON.stringify(response))
-      throw error
-    }
-  }
-  turn.onFinish = () => {
-    if (isSettled) return
-    try {
-      settle({ kind: 'broken', cause: turnAbandoned })
-    } catch (err) {
-      log.warn({ err, instanceId }, 'the response of an abandoned turn could not be written as JSON')
-    }
-  }
-  store.onCancelled(draft.id, () => turn.end(turnCancelled))
-
-  /** Settles a turn that fails before its agent answers. A cancelled one has an answer: the end of its response. */
-  const refuse = (cause: unknown): AgentAnswer => {
-    if (cause === turnCancelled) return brokenOff(cause)
-    settle({ kind: 'broken', cause })
-    throw cause
-  }
-  const enteredAt = performance.now()
-  const ask = async ({ mustWait, begun }: PlaceInLine): Promise<AgentAnswer> => {
-    if (mustWait) turns.watch(turn, agentRequest)
-    await begun
-    const answer = await turns.ask(turn, agentRequest)
-    return mustWait ? { ...answer, askedAt: enteredAt } : answer
-  }
-  const place = await lines.enter(turn, options.session).catch(refuse)
-  const isPlace = 'leave' in place
-  if (isPlace) leaveLine = place.leave
-  const isQueued = isPlace && place.mustWait && options.isStreamed
-  const asked = isPlace ? ask(place) : Promise.resolve(place)
-  const answered = asked.catch(isQueued ? brokenOff : refuse)
-  const answer = isQueued ? null : await answered
-  const written = ({ events }: AgentAnswer) => writeOutput(events, (output) => writer.write(output))
-  return {
-    answer,
-    async json() {
-      const { json, failure } = settle(await resultOf(written(await answered)))
-      if (failure) throw failure
-      return json
-    },
-    async *events() {
-      if (isQueued) {
+  let end: TurnEnd = { kind: 'broken', cause: turnAbandoned } // holds if the reader leaves
+  let refused: { cause: unknown } | null = null
+  let place: PlaceInLine | null = null
+  /** The events that a stream is still to begin with. */
+  let opening: 'start' | 'begin' | null = 'start'
+  let outcome: ReturnType<typeof runner.outcome>
+  let written: ReturnType<typeof writer.end>
+  try {
+    place = await lines.enter(turn, session)
+    if (place.mustWait) {
+      turn.waits()
+      runner.watch(turn, agentRequest)
+      if (isStreamed) {
+        opening = 'begin'
         yield writer.queue()
-        while (!(await isSettledWithin(answered, signEveryMs))) yield []
-        yield writer.begin()
-      } else {
-        yield writer.start()
+        while (!(await isSettledWithin(place.begun, signEveryMs))) yield []
       }
-      const { events, failure } = settle(yield* written(await answered))
-      if (failure && failure !== turnAbandoned) logFailure(log, failure, { instanceId }, 'a streamed turn failed')
-      yield events
-    },
+      await place.begun
+    }
+    await admission.begin(caller, session)
+    const events = await runner.ask(turn, agentRequest)
+    const output = writeOutput(events, (one) => writer.write(one))
+    if (isStreamed) {
+      const first = writer[opening]()
+      opening = null
+      yield first
+      end = yield* output
+    } else {
+      end = await resultOf(output)
+    }
+  } catch (cause) {
+    refused = { cause }
+    end = { kind: 'broken', cause }
+    // A stream that waited has begun for its client. One that was cancelled has an answer: the end of its response.
+    if (isStreamed && (opening === 'begin' || cause === turnCancelled)) {
+      const first = writer[opening ?? 'start']()
+      opening = null
+      yield first
+    }
+  } finally {
+    place?.leave()
+    outcome = runner.outcome(turn, agentRequest, end)
+    written = writer.end(outcome)
+    store.finish(written.response, written.json)
   }
+
+  const { failure } = outcome
+  if (failure && opening !== null) throw refused ? refused.cause : failure
+  if (failure && failure !== turnAbandoned) {
+    logFailure(log, failure, { instanceId: session.instanceId }, 'a streamed turn failed')
+  }
+  if (isStreamed) yield written.events
+  return written.json
 }
 
-/** Whether a promise that does not reject is settled within this time. */
+/** Whether a promise resolves within this time. Rejects if it does. */
 const isSettledWithin = (promise: Promise<unknown>, milliseconds: number): Promise<boolean> =>
   pTimeout(
     promise.then(() => true),
     { milliseconds, fallback: () => false },
   )
 
+interface Accepted {
+  gateway: RunningGateway
+  request: CheckedRequest
+  id: string
+  writer: ResponseWriter
+}
+
 /**
  * Stores that a response begins, and returns the request for its agent. The request leaves out the items that the
  * session already has.
  */
-async function beginResponse(
+async function storeBeginning(
   store: ResponseStore,
-  { session, visible, gateway, body, isStreamed, log, begin }: ResponseOptions,
-  request: CheckedRequest,
-  id: string,
-  writer: ResponseWriter,
+  turn: Turn,
+  { caller, session, body, isStreamed, log }: ResponseOptions,
+  { gateway, request, id, writer }: Accepted,
 ): Promise<AgentRequest> {
   const { items, echo } = request
-  const startedResponse = (answeredCallIds: string[]): StartedResponse => ({
+  const started = (answeredCallIds: string[]): StartedResponse => ({
     ...session,
     id,
+    turn,
     isStored: echo.store,
     response: () => writer.object(inProgress),
     input: () => storedInput(items),
@@ -178,7 +151,6 @@ async function beginResponse(
     model: body.model,
     isStreamed,
     log,
-    begin,
     body: {
       ...gatewayRequest(request, offset),
       ...(typeof body.input === 'string' && { input: body.input }),
@@ -190,23 +162,12 @@ async function beginResponse(
   if (references.previousId === null && references.itemIds.length + references.callIds.length === 0) {
     skipKnownItems(items, noKnownItems)
     const toSend = agentRequest(0)
-    store.begin(startedResponse([]))
+    store.begin(started([]))
     return toSend
   }
-  const { toSend } = await store.beginContinuation(session, references, visible, (known) => {
+  const { toSend } = await store.beginContinuation(session, references, caller, (known) => {
     const { offset, answeredCallIds } = skipKnownItems(items, known)
-    return { ...startedResponse(answeredCallIds), toSend: agentRequest(offset) }
+    return { ...started(answeredCallIds), toSend: agentRequest(offset) }
   })
   return toSend
-}
-
-const internalError = failedWith({ code: 'internal', message: texts.internal })
-
-/** The answer of an agent whose turn was ended before the agent answered. */
-function brokenOff(cause: unknown): AgentAnswer {
-  const now = performance.now()
-  const events: AsyncIterable<AgentEvent[]> = {
-    [Symbol.asyncIterator]: () => ({ next: () => Promise.reject(cause) }),
-  }
-  return { events, askedAt: now, answeredAt: now }
 }

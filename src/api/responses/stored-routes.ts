@@ -6,10 +6,10 @@ import { failures } from '#http/openapi.ts'
 import { NoBody } from '#http/validation.ts'
 import type { FindSummary } from '#instances/find.ts'
 import { publicStatus } from '#instances/status.ts'
+import { jsonType } from '#turns/reply.ts'
 import { ResponseObject } from './format/response-schema.ts'
 import { DeletedResponse, InputItems, InputItemsPage } from './schemas.ts'
 import { type ResponseStore, responseNotFound } from './store/response-store.ts'
-import { jsonType } from './turns/turn-reply.ts'
 
 const ByResponse = Type.Object({
   ...InstanceParams.properties,

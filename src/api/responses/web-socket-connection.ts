@@ -1,42 +1,37 @@
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { WebSocket } from 'ws'
-import type { TurnBudgets } from '#budgets/check.ts'
-import { type FindCaller, onKeyRefused } from '#http/auth.ts'
+import { onKeyRefused } from '#http/auth.ts'
 import { toAppError } from '#http/errors.ts'
 import type { InFlight } from '#http/in-flight.ts'
-import type { FindGateway } from '#instances/find.ts'
 import { sessionKey } from '#openclaw/session-key.ts'
 import { AppError } from '#platform/errors.ts'
 import { openStreams } from '#platform/metrics.ts'
-import type { NoteEndUser } from './end-users.ts'
-import { errorTexts } from './format/error-texts.ts'
+import { errorTexts } from '#turns/error-texts.ts'
+import { maxTurnBytes } from '#turns/route.ts'
+import { type Turn, turnAbandoned } from '#turns/turn.ts'
+import type { Turns } from '#turns/turns.ts'
 import type { ResponseEvent } from './format/response-writer.ts'
-import { type ResponseParts, runResponse } from './run-response.ts'
-import { maxRequestBytes } from './schemas.ts'
-import { type Turn, turnAbandoned } from './turns/turn.ts'
+import { runResponse } from './run-response.ts'
+import type { ResponseStore } from './store/response-store.ts'
 import { errorFrame, type ReadFrame } from './web-socket-frames.ts'
 
 /** Frames that may wait while a turn runs. All together may be as large as one request. */
 const maxWaitingFrames = 4
 /** Unsent bytes from which on the agent waits for the client. */
 const maxUnsentBytes = 64 * 1024
-/** Whoever sends more heeds no error. A frame that begins no turn costs as much as a request. */
+/** A client that sends more does not read its errors, and a frame that begins no turn costs as much as a request. */
 const maxRefusedInARow = 100
 const pingEveryMs = 30_000
 const maxConnectionMs = 60 * 60_000
 
 export const closeCodes = { policyViolation: 1008, serviceRestart: 1012 } as const
 
-export interface ConnectionDeps extends ResponseParts {
-  noteEndUser: NoteEndUser
-  budgets: TurnBudgets
-  findGateway: FindGateway
-  findCaller: FindCaller
+export interface ConnectionDeps {
+  turns: Turns
+  store: ResponseStore
   /** The address that clients reach the API at. */
   publicUrl(): string
   readFrame: ReadFrame
-  /** The time, in ms, that a client has to close a connection that was ended. */
-  graceMs: number
   countTurn: ((request: FastifyRequest, reply: FastifyReply) => Promise<void>) | undefined
   inFlight: InFlight | undefined
 }
@@ -79,7 +74,7 @@ export class WebSocketConnection {
     this.#request = request
     this.#instanceId = (request.params as { instance_id: string }).instance_id
     this.#sessionId = sessionId
-    onKeyRefused(request.caller, socket, deps.findCaller, (reason) => {
+    onKeyRefused(request.caller, socket, deps.turns.findCaller, (reason) => {
       this.#turn?.end(reason)
       this.end(closeCodes.policyViolation, reason)
     })
@@ -109,7 +104,7 @@ export class WebSocketConnection {
   #closeIfEnded(): void {
     const socket = this.#socket
     if (!this.#end || this.#isRunning || socket.readyState === socket.CLOSED) return
-    this.#cutOff ??= setTimeout(() => socket.terminate(), this.#deps.graceMs)
+    this.#cutOff ??= setTimeout(() => socket.terminate(), this.#deps.turns.graceMs)
     if (socket.readyState !== socket.OPEN) return
     socket.send(this.#errorFrame(this.#end.reason))
     socket.close(this.#end.code)
@@ -127,8 +122,7 @@ export class WebSocketConnection {
 
   #receive(frame: Frame): void {
     if (this.#end || this.#socket.readyState !== this.#socket.OPEN) return
-    const isTooMuch =
-      this.#waiting.length >= maxWaitingFrames || this.#waitingBytes + frame.data.length > maxRequestBytes
+    const isTooMuch = this.#waiting.length >= maxWaitingFrames || this.#waitingBytes + frame.data.length > maxTurnBytes
     if (isTooMuch) {
       this.#sendError(new AppError('too_many_waiting_turns', errorTexts.tooManyWaiting))
       return
@@ -156,9 +150,10 @@ export class WebSocketConnection {
   }
 
   async #run({ data, isBinary }: Frame): Promise<void> {
-    const { turns, store, lines, noteEndUser, budgets, findGateway, readFrame, countTurn, inFlight } = this.#deps
-    const { organizationId, keyId } = this.#request.caller
-    const turn = turns.begin()
+    const { turns, store, readFrame, countTurn, inFlight } = this.#deps
+    const { caller, log } = this.#request
+    const { organizationId } = caller
+    const turn = turns.runner.begin()
     this.#turn = turn
     openStreams.inc()
     let release: (() => void) | undefined
@@ -169,24 +164,15 @@ export class WebSocketConnection {
       if (isBinary) throw new AppError('invalid_frame', errorTexts.textFrames)
       const body = await readFrame(data)
       const session = { organizationId, instanceId: this.#instanceId, sessionKey: sessionKey(this.#sessionId) }
-      const gateway = await findGateway(organizationId, this.#instanceId)
-      await budgets.require({ organizationId, keyId, instanceId: this.#instanceId })
-      await noteEndUser(this.#request.caller, session)
-      const { events } = await runResponse({ turns, store, lines }, turn, {
-        gateway,
-        session,
-        visible: this.#request.caller,
-        body,
-        isStreamed: true,
-        log: this.#request.log,
-        begin: () => budgets.begin({ ...session, keyId }),
-      })
-      this.#refusedInARow = 0
-      for await (const batch of events()) await this.#send(batch, turn)
+      const run = runResponse({ turns, store }, turn, { caller, session, body, isStreamed: true, log })
+      for await (const batch of run) {
+        this.#refusedInARow = 0
+        await this.#send(batch, turn)
+      }
     } finally {
       release?.()
       openStreams.dec()
-      turns.finish(turn)
+      turns.runner.finish(turn)
       this.#turn = null
     }
   }

@@ -6,7 +6,7 @@ import { faultsMessage, paramOf, validationFaults } from '#http/validation-fault
 import { isObject } from '#openclaw/json.ts'
 import { AppError } from '#platform/errors.ts'
 import { parseJsonBytes } from '#platform/json/thread.ts'
-import { errorTexts } from './format/error-texts.ts'
+import { errorTexts } from '#turns/error-texts.ts'
 import { invalidField } from './format/invalid-field.ts'
 import { CreateResponse } from './format/request-schema.ts'
 import { compileTagged } from './validation.ts'

@@ -8,8 +8,9 @@ import { failures } from '#http/openapi.ts'
 import type { FindSummary } from '#instances/find.ts'
 import { sessionKey } from '#openclaw/session-key.ts'
 import { AppError } from '#platform/errors.ts'
-import { errorTexts } from './format/error-texts.ts'
-import { BySession, maxRequestBytes, turnRouteConfig } from './schemas.ts'
+import { errorTexts } from '#turns/error-texts.ts'
+import { maxTurnBytes, turnRouteConfig } from '#turns/route.ts'
+import { BySession } from './schemas.ts'
 import { type ConnectionDeps, closeCodes, WebSocketConnection } from './web-socket-connection.ts'
 import { createFrameReader } from './web-socket-frames.ts'
 
@@ -48,7 +49,7 @@ export const webSocketRoutes: FastifyPluginAsyncTypebox<WebSocketDeps> = async (
 
   await app.register(websocket, {
     // Thousands of short frames may arrive in one piece: with this, each has its own turn of the event loop.
-    options: { maxPayload: maxRequestBytes, perMessageDeflate: false, allowSynchronousEvents: false },
+    options: { maxPayload: maxTurnBytes, perMessageDeflate: false, allowSynchronousEvents: false },
     errorHandler: (_error, socket) => socket.terminate(),
     preClose(done) {
       isClosing = true

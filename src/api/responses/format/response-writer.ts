@@ -1,8 +1,7 @@
-import type { AgentOutput } from './agent-events.ts'
+import type { AgentOutput } from '#turns/agent-events.ts'
+import { GrowingText } from '#turns/agent-events.ts'
 import type { EventFields, EventType } from './event-schemas.ts'
-import { GrowingText } from './growing-text.ts'
-import { newItemId } from './ids.ts'
-import { inProgress, type Outcome, queued, type ResponseDraft, responseObject } from './response-object.ts'
+import { inProgress, newItemId, type Outcome, queued, type ResponseDraft, responseObject } from './response-object.ts'
 import type { OutputItem, ResponseObject } from './response-schema.ts'
 
 /** An event of a stream. `json` makes its JSON, so that a response without listeners pays for none. */

@@ -2,7 +2,7 @@ import { type SQL, sql } from 'drizzle-orm'
 import type { Db } from '#database/client.ts'
 import { deleteResponses, deleteResponsesOf } from '#database/delete-responses.ts'
 import { responses } from '#database/response-schema.ts'
-import { isLost } from './lost-turns.ts'
+import { lostSql } from './response-rows.ts'
 
 /** How long a response can be read, and how many of each instance. */
 const maxAgeDays = 30
@@ -46,7 +46,7 @@ export async function deleteExpiredResponses(db: Db, signal?: AbortSignal): Prom
         ) surplus ON surplus.instance_id = r.instance_id AND r.created_at <= surplus.created_at`,
         signal,
       ),
-    () => db.update(responses).set({ status: 'failed' }).where(isLost).execute(),
+    () => db.update(responses).set({ status: 'failed' }).where(sql.raw(lostSql)).execute(),
   ]
   const failures: unknown[] = []
   for (const step of steps) {

@@ -1,14 +1,19 @@
-import { toUuid } from '#api/responses/format/ids.ts'
+import { toUuid } from '#api/responses/format/response-object.ts'
 import type { ResponseObject } from '#api/responses/format/response-schema.ts'
 import type { StoredItem } from '#api/responses/format/stored-input.ts'
 import { batched } from '#database/batched.ts'
 import type { Db } from '#database/client.ts'
+import { isProcessAlive } from '#database/processes.ts'
 import { isLongerThan } from '#platform/json/length.ts'
 import type { Place, Vault } from '#platform/secrets.ts'
+import type { TurnSession } from '#turns/admit.ts'
+import type { Turn } from '#turns/turn.ts'
 import type { Columns } from './retried-writes.ts'
-import type { SessionRef } from './session-history.ts'
 
-/** Of larger contents only the row is stored. */
+/** Whether the turn of a row of `responses` was lost with its process, as text for SQL. */
+export const lostSql = `(status = 'in_progress' AND NOT ${isProcessAlive('responses.process_id')})`
+
+/** Larger contents are not stored: the row has none. */
 const maxContentCharacters = 1024 * 1024
 
 /** The contexts that contents are sealed with, so that none can be moved to another row or column. */
@@ -16,8 +21,10 @@ const objectContext = (uuid: string): Place => `responses/${uuid}/sealed_object`
 const inputContext = (uuid: string): Place => `responses/${uuid}/sealed_input`
 
 /** A response whose turn begins. */
-export interface StartedResponse extends SessionRef {
+export interface StartedResponse extends TurnSession {
   id: string
+  /** Ended when the response is cancelled. */
+  turn: Pick<Turn, 'end'>
   /** Whether its contents are stored beside its row. */
   isStored: boolean
   /** The response as its turn begins, and the input items as clients read them later. */

@@ -1,7 +1,6 @@
 import { and, eq, sql } from 'drizzle-orm'
-import { errorTexts } from '#api/responses/format/error-texts.ts'
-import { isResponseId, toUuid } from '#api/responses/format/ids.ts'
 import type { KnownItems } from '#api/responses/format/known-items.ts'
+import { isResponseId, toUuid } from '#api/responses/format/response-object.ts'
 import type { ResponseObject } from '#api/responses/format/response-schema.ts'
 import type { StoredItem } from '#api/responses/format/stored-input.ts'
 import type { Db } from '#database/client.ts'
@@ -12,15 +11,15 @@ import { AppError } from '#platform/errors.ts'
 import type { Logger } from '#platform/log.ts'
 import { poll } from '#platform/poll.ts'
 import type { Vault } from '#platform/secrets.ts'
-import { isLost } from './lost-turns.ts'
-import { createResponseRows, type StartedResponse } from './response-rows.ts'
+import type { TurnSession } from '#turns/admit.ts'
+import { errorTexts } from '#turns/error-texts.ts'
+import { createResponseRows, lostSql, type StartedResponse } from './response-rows.ts'
 import { createRunningResponses, globalSessionKey } from './running-responses.ts'
 import {
   findKnownItems,
   previousResponseError,
   type References,
   requireLatestResponse,
-  type SessionRef,
   type Visible,
 } from './session-history.ts'
 
@@ -33,7 +32,8 @@ const pauseMs = (checks: number) => Math.min(25 * 1.5 ** (checks - 1), 250)
 
 export interface ResponseStore {
   /**
-   * Stores that a turn begins, in the background and within milliseconds. A turn that ends before is stored once.
+   * Stores that a turn begins, in the background and within milliseconds. A turn that ends before is stored once. The
+   * turn is ended when its response is cancelled, in this process or another.
    * Nothing is stored for an instance that was terminated meanwhile.
    */
   begin(started: StartedResponse): void
@@ -44,7 +44,7 @@ export interface ResponseStore {
    * `visible` are unknown.
    */
   beginContinuation<T extends StartedResponse>(
-    session: SessionRef,
+    session: TurnSession,
     references: References,
     visible: Visible,
     prepare: (known: KnownItems) => T,
@@ -54,8 +54,6 @@ export interface ResponseStore {
    * is not available. Reads of this process wait for it some seconds, then throw AppError unavailable.
    */
   finish(response: ResponseObject, json: string): void
-  /** Calls `end` when the response is cancelled, in this process or another, until it is finished. */
-  onCancelled(id: string, end: () => void): void
   /** Throws AppError not_found. */
   find(owner: Owner, id: string): Promise<ResponseObject>
   /** Returns the input items in their order. Throws AppError not_found. */
@@ -88,6 +86,8 @@ interface Row {
   sealedInput: string | null
   isLost: boolean
 }
+
+const isLost = sql.raw(lostSql)
 
 const isOwned = ({ organizationId, instanceId }: Owner, id: string) =>
   and(eq(responses.id, toUuid(id)), eq(responses.organizationId, organizationId), eq(responses.instanceId, instanceId))
@@ -162,10 +162,6 @@ export function createResponseStore(db: Db, vault: Vault, processId: string, log
       return started
     },
     finish: (response, json) => running.end({ response, json }),
-    onCancelled(id, end) {
-      const response = running.get(id)
-      if (response) response.onCancelled = end
-    },
     find: async (owner, id) => unseal(await findRow(owner, id)),
     async findInput(owner, id) {
       const { id: uuid, sealedInput } = await findRow(owner, id)
@@ -181,7 +177,7 @@ export function createResponseStore(db: Db, vault: Vault, processId: string, log
         .set({ status: 'cancelled' })
         .where(and(isOwned(owner, id), eq(responses.status, 'in_progress'), sql`NOT ${isLost}`))
       if (rowCount === 0) throw new AppError('response_ended', errorTexts.notInProgress)
-      running.get(id)?.onCancelled()
+      running.cancel(id)
     },
     async delete(owner, id) {
       const { status, sealedObject, isLost } = await findRow(owner, id)

@@ -1,12 +1,13 @@
 import pTimeout from 'p-timeout'
-import { toResponseId, toUuid } from '#api/responses/format/ids.ts'
+import { toResponseId, toUuid } from '#api/responses/format/response-object.ts'
 import type { Db } from '#database/client.ts'
 import { AppError } from '#platform/errors.ts'
 import type { Logger } from '#platform/log.ts'
 import { texts } from '#platform/texts.ts'
+import type { TurnSession } from '#turns/admit.ts'
+import { type Turn, turnCancelled } from '#turns/turn.ts'
 import type { EndedResponse, ResponseRows, StartedResponse } from './response-rows.ts'
 import { createRetriedWrites } from './retried-writes.ts'
-import type { SessionRef } from './session-history.ts'
 
 /** How long a reader waits for the writes of this process: longer than the pauses of a retried write. */
 const readTimeoutMs = 10_000
@@ -22,11 +23,12 @@ interface Entry {
   notInserted: StartedResponse | null
   /** Set from its end until that is being written. */
   ended: EndedResponse | null
-  onCancelled(): void
+  /** Null once its end is being written: it cannot be cancelled any more. */
+  turn: Pick<Turn, 'end'> | null
 }
 
 /** A key of a session that is unique among all instances. */
-export const globalSessionKey = ({ instanceId, sessionKey }: Pick<SessionRef, 'instanceId' | 'sessionKey'>): string =>
+export const globalSessionKey = ({ instanceId, sessionKey }: Pick<TurnSession, 'instanceId' | 'sessionKey'>): string =>
   `${instanceId} ${sessionKey}`
 
 /**
@@ -76,7 +78,7 @@ export function createRunningResponses(db: Db, rows: ResponseRows, log: Pick<Log
     try {
       const row = notInserted ? rows.toInsert(notInserted, ended) : rows.toEnd(ended)
       response.notInserted = response.ended = null
-      response.onCancelled = () => {}
+      response.turn = null
       return retriedWrites
         .untilWritten(row, notInserted ? rows.insertOne : rows.endOne)
         .catch(giveUp)
@@ -87,6 +89,8 @@ export function createRunningResponses(db: Db, rows: ResponseRows, log: Pick<Log
     }
   }
 
+  const cancel = (id: string): void => running.get(id)?.turn?.end(turnCancelled)
+
   /** Ends the turns whose responses were cancelled in another process. */
   async function endCancelled(): Promise<void> {
     const ids = [...running.values()].flatMap(({ id, notInserted }) => (notInserted ? [] : [toUuid(id)]))
@@ -96,7 +100,7 @@ export function createRunningResponses(db: Db, rows: ResponseRows, log: Pick<Log
       text: `SELECT id FROM responses WHERE id = ANY($1::uuid[]) AND status = 'cancelled'`,
       values: [ids],
     })
-    for (const { id } of cancelled) running.get(toResponseId(id))?.onCancelled()
+    for (const { id } of cancelled) cancel(toResponseId(id))
   }
   const cancelledTimer = setInterval(() => void endCancelled().catch(() => {}), readCancelledEveryMs).unref()
 
@@ -106,14 +110,15 @@ export function createRunningResponses(db: Db, rows: ResponseRows, log: Pick<Log
       session: globalSessionKey(started),
       notInserted: isInserted ? null : started,
       ended: null,
-      onCancelled: () => {},
+      turn: started.turn,
     }
     running.set(started.id, response)
     return response
   }
 
   return {
-    get: (id: string): Entry | undefined => running.get(id),
+    /** Ends the turn of a response, if it runs in this process. */
+    cancel,
     /** Adds a response whose row is in the database. */
     addInserted: (started: StartedResponse) => void add(started, true),
     /** Adds a response and writes its row in a moment. */

@@ -1,20 +1,14 @@
-import { errorTexts } from '#api/responses/format/error-texts.ts'
-import { isResponseId, toResponseId, toUuid } from '#api/responses/format/ids.ts'
 import { invalidField } from '#api/responses/format/invalid-field.ts'
 import { type KnownItems, noKnownItems } from '#api/responses/format/known-items.ts'
+import { isResponseId, toResponseId, toUuid } from '#api/responses/format/response-object.ts'
 import type { Db } from '#database/client.ts'
 import type { ResponseStatus } from '#database/response-schema.ts'
 import type { Caller } from '#http/auth.ts'
 import { isInScope } from '#http/session-scope.ts'
 import { apiSessionId } from '#openclaw/session-key.ts'
-import { lostSql } from './lost-turns.ts'
-
-/** A session of an instance. */
-export interface SessionRef {
-  organizationId: string
-  instanceId: string
-  sessionKey: string
-}
+import type { TurnSession } from '#turns/admit.ts'
+import { errorTexts } from '#turns/error-texts.ts'
+import { lostSql } from './response-rows.ts'
 
 /** What of an organization exists for a caller. */
 export type Visible = Pick<Caller, 'instanceIds' | 'sessions'>
@@ -54,7 +48,7 @@ const isVisible = ({ instanceIds, sessions }: Visible, { instance, session }: { 
  */
 export async function requireLatestResponse(
   db: Db,
-  { organizationId, instanceId, sessionKey }: SessionRef,
+  { organizationId, instanceId, sessionKey }: TurnSession,
   previousId: string,
   visible: Visible,
 ): Promise<'ended' | 'in_progress'> {
@@ -85,7 +79,7 @@ export async function requireLatestResponse(
 /** Finds the items and calls among `references` that a session has. */
 export async function findKnownItems(
   db: Db,
-  { instanceId, sessionKey }: SessionRef,
+  { instanceId, sessionKey }: TurnSession,
   { itemIds, callIds }: References,
 ): Promise<KnownItems> {
   if (itemIds.length + callIds.length === 0) return noKnownItems

@@ -3,11 +3,8 @@ import { isObject } from '#openclaw/json.ts'
 import { AppError } from '#platform/errors.ts'
 import { exceededBound, type JsonBounds } from '#platform/json/bounds.ts'
 import { parseJsonBytes } from '#platform/json/thread.ts'
-import { type AgentEvent, type AgentOutput, brokenAnswer } from './agent-events.ts'
+import { type AgentEvent, type AgentOutput, brokenAnswer, GrowingText, type Usage } from './agent-events.ts'
 import { errorTexts } from './error-texts.ts'
-import { terminalEvents } from './event-schemas.ts'
-import { GrowingText } from './growing-text.ts'
-import type { Usage } from './response-schema.ts'
 
 /** The largest answer of an agent that is read; most of it is text. */
 export const maxAnswerBytes = 8 * 1024 * 1024
@@ -17,6 +14,8 @@ const maxStreamBytes = 64 * 1024 * 1024
 const answerBounds: JsonBounds = { depth: 200, values: 20_000, isLenient: true }
 /** Each call is an item of the response. Models make a handful of calls at once. */
 const maxCalls = 1000
+
+const terminalEvents: ReadonlySet<string> = new Set(['response.completed', 'response.incomplete', 'response.failed'])
 
 const unreadable = () => brokenAnswer(errorTexts.unreadable)
 

@@ -1,11 +1,11 @@
 import pTimeout from 'p-timeout'
-import { errorTexts } from '#api/responses/format/error-texts.ts'
-import type { Turn } from '#api/responses/turns/turn.ts'
 import type { Db } from '#database/client.ts'
 import { isDatabaseDown } from '#database/outage.ts'
 import { AppError } from '#platform/errors.ts'
 import { texts } from '#platform/texts.ts'
+import { errorTexts } from './error-texts.ts'
 import { createLineRows, keyOf, type LineKey, maxTurnsInLine } from './line-rows.ts'
+import type { Turn } from './turn.ts'
 
 /** How often, in ms, the lines of waiting turns are read, to see whether turns of other processes have left. */
 const readEveryMs = 100

@@ -1,8 +1,8 @@
-import { errorTexts } from '#api/responses/format/error-texts.ts'
 import type { ModelProvider } from '#database/schema.ts'
 import { vendorMessage, vendorRetryAfter } from '#openclaw/vendor-message.ts'
 import { findUsedUp } from '#platform/budget-texts.ts'
 import { AppError } from '#platform/errors.ts'
+import { errorTexts } from './error-texts.ts'
 
 /** A turn that failed, as OpenClaw tells it. */
 interface FailedTurn {

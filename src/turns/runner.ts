@@ -1,28 +1,32 @@
 import type { FastifyBaseLogger } from 'fastify'
 import type { Dispatcher } from 'undici'
-import { type AgentEvent, brokenAnswer, type TurnEnd } from '#api/responses/format/agent-events.ts'
-import { errorTexts } from '#api/responses/format/error-texts.ts'
-import { maxAnswerBytes, readAnswer, readStream } from '#api/responses/format/gateway-answer.ts'
-import { cancelled, failedWith, type Outcome } from '#api/responses/format/response-object.ts'
-import type { ResponseError } from '#api/responses/format/response-schema.ts'
 import type { RunningGateway } from '#instances/find.ts'
 import type { DeclareModel } from '#instances/gateway/declare-model.ts'
 import { readFailedTurn } from '#openclaw/failed-turn.ts'
+import { connectGateway } from '#openclaw/gateway.ts'
 import { probeHealth } from '#openclaw/health.ts'
+import { isObject } from '#openclaw/json.ts'
 import { toGatewayModel } from '#openclaw/model.ts'
+import type { ErrorCode } from '#platform/error-codes.ts'
 import { AppError } from '#platform/errors.ts'
 import { writeJson } from '#platform/json/thread.ts'
 import { readBody } from '#platform/read-body.ts'
 import { texts } from '#platform/texts.ts'
+import { type AgentEvent, brokenAnswer, type TurnEnd, type Usage } from './agent-events.ts'
+import { errorTexts } from './error-texts.ts'
+import { maxAnswerBytes, readAnswer, readStream } from './gateway-answer.ts'
 import { type GatewayFailure, gatewayError, idIn, isUnexplained } from './gateway-errors.ts'
 import { createGatewayPool, unreachable } from './gateway-pool.ts'
-import { hasBegun } from './run-begun.ts'
 import { Turn, type TurnTimeouts, turnAbandoned, turnCancelled } from './turn.ts'
 
 const maxErrorBytes = 64 * 1024
-/** Bytes after the end of a stream that are read, and for how long, so that the gateway sees all of it taken. */
+/** How many bytes after the end of a stream are read, and for how long, so that the gateway sees all of it taken. */
 const maxRestBytes = 64 * 1024
 const restTimeoutMs = 1000
+
+const askRunTimeoutMs = 5000
+/** OpenClaw reports an error that it may still recover from only after a wait. */
+const waitForRunMs = 50
 
 /** A request to the agent of an instance. */
 export interface AgentRequest {
@@ -34,21 +38,23 @@ export interface AgentRequest {
   body: object
   isStreamed: boolean
   log: FastifyBaseLogger
-  /** Called when the turn begins, after the earlier ones of its session have ended. */
-  begin?(): Promise<void>
 }
 
-/** The answer of an agent. */
-export interface AgentAnswer {
-  events: AsyncIterable<AgentEvent[]>
-  /** The time, by `performance.now()`, at which the request was sent. */
-  askedAt: number
-  /** The time at which the headers of a stream, or the whole of a plain answer, had arrived. */
-  answeredAt: number
+interface TurnError {
+  code: ErrorCode
+  message: string
+}
+
+/** How a turn ended, for its response; with the failure if it is one. */
+interface TurnOutcome {
+  status: 'completed' | 'incomplete' | 'failed' | 'cancelled'
+  usage: Usage | null
+  error: TurnError | null
+  failure?: Error
 }
 
 export interface TurnRunner {
-  /** Begins a turn, which ends when the server closes. Call `finish` when nobody waits for it any more. */
+  /** Begins a turn, which ends when the server closes. Call `finish` once the turn has its answer, or needs none. */
   begin(): Turn
   finish(turn: Turn): void
   /** Ends a turn that waits to be asked when the gateway has answered nothing for long, or at the limit of turns. */
@@ -58,9 +64,8 @@ export interface TurnRunner {
    * begins the turn. Throws AppError when the gateway refuses or cannot be reached, and the turn's reason when the turn
    * was ended.
    */
-  ask(turn: Turn, request: AgentRequest): Promise<AgentAnswer>
-  /** The outcome for a response whose turn ended like this, with the failure if it is one. */
-  outcome(turn: Turn, request: AgentRequest, end: TurnEnd): Outcome & { failure?: Error }
+  ask(turn: Turn, request: AgentRequest): Promise<AsyncIterable<AgentEvent[]>>
+  outcome(turn: Turn, request: AgentRequest, end: TurnEnd): TurnOutcome
   /**
    * The server closes: refuses further turns, gives those that run so many ms to end by themselves, then ends them.
    * Resolves once none runs.
@@ -109,7 +114,7 @@ export function createTurnRunner(
     const { error, refusedChowder } = gatewayError(gateway.provider, failure)
     if (refusedChowder) log.error({ instanceId, status: failure.status }, "the gateway refused Chowder's own token")
     if (error.code === 'provider_key_refused') {
-      noteKeyRefusal(gateway).catch((cause: unknown) => log.warn({ err: cause }, 'a refused key could not be noted'))
+      noteKeyRefusal(gateway).catch((cause: unknown) => log.warn({ err: cause }, 'a refused key could not be recorded'))
     }
     return error
   }
@@ -132,9 +137,8 @@ export function createTurnRunner(
     return send(turn, request, true)
   }
 
-  async function send(turn: Turn, request: AgentRequest, isRepetition = false): Promise<AgentAnswer> {
+  async function send(turn: Turn, request: AgentRequest, isRepetition = false): Promise<AsyncIterable<AgentEvent[]>> {
     const { gateway, body } = request
-    const askedAt = performance.now()
     turn.signal.throwIfAborted()
     const json = await writeJson(body)
     const answer = await gateways.post(gateway.endpoint, headersOf(request), json, turn.signal)
@@ -142,28 +146,69 @@ export function createTurnRunner(
     if (answer.statusCode !== 200) {
       const failure = await readFailure(answer)
       const again = isUnexplained(failure.body) && (await repeat(turn, request, idIn(failure.body), isRepetition))
-      if (again) return { ...again, askedAt }
+      if (again) return again
       throw await refusal(turn, request, failure)
     }
     if (String(answer.headers['content-type']).startsWith('text/event-stream')) {
-      const unexplained = async (runId: unknown, mayRepeat: boolean) => {
-        const again = mayRepeat && (await repeat(turn, request, runId, isRepetition))
-        return again || readFailedTurn(gateway, request.sessionKey, turn.signal)
-      }
-      return {
-        events: streamedEvents(turn, answer.body, unexplained),
-        askedAt,
-        answeredAt: performance.now(),
-      }
+      return streamedEvents(turn, request, answer.body, isRepetition)
     }
     const bytes = await readBody(answer.body, maxAnswerBytes, { onChunk: () => turn.received() })
     turn.answered()
-    const answeredAt = performance.now()
     if (bytes === null) {
       answer.body.destroy()
       throw brokenAnswer(errorTexts.tooLarge)
     }
-    return { events: oneBatch(await readAnswer(bytes)), askedAt, answeredAt }
+    return oneBatch(await readAnswer(bytes))
+  }
+
+  /**
+   * Reads the events of a stream. A failure without a reason gets OpenClaw's note of it, or, when it is the whole stream
+   * and the turn did not begin, another answer in its place. After the agent's end, the few bytes that follow are
+   * discarded in the background, so that the gateway sees its answer taken. The body is destroyed when the reader leaves
+   * earlier.
+   */
+  async function* streamedEvents(
+    turn: Turn,
+    request: AgentRequest,
+    body: Dispatcher.ResponseData['body'],
+    isRepetition: boolean,
+  ): AsyncGenerator<AgentEvent[]> {
+    const chunks: AsyncIterator<Buffer> = body.iterator({ destroyOnReturn: false })
+    let readBytes = 0
+    let hasOutput = false
+    let hasEnded = false
+    async function* countedChunks(): AsyncGenerator<Buffer> {
+      for (let chunk = await chunks.next(); !chunk.done; chunk = await chunks.next()) {
+        turn.received()
+        readBytes += chunk.value.length
+        turn.signal.throwIfAborted()
+        yield chunk.value
+      }
+    }
+    try {
+      for await (const batch of readStream(countedChunks())) {
+        const last = batch.at(-1)
+        // Set before the yield: readers leave at the end.
+        hasEnded = last?.kind === 'end' || last?.kind === 'failed'
+        if (last?.kind === 'failed' && isUnexplained(failedResponse(last.error))) {
+          const isAll = batch.length === 1 && !hasOutput
+          const again = isAll && (await repeat(turn, request, last.runId, isRepetition))
+          if (again) return yield* again
+          last.note = (await readFailedTurn(request.gateway, request.sessionKey, turn.signal)).note
+        }
+        hasOutput = true
+        yield batch
+      }
+    } finally {
+      if (!hasEnded) {
+        body.destroy()
+      } else {
+        turn.answered()
+        await chunks.return?.() // a dump gets no bytes while this iterator is open
+        const limit = readBytes + maxRestBytes
+        if (!body.destroyed) body.dump({ limit, signal: AbortSignal.timeout(restTimeoutMs) }).catch(() => {})
+      }
+    }
   }
 
   const probeOf =
@@ -173,7 +218,7 @@ export function createTurnRunner(
 
   const watch = (turn: Turn, request: AgentRequest) => turn.watch(probeOf(request))
 
-  /** Ends a turn that has waited in vain: the gateway that kept the turn before it waiting has been ended. */
+  /** Fails a turn whose gateway was restarted while it waited. */
   async function requireAnswer(turn: Turn, request: AgentRequest): Promise<void> {
     const { signal } = turn
     if (!turn.isUnanswered || (await probeOf(request)({ timeoutMs: timeouts.probeEveryMs, signal }))) return
@@ -197,11 +242,13 @@ export function createTurnRunner(
       await declareModel(request.gateway, request.instanceId, request.model)
       turn.signal.throwIfAborted()
       await requireAnswer(turn, request)
-      await request.begin?.()
       turn.ask()
       watch(turn, request)
+      turn.waits()
       try {
-        return await send(turn, request)
+        const events = await send(turn, request)
+        turn.hasWaited()
+        return events
       } catch (cause) {
         throw explain(turn, cause)
       }
@@ -210,10 +257,11 @@ export function createTurnRunner(
       if (end.kind === 'end') return { status: end.status, usage: end.usage, error: null }
       if (end.kind === 'failed') {
         const error = judge(request, { status: undefined, body: failedResponse(end.error), note: end.note })
-        return { ...failedWith(responseError(error)), usage: end.usage, failure: error }
+        return { status: 'failed', error: responseError(error), usage: end.usage, failure: error }
       }
       const failure = explain(turn, end.cause)
-      return failure === turnCancelled ? cancelled : { ...failedWith(responseError(failure)), failure }
+      if (failure === turnCancelled) return { status: 'cancelled', error: null, usage: null }
+      return { status: 'failed', error: responseError(failure), usage: null, failure }
     },
     async drain(ms) {
       drained ??= Promise.withResolvers()
@@ -240,50 +288,23 @@ async function readFailure({ statusCode: status, headers, body }: Dispatcher.Res
 const failedResponse = (error: unknown) => ({ object: 'response', error })
 
 /**
- * Reads the events of a stream. A failure without a reason is `unexplained`: when it
- * is the whole stream, another answer may take its place, else it gets OpenClaw's note. After the agent's end it
- * discards the few bytes that follow in the background, so that the gateway sees its answer taken. It destroys the body
- * when the reader leaves earlier.
+ * Whether OpenClaw has begun a run that failed, and so may have asked the model. For 10 minutes after its end it knows
+ * the start of every run that it began, by the run's id. A turn that fails while it is prepared, as when another one
+ * changes its session at the same moment, has no start. True whenever this is not certain.
  */
-async function* streamedEvents(
-  turn: Turn,
-  body: Dispatcher.ResponseData['body'],
-  unexplained: (runId: unknown, mayRepeat: boolean) => Promise<AgentAnswer | { note: string | null }>,
-): AsyncGenerator<AgentEvent[]> {
-  const chunks: AsyncIterator<Buffer> = body.iterator({ destroyOnReturn: false })
-  let readBytes = 0
-  let hasOutput = false
-  let hasEnded = false
-  async function* countedChunks(): AsyncGenerator<Buffer> {
-    for (let chunk = await chunks.next(); !chunk.done; chunk = await chunks.next()) {
-      turn.received()
-      readBytes += chunk.value.length
-      turn.signal.throwIfAborted()
-      yield chunk.value
-    }
-  }
+async function hasBegun({ endpoint, token }: RunningGateway, runId: string, signal: AbortSignal): Promise<boolean> {
   try {
-    for await (const batch of readStream(countedChunks())) {
-      const last = batch.at(-1)
-      // Set before the yield: readers leave at the end.
-      hasEnded = last?.kind === 'end' || last?.kind === 'failed'
-      if (last?.kind === 'failed' && isUnexplained(failedResponse(last.error))) {
-        const found = await unexplained(last.runId, batch.length === 1 && !hasOutput)
-        if ('events' in found) return yield* found.events
-        last.note = found.note
-      }
-      hasOutput = true
-      yield batch
+    const limited = AbortSignal.any([signal, AbortSignal.timeout(askRunTimeoutMs)])
+    const gateway = await connectGateway(endpoint, token, { signal: limited, timeoutMs: askRunTimeoutMs })
+    try {
+      const run = await gateway.call('agent.wait', { runId, timeoutMs: waitForRunMs }, { timeoutMs: askRunTimeoutMs })
+      const isUnknown = isObject(run) && run.runId === runId && run.status === 'timeout'
+      return !isUnknown || run.startedAt !== undefined || run.timeoutPhase !== undefined
+    } finally {
+      gateway.close()
     }
-  } finally {
-    if (!hasEnded) {
-      body.destroy()
-    } else {
-      turn.answered()
-      await chunks.return?.() // a dump gets no bytes while this iterator is open
-      const limit = readBytes + maxRestBytes
-      if (!body.destroyed) body.dump({ limit, signal: AbortSignal.timeout(restTimeoutMs) }).catch(() => {})
-    }
+  } catch {
+    return true
   }
 }
 
@@ -291,7 +312,7 @@ async function* oneBatch(events: AgentEvent[]): AsyncGenerator<AgentEvent[]> {
   yield events
 }
 
-function responseError(failure: Error): ResponseError {
+function responseError(failure: Error): TurnError {
   if (failure instanceof AppError) return { code: failure.code, message: failure.message }
   if (failure === turnAbandoned) return { code: 'client_left', message: errorTexts.clientLeft }
   return { code: 'internal', message: texts.internal }

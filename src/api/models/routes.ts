@@ -8,7 +8,7 @@ import { getInstance, ownModel } from '#instances/row.ts'
 import { findModel, listedModels, retiredModels } from '#openclaw/models.ts'
 import { defaultRelease } from '#openclaw/releases.ts'
 import type { Vault } from '#platform/secrets.ts'
-import { InstanceModels, ListedModels, toListedModel, toRetiredModel } from './model-schemas.ts'
+import { InstanceModels, ListedModels, toListedModel, toRetiredModel } from './schemas.ts'
 
 /** The routes that list models, which clients of the formats call before they offer a choice. */
 export const modelRoutes: FastifyPluginAsyncTypebox<{ db: Db; vault: Vault }> = async (app, { db, vault }) => {

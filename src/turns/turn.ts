@@ -1,5 +1,5 @@
-import { errorTexts } from '#api/responses/format/error-texts.ts'
 import { AppError } from '#platform/errors.ts'
+import { errorTexts } from './error-texts.ts'
 
 /** All times are in ms. */
 export interface TurnTimeouts {
@@ -51,9 +51,8 @@ export class Turn {
   /** The latest byte, or the latest successful health check. */
   #lastAnswerAt: number
   #isUnanswered = false
-
-  /** Called by `finish`. */
-  onFinish: () => void = () => {}
+  #waitsSince: number | null = null
+  #waitedMs: number | null = null
 
   constructor(timeouts: TurnTimeouts) {
     this.#timeouts = timeouts
@@ -71,7 +70,22 @@ export class Turn {
     return this.#isUnanswered
   }
 
-  /** Notes that the agent is asked. Before, a turn that is ended may be repeated. */
+  /** Time, in ms, that it has waited for earlier turns and for its gateway; null before the gateway has answered. */
+  get waitedMs(): number | null {
+    return this.#waitedMs
+  }
+
+  /** Records that it waits from now on: for earlier turns, or for its gateway. */
+  waits(): void {
+    this.#waitsSince ??= performance.now()
+  }
+
+  /** Records that its wait is over. */
+  hasWaited(): void {
+    this.#waitedMs = performance.now() - (this.#waitsSince ?? performance.now())
+  }
+
+  /** Records that the agent is asked. A turn that is ended before may be repeated. */
   ask(): void {
     this.#isAsked = true
   }
@@ -86,22 +100,21 @@ export class Turn {
     this.#checkIn(this.#timeouts.silenceMs, probe)
   }
 
-  /** Notes that the gateway sent bytes. */
+  /** Records that the gateway sent bytes. */
   received(): void {
     this.#lastByteAt = performance.now()
     this.#lastAnswerAt = this.#lastByteAt
     this.#isUnanswered = false
   }
 
-  /** Notes that the gateway's answer is complete: only the limit of the whole turn can end it from now on. */
+  /** Records that the gateway's answer is complete: only the limit of the whole turn can end it from now on. */
   answered(): void {
     this.#lastByteAt = Number.POSITIVE_INFINITY
   }
 
-  /** Stops the timers and calls `onFinish`: nobody waits for the turn any more. */
+  /** Stops the timers: the turn has its answer, or needs none. */
   finish(): void {
     this.#stop()
-    this.onFinish()
   }
 
   /** Ends the turn. Only the first reason counts. */

@@ -1,7 +1,7 @@
-import { errorTexts } from '#api/responses/format/error-texts.ts'
 import type { ModelProvider } from '#database/schema.ts'
 import type { ErrorCode } from '#platform/error-codes.ts'
 import { AppError } from '#platform/errors.ts'
+import { errorTexts } from './error-texts.ts'
 import { providerFailure } from './provider-failures.ts'
 
 export interface GatewayFailure {

@@ -1,6 +1,14 @@
 import { AppError } from '#platform/errors.ts'
 import { errorTexts } from './error-texts.ts'
-import type { Usage } from './response-schema.ts'
+
+/** The tokens of a turn. */
+export interface Usage {
+  input_tokens: number
+  input_tokens_details: { cached_tokens: number; cache_write_tokens: number }
+  output_tokens: number
+  output_tokens_details: { reasoning_tokens: number }
+  total_tokens: number
+}
 
 /** Output of an agent: a piece of text, or a call of one of the client's tools. */
 export type AgentOutput =
@@ -52,4 +60,30 @@ export async function resultOf<T>(generator: AsyncGenerator<unknown, T>): Promis
   let step = await generator.next()
   while (!step.done) step = await generator.next()
   return step.value
+}
+
+const maxPieces = 1000
+
+/**
+ * The text of an agent, which grows by pieces that may be short and many. A string to which each is added would keep an
+ * object of 32 bytes for every piece.
+ */
+export class GrowingText {
+  readonly #blocks: string[] = []
+  #pieces: string[] = []
+
+  constructor(text = '') {
+    this.add(text)
+  }
+
+  add(piece: string): void {
+    this.#pieces.push(piece)
+    if (this.#pieces.length < maxPieces) return
+    this.#blocks.push(this.#pieces.join(''))
+    this.#pieces = []
+  }
+
+  toString(): string {
+    return [...this.#blocks, ...this.#pieces].join('')
+  }
 }

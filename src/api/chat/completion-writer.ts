@@ -1,8 +1,8 @@
 import { randomUUID } from 'node:crypto'
-import type { AgentEnd, AgentOutput } from '#api/responses/format/agent-events.ts'
-import { GrowingText } from '#api/responses/format/growing-text.ts'
 import { nowInSeconds } from '#api/responses/format/response-object.ts'
 import type { Usage } from '#api/responses/format/response-schema.ts'
+import type { AgentEnd, AgentOutput } from '#turns/agent-events.ts'
+import { GrowingText } from '#turns/agent-events.ts'
 import type { ChatChunk, ChatCompletion, ChatDelta, ChatUsage, FinishReason } from './completion-schema.ts'
 
 const usageOf = (usage: Usage): ChatUsage => ({

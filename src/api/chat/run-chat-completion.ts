@@ -1,0 +1,89 @@
+import type { FastifyBaseLogger } from 'fastify'
+import { gatewayRequest } from '#api/responses/format/gateway-request.ts'
+import { noKnownItems, skipKnownItems } from '#api/responses/format/known-items.ts'
+import { readRequest } from '#api/responses/format/request.ts'
+import type { Db } from '#database/client.ts'
+import type { Caller } from '#http/auth.ts'
+import { type ErrorContext, errorObject } from '#http/error-body.ts'
+import { logFailure } from '#http/failure-log.ts'
+import type { RunningGateway } from '#instances/find.ts'
+import { texts } from '#platform/texts.ts'
+import { resultOf, writeOutput } from '#turns/agent-events.ts'
+import type { AgentRequest } from '#turns/runner.ts'
+import { type Turn, turnAbandoned } from '#turns/turn.ts'
+import type { Turns } from '#turns/turns.ts'
+import { ChatCompletionWriter } from './completion-writer.ts'
+import { createEphemeralSession, endEphemeralSession } from './ephemeral-sessions.ts'
+import { readChatRequest } from './request.ts'
+import type { CreateChatCompletion } from './request-schema.ts'
+
+interface ChatCompletionOptions {
+  caller: Caller
+  instanceId: string
+  body: CreateChatCompletion
+  errorContext: ErrorContext
+  log: FastifyBaseLogger
+}
+
+/**
+ * Runs one turn of an agent for a request to the Chat Completions format, in a session that ends with it. The request
+ * holds the whole conversation, and nothing of it is stored. Yields the chunks of a stream, then `[DONE]`, or an object
+ * with an `error` when the turn failed; returns the completion as JSON. Throws AppError when the request is invalid, and
+ * when the turn fails before its stream has begun.
+ */
+export async function* runChatCompletion(
+  db: Db,
+  { admission, runner }: Pick<Turns, 'admission' | 'runner'>,
+  turn: Turn,
+  { caller, instanceId, body, errorContext, log }: ChatCompletionOptions,
+): AsyncGenerator<string[], string | undefined> {
+  const gateway = await admission.admit(caller, instanceId)
+  const isStreamed = body.stream === true
+  const gatewayBody = readBody(body, gateway)
+  const { organizationId } = caller
+  const sessionKey = await createEphemeralSession(db, { organizationId, instanceId })
+  const agentRequest: AgentRequest = {
+    instanceId,
+    gateway,
+    sessionKey,
+    model: body.model,
+    isStreamed,
+    log,
+    body: { ...gatewayBody, ...(isStreamed && { stream: true }) },
+  }
+  try {
+    await admission.begin(caller, { organizationId, instanceId, sessionKey })
+    const events = await runner.ask(turn, agentRequest)
+    const writer = new ChatCompletionWriter(body.model, body.stream_options?.include_usage === true)
+    const output = writeOutput(events, (one) => writer.write(one))
+    if (isStreamed) yield writer.start()
+    const end = isStreamed ? yield* output : await resultOf(output)
+    const { error, failure } = runner.outcome(turn, agentRequest, end)
+    if (end.kind === 'end') {
+      if (!isStreamed) return JSON.stringify(writer.completion(end))
+      yield [...writer.end(end), '[DONE]']
+      return undefined
+    }
+    if (!isStreamed) throw failure
+    if (failure !== turnAbandoned) logFailure(log, failure, { instanceId }, 'a streamed turn failed')
+    const { code, message } = error ?? { code: 'internal', message: texts.internal }
+    yield [JSON.stringify({ error: errorObject({ code, detail: message }, errorContext) })]
+    return undefined
+  } finally {
+    endEphemeralSession(db, sessionKey).catch((err: unknown) =>
+      log.warn({ err }, 'an ephemeral session could not be marked for deletion; it is deleted later'),
+    )
+  }
+}
+
+/** The body for the gateway. Throws AppError invalid that names the field that cannot be honoured. */
+function readBody(body: CreateChatCompletion, gateway: RunningGateway): object {
+  const { request, toChatError } = readChatRequest(body)
+  try {
+    const checked = readRequest(request, gateway)
+    skipKnownItems(checked.items, noKnownItems)
+    return gatewayRequest(checked)
+  } catch (error) {
+    throw toChatError(error)
+  }
+}

@@ -1,0 +1,57 @@
+import type { FastifyInstance } from 'fastify'
+import type { Db } from '#database/client.ts'
+import type { FindCaller } from '#http/auth.ts'
+import type { FindGateway } from '#instances/find.ts'
+import type { DeclareModel } from '#instances/gateway/declare-model.ts'
+import { noteKeyRefusal } from '#instances/provider-key-refusal.ts'
+import { type Admission, createAdmission } from './admit.ts'
+import { createTurnLines, type TurnLines } from './line.ts'
+import { createTurnRunner, type TurnRunner } from './runner.ts'
+import { defaultTurnTimeouts, type TurnTimeouts } from './turn.ts'
+
+export interface TurnDeps {
+  db: Db
+  /** The id of this process in the table `processes`. */
+  processId: string
+  /**
+   * Finds the gateway of a running instance. Throws AppError `not_found`, or `conflict` when the instance is not
+   * running.
+   */
+  findGateway: FindGateway
+  declareModel: DeclareModel
+  findCaller: FindCaller
+  turnTimeouts?: TurnTimeouts
+  closing: TurnDrain
+}
+
+/** How turns end when the server closes. */
+interface TurnDrain {
+  /** How long turns that run may take to end by themselves, in ms. Called once, when the server closes. */
+  turnsMs(): number
+  /** Called once no turn runs. */
+  onTurnsEnded(): void
+}
+
+/** Everything that runs turns, for all formats. */
+export interface Turns {
+  admission: Admission
+  lines: TurnLines
+  runner: TurnRunner
+  findCaller: FindCaller
+  /** The time that a client has to read the rest of an answer after its turn was ended, in ms. */
+  graceMs: number
+}
+
+/** Creates what runs the turns of an API, and ends them when it closes. */
+export function useTurns(app: FastifyInstance, deps: TurnDeps): Turns {
+  const { db, processId, findGateway, findCaller, declareModel, closing, turnTimeouts = defaultTurnTimeouts } = deps
+  const runner = createTurnRunner(turnTimeouts, declareModel, ({ organizationId, provider }) =>
+    noteKeyRefusal(db, organizationId, provider),
+  )
+  const lines = createTurnLines(db, processId)
+  // Not awaited: the server stops listening after this hook, and then waits for its open requests.
+  app.addHook('preClose', async () => void runner.drain(closing.turnsMs()).then(closing.onTurnsEnded))
+  app.addHook('onClose', async () => void (await Promise.all([runner.close(), lines.close()])))
+  const admission = createAdmission(db, findGateway, app.log)
+  return { admission, lines, runner, findCaller, graceMs: turnTimeouts.graceMs }
+}
