@@ -4,7 +4,7 @@ import { inFlight } from '#platform/metrics.ts'
 import { texts } from '#platform/texts.ts'
 
 /**
- * What may be in flight in this process at the same time. All but the last are for each organization. 0 is no limit.
+ * Maximum amounts in flight in this process. All but the last are for each organization. 0 is no limit.
  */
 export interface InFlightLimits {
   /** Turns of agents that run or wait in line. */
@@ -35,7 +35,7 @@ type Kind = 'turns' | 'sockets' | 'transfers' | 'lists'
 
 declare module 'fastify' {
   interface FastifyContextConfig {
-    /** What a request to the route counts as until its connection has its answer or is closed. */
+    /** The kind that a request to the route counts as until it is answered or its connection is closed. */
     inFlight?: Kind
   }
 }

@@ -8,7 +8,7 @@ import { texts } from '#platform/texts.ts'
 import { hasBody } from './body-deadlines.ts'
 
 /**
- * Of every body. The depth is more than any schema or setting needs, and too little to exhaust the stack of recursive
+ * Bounds of every body. The depth is more than any schema or setting needs, and too little to exhaust the stack of recursive
  * code. The values are more than a conversation of a thousand turns has, and are built and validated in some ten ms.
  */
 export const bodyBounds = { depth: 200, values: 50_000 }

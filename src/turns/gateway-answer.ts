@@ -10,7 +10,7 @@ import { errorTexts } from './error-texts.ts'
 export const maxAnswerBytes = 8 * 1024 * 1024
 /** The longest stream, with all events: one of a token has some 200 bytes. */
 const maxStreamBytes = 64 * 1024 * 1024
-/** Of an answer or an event: many times the calls that an answer may have. */
+/** Bounds of an answer and of an event: many times the calls that an answer may have. */
 const answerBounds: JsonBounds = { depth: 200, values: 20_000, isLenient: true }
 /** Each call is an item of the response. Models make a handful of calls at once. */
 const maxCalls = 1000

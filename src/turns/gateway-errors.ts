@@ -12,7 +12,7 @@ export interface GatewayFailure {
   retryAfter?: string | undefined
   /** Whether the agent has done something in the turn, or may have: by default true. */
   hasActed?: boolean
-  /** What OpenClaw noted in the session of a turn that it does not explain. */
+  /** OpenClaw's note in the session of a turn whose failure it does not explain. */
   note?: string | null | undefined
 }
 
@@ -52,7 +52,7 @@ const messageIn = (body: unknown): string | null => textOf(property(property(bod
 /** OpenClaw's id of a turn that it answers. */
 export const idIn = (body: unknown): unknown => property(body, 'id')
 
-/** Whether the gateway answers only that a turn has failed. It notes the reason in the session. */
+/** Whether the gateway answers only that a turn has failed. It writes the reason into the session. */
 export const isUnexplained = (body: unknown): boolean =>
   property(body, 'object') === 'response' && messageIn(body) === 'internal error'
 

@@ -80,7 +80,7 @@ export function createLineRows(db: Db, processId: string) {
     enter: batched(1, (places: readonly Place[]) => change('enter_lines', enterQuery, places, processId)),
     /** Takes a turn out of its line, and returns the turns that remain. */
     leave: batched(1, (places: readonly Place[]) => change('leave_lines', leaveQuery, places)),
-    /** Reads lines. A line whose first turn has lost its process `isLost`: `enter` removes such turns. */
+    /** Reads lines. `isLost`: the process of the first turn is dead. `enter` removes such turns. */
     read: async (keys: readonly LineKey[]) => {
       const values = [keys.map(({ instanceId }) => instanceId), keys.map(({ sessionKey }) => sessionKey)]
       const query = { name: 'read_lines', text: readQuery, values }

@@ -40,7 +40,7 @@ export interface TurnLines {
    * and the turn's reason when the turn was ended.
    */
   enter(turn: Turn, session: LineKey): Promise<PlaceInLine>
-  /** Writes what turns of this process have left, for some seconds at most. */
+  /** Writes the leaves of this process that are still unwritten, for up to 2 s. */
   close(): Promise<void>
 }
 
@@ -70,7 +70,7 @@ export function createTurnLines(db: Db, processId: string): TurnLines {
   const rows = createLineRows(db, processId)
   /** The waiting turns of this process, by id. */
   const waiting = new Map<string, Entry>()
-  /** Turns whose leave could not be written yet, and the writes of leaves. */
+  /** Turns whose leave is still to be written again, and the leaves that are being written. */
   const unwritten = new Set<Entry>()
   const leaves = new Set<Promise<void>>()
   let count = 0

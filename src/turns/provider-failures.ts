@@ -4,7 +4,7 @@ import { findUsedUp } from '#platform/budget-texts.ts'
 import { AppError } from '#platform/errors.ts'
 import { errorTexts } from './error-texts.ts'
 
-/** A turn that failed, as OpenClaw tells it. */
+/** A failed turn, as OpenClaw reports it. */
 interface FailedTurn {
   /** The status that OpenClaw answers with; undefined in a stream, which has none. */
   status: number | undefined
@@ -21,13 +21,13 @@ const withoutWords = {
   error: 'upstream provider error',
 }
 
-/** How OpenClaw notes that it does not use a key yet that the provider has refused. */
+/** OpenClaw's note that it pauses a key that the provider has refused. */
 const onHold = / is temporarily disabled after a provider auth\/billing failure\. Retry after about (\d+) minute/
 
-/** How OpenClaw notes that a provider found a conversation too long. */
+/** OpenClaw's note that a provider found a conversation too long. */
 const overflow = /^Context overflow\b/
 
-/** How OpenAI says that an account has no credit: OpenClaw takes it for a rate limit. */
+/** OpenAI's words for an account without credit, which OpenClaw takes for a rate limit. */
 const usedUp = /exceeded your current quota/i
 
 /** The provider's status at the beginning of what OpenClaw says. */

@@ -36,7 +36,7 @@ type Probe = (options: { timeoutMs: number; signal: AbortSignal }) => Promise<bo
 /**
  * One turn of an agent, from the request to the last byte of its answer. `signal` fires when the turn must end, with
  * `turnAbandoned`, `turnCancelled`, or an AppError that says why. An agent may think for minutes without a byte, and
- * its gateway may work for minutes without answering a health check: a worker tells whether it hangs, and restarts it,
+ * its gateway may work for minutes without answering a health check: a worker decides whether it hangs, and restarts it,
  * which breaks the turn off. A turn holds a timer until `end` or `finish`. The time that it waits for the earlier turns
  * of its session counts.
  */

@@ -8,9 +8,9 @@ import type { AskGateway } from '#instances/gateway/ask.ts'
 import { AppError } from '#platform/errors.ts'
 import type { Logger } from '#platform/log.ts'
 
-/** When a session is deleted whose process was lost: later than any turn ends. */
+/** Deletes the session of a killed process later than any turn ends. */
 const latestDueAt = sql`now() + interval '20 minutes'`
-/** When a session is deleted whose turn is over: a gateway writes to it for a moment after a turn was broken off. */
+/** Deletes a session a moment after its turn: the gateway of a turn that broke off still writes to it. */
 const dueAfterTurn = sql`now() + interval '3 seconds'`
 /** Sessions that one run takes, of all instances and of each, so that a busy instance does not delay the others. */
 const maxSessions = 200
@@ -22,9 +22,9 @@ const concurrencyOfInstance = 4
  * otherwise. What is forgotten stays in the agent's own files.
  */
 const maxDueOfInstance = 1000
-/** Sessions that one run forgets at most. */
+/** Maximum sessions that one run forgets. */
 const maxForgotten = 1000
-/** How long a run waits for its gateways. */
+/** Time, in ms, that a run waits for its gateways. */
 const maxRunMs = 5000
 
 interface InstanceRef {

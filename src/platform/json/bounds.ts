@@ -1,4 +1,4 @@
-/** What a JSON text may be. */
+/** Bounds of a JSON text. */
 export interface JsonBounds {
   /** Levels of nested lists and objects. */
   depth: number
@@ -15,7 +15,7 @@ const quote = 0x22
 const backslash = 0x5c
 const comma = 0x2c
 const colon = 0x3a
-/** As a power of two. */
+/** Characters of a name that count as one value more, as a power of two. */
 const charactersOfName = 6
 /** Whether a byte of UTF-8 is not the first one of its character. */
 const continues = (code: number) => (code & 0xc0) === 0x80
@@ -33,7 +33,7 @@ function endOfString(json: Uint8Array, start: number): number {
   return json.length
 }
 
-/** What a name counts for. `names` has the hashes of those before it. */
+/** The number of values that a name counts as. `names` has the hashes of earlier names. */
 function weightOfName(json: Uint8Array, start: number, end: number, names: Set<number>): number {
   let characters = 0
   let hash = 0

@@ -2,7 +2,7 @@ import { type ParseErrorCode, printParseErrorCode, visit } from 'jsonc-parser'
 import { AppError } from '#platform/errors.ts'
 import { texts } from '#platform/texts.ts'
 
-/** By the names of the parser's errors. */
+/** Texts by the names of the parser's errors. */
 const faultTexts: Record<string, string> = {
   InvalidSymbol: 'unexpected characters',
   InvalidNumberFormat: 'a number is malformed',

@@ -3,7 +3,7 @@ import { Nullable, OneOf, textRule, Uri } from '#http/validation.ts'
 
 /** More than the conversation of a client has that repeats it all. */
 export const maxItems = 2000
-/** Of the parts of one message, and of the small lists of a request. */
+/** Maximum parts of one message, and items of the small lists of a request. */
 export const maxParts = 256
 export const maxTools = 128
 

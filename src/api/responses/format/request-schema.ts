@@ -5,13 +5,13 @@ import { OneOf, textRule } from '#http/validation.ts'
 import { modelPattern } from '#openclaw/model.ts'
 import { FunctionName, InputItem, maxItems, maxParts, maxTools, OptionalOrNull } from './input-schema.ts'
 
-/** Of the field `model`. */
+/** Description of the field `model`. */
 export const modelName = textRule(
   modelPattern,
   'must be the name of a model: at most 200 letters, digits and . _ : @ / + -, such as openclaw',
 )
 
-/** Of a function: the JSON schema of its arguments. */
+/** The JSON schema of a function's arguments. */
 export const Parameters = Type.Record(Type.String(), Type.Unknown(), {
   description: 'The JSON schema of the arguments.',
 })

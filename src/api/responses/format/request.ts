@@ -11,7 +11,7 @@ import { type CreateResponse, responseFields } from './request-schema.ts'
 import type { EchoedFields } from './response-schema.ts'
 import { type OfferedTools, readToolChoice, readTools } from './tools.ts'
 
-/** Of the texts that the response repeats, in every state that a stream tells. */
+/** Maximum length of the texts that the response repeats, in every state that a stream reports. */
 const maxEchoCharacters = 1_000_000
 
 /** A request that an agent can honour. */

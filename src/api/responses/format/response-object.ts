@@ -29,7 +29,6 @@ export const inProgress: Outcome = { status: 'in_progress', usage: null, error: 
 /** The turn waits for the earlier turns of its session. */
 export const queued: Outcome = { status: 'queued', usage: null, error: null }
 export const cancelled: Outcome = { status: 'cancelled', usage: null, error: null }
-export const failedWith = (error: ResponseError): Outcome => ({ status: 'failed', usage: null, error })
 
 const reasons = { incomplete: { reason: 'max_output_tokens' }, cancelled: { reason: 'cancelled' } } as const
 

@@ -39,7 +39,7 @@ export function readTools(tools: CreateResponse['tools'], isParallel: boolean): 
   })
 }
 
-/** Applies `tool_choice` to the tools. Throws AppError invalid when it names tools that there are not. */
+/** Applies `tool_choice` to the tools. Throws AppError invalid when it names unknown tools. */
 export function readToolChoice(
   choice: CreateResponse['tool_choice'],
   tools: ResponseTool[],

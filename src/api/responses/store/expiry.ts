@@ -4,10 +4,10 @@ import { deleteResponses, deleteResponsesOf } from '#database/delete-responses.t
 import { responses } from '#database/response-schema.ts'
 import { lostSql } from './response-rows.ts'
 
-/** How long a response can be read, and how many of each instance. */
+/** Age and number, for each instance, up to which responses can be read. */
 const maxAgeDays = 30
 const maxPerInstance = 1000
-/** The instances that had a response so recently are looked at for more than that. The task runs every minute. */
+/** The number is checked for instances with a response in this time. The task runs every minute. */
 const recentlyActive = '10 minutes'
 
 /** Deletes the responses of a session that was reset or deleted. */
@@ -26,7 +26,7 @@ const firstUuidSince = (interval: string): SQL => {
 
 /**
  * Deletes responses that are too old, more than an instance may have, or of terminated instances. Marks responses whose
- * process was lost as failed. A step that fails keeps no other from its work: the first failure is thrown after all. A
+ * process is dead as failed. A step that fails keeps no other from its work: the first failure is thrown after all. A
  * crash half-way leaves the rest to the next run.
  */
 export async function deleteExpiredResponses(db: Db, signal?: AbortSignal): Promise<void> {

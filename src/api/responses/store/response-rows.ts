@@ -92,7 +92,7 @@ export function createResponseRows(db: Db, vault: Vault, processId: string) {
     into.$client.query({ name: 'insert_responses', text: insertQuery, values: [...byColumn(rows), processId] })
 
   return {
-    /** The row of a response whose turn begins, or has ended already. Throws when its contents have no JSON. */
+    /** The row of a response whose turn begins, or has ended already. */
     toInsert(started: StartedResponse, ended?: EndedResponse): Columns {
       const uuid = toUuid(started.id)
       const object = () =>

@@ -26,7 +26,7 @@ import {
 /** How long a continuation waits for the end of the previous turn, which another process may be about to write. */
 const previousEndTimeoutMs = 1000
 const previousEndPollMs = 25
-/** How long one waits while others begin in the same session, each of which takes milliseconds. */
+/** How long a continuation waits while others begin in the same session. Each takes milliseconds. */
 const lockTimeoutMs = 10_000
 const pauseMs = (checks: number) => Math.min(25 * 1.5 ** (checks - 1), 250)
 
@@ -65,7 +65,7 @@ export interface ResponseStore {
   cancel(owner: Owner, id: string): Promise<void>
   /** Deletes the contents of a response. Throws AppError not_found, or conflict while it is in progress. */
   delete(owner: Owner, id: string): Promise<void>
-  /** Writes what is not written yet, for some seconds at most. */
+  /** Writes what is not written yet, for up to 5 s. */
   close(): Promise<void>
 }
 

@@ -10,7 +10,7 @@ import type { TurnSession } from '#turns/admit.ts'
 import { errorTexts } from '#turns/error-texts.ts'
 import { lostSql } from './response-rows.ts'
 
-/** What of an organization exists for a caller. */
+/** The instances and sessions that exist for a caller; all where null. */
 export type Visible = Pick<Caller, 'instanceIds' | 'sessions'>
 
 /** The earlier responses, items and calls that a request names. */
