@@ -22,7 +22,7 @@ import { applySuspensions } from '#instances/suspension.ts'
 import type { Logger } from '#platform/log.ts'
 import type { PeriodicTask } from '#platform/periodic.ts'
 import type { Vault } from '#platform/secrets.ts'
-import { deleteStaleLines } from '#turns/line-rows.ts'
+import { deleteStaleLines } from '#turns/line.ts'
 
 /** The pauses between runs, in ms. */
 export interface MaintenanceIntervals {

@@ -12,9 +12,16 @@ import { AppError } from '#platform/errors.ts'
 import { writeJson } from '#platform/json/thread.ts'
 import { readBody } from '#platform/read-body.ts'
 import { texts } from '#platform/texts.ts'
-import { type AgentEvent, brokenAnswer, type TurnEnd, type Usage } from './agent-events.ts'
 import { errorTexts } from './error-texts.ts'
-import { maxAnswerBytes, readAnswer, readStream } from './gateway-answer.ts'
+import {
+  type AgentEvent,
+  brokenAnswer,
+  maxAnswerBytes,
+  readAnswer,
+  readStream,
+  type TurnEnd,
+  type Usage,
+} from './gateway-answer.ts'
 import { type GatewayFailure, gatewayError, idIn, isUnexplained } from './gateway-errors.ts'
 import { createGatewayPool, unreachable } from './gateway-pool.ts'
 import { Turn, type TurnTimeouts, turnAbandoned, turnCancelled } from './turn.ts'

@@ -6,7 +6,7 @@ const source = join(import.meta.dirname, '../../src')
 
 /** What the system clock of a process is read for: nothing that another process, or a jump of it, may contradict. */
 const uses: Record<string, string> = {
-  'api/responses/format/response-object.ts': 'a time that is shown',
+  'api/responses/format/response-writer.ts': 'a time that is shown',
   'commands/admin/trace.ts': 'a time that is shown',
   'commands/doctor/report.ts': 'a time that is shown',
   'lifecycle/queue.ts': 'a figure',

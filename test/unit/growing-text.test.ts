@@ -1,7 +1,7 @@
 import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
 import { expect, test } from 'vitest'
-import { GrowingText } from '#turns/agent-events.ts'
+import { GrowingText } from '#turns/gateway-answer.ts'
 
 test('is the text of all its pieces at any time', () => {
   const text = new GrowingText('begun ')

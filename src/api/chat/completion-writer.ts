@@ -1,8 +1,7 @@
 import { randomUUID } from 'node:crypto'
-import { nowInSeconds } from '#api/responses/format/response-object.ts'
 import type { Usage } from '#api/responses/format/response-schema.ts'
-import type { AgentEnd, AgentOutput } from '#turns/agent-events.ts'
-import { GrowingText } from '#turns/agent-events.ts'
+import { nowInSeconds } from '#api/responses/format/response-writer.ts'
+import { type AgentEnd, type AgentOutput, GrowingText } from '#turns/gateway-answer.ts'
 import type { ChatChunk, ChatCompletion, ChatDelta, ChatUsage, FinishReason } from './completion-schema.ts'
 
 const usageOf = (usage: Usage): ChatUsage => ({

@@ -4,17 +4,21 @@ import type { Caller } from '#http/auth.ts'
 import { logFailure } from '#http/failure-log.ts'
 import type { RunningGateway } from '#instances/find.ts'
 import type { TurnSession } from '#turns/admit.ts'
-import { resultOf, type TurnEnd, writeOutput } from '#turns/agent-events.ts'
+import { resultOf, type TurnEnd, writeOutput } from '#turns/gateway-answer.ts'
 import type { PlaceInLine } from '#turns/line.ts'
 import type { AgentRequest } from '#turns/runner.ts'
 import { type Turn, turnAbandoned, turnCancelled } from '#turns/turn.ts'
 import type { Turns } from '#turns/turns.ts'
 import { gatewayRequest } from './format/gateway-request.ts'
-import { noKnownItems, referencedIds, skipKnownItems } from './format/known-items.ts'
-import { type CheckedRequest, readRequest } from './format/request.ts'
+import { type CheckedRequest, noKnownItems, readRequest, referencedIds, skipKnownItems } from './format/request.ts'
 import type { CreateResponse } from './format/request-schema.ts'
-import { inProgress, newResponseId, nowInSeconds } from './format/response-object.ts'
-import { type ResponseEvent, ResponseWriter } from './format/response-writer.ts'
+import {
+  inProgress,
+  newResponseId,
+  nowInSeconds,
+  type ResponseEvent,
+  ResponseWriter,
+} from './format/response-writer.ts'
 import { storedInput } from './format/stored-input.ts'
 import type { StartedResponse } from './store/response-rows.ts'
 import type { ResponseStore } from './store/response-store.ts'

@@ -1,5 +1,5 @@
 import type { ContentPart, InputItem } from './input-schema.ts'
-import { newItemId } from './response-object.ts'
+import { newItemId } from './response-writer.ts'
 
 /** A part without the bytes of its image or file, which are not stored. */
 function storedPart(part: ContentPart): object {

@@ -1,5 +1,5 @@
-import { toUuid } from '#api/responses/format/response-object.ts'
 import type { ResponseObject } from '#api/responses/format/response-schema.ts'
+import { toUuid } from '#api/responses/format/response-writer.ts'
 import type { StoredItem } from '#api/responses/format/stored-input.ts'
 import { batched } from '#database/batched.ts'
 import type { Db } from '#database/client.ts'
@@ -8,7 +8,6 @@ import { isLongerThan } from '#platform/json/length.ts'
 import type { Place, Vault } from '#platform/secrets.ts'
 import type { TurnSession } from '#turns/admit.ts'
 import type { Turn } from '#turns/turn.ts'
-import type { Columns } from './retried-writes.ts'
 
 /** Whether the turn of a row of `responses` was lost with its process, as text for SQL. */
 export const lostSql = `(status = 'in_progress' AND NOT ${isProcessAlive('responses.process_id')})`
@@ -19,6 +18,9 @@ const maxContentCharacters = 1024 * 1024
 /** The contexts that contents are sealed with, so that none can be moved to another row or column. */
 const objectContext = (uuid: string): Place => `responses/${uuid}/sealed_object`
 const inputContext = (uuid: string): Place => `responses/${uuid}/sealed_input`
+
+/** A row to be written, its contents sealed, as the values of its columns. */
+export type Columns = readonly (string | null)[]
 
 /** A response whose turn begins. */
 export interface StartedResponse extends TurnSession {

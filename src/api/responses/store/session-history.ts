@@ -1,6 +1,6 @@
 import { invalidField } from '#api/responses/format/invalid-field.ts'
-import { type KnownItems, noKnownItems } from '#api/responses/format/known-items.ts'
-import { isResponseId, toResponseId, toUuid } from '#api/responses/format/response-object.ts'
+import { type KnownItems, noKnownItems } from '#api/responses/format/request.ts'
+import { isResponseId, toResponseId, toUuid } from '#api/responses/format/response-writer.ts'
 import type { Db } from '#database/client.ts'
 import type { ResponseStatus } from '#database/response-schema.ts'
 import type { Caller } from '#http/auth.ts'
