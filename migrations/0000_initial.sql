@@ -201,7 +201,7 @@ CREATE TABLE "responses" (
 	"answered_call_ids" text[] DEFAULT '{}' NOT NULL,
 	"sealed_object" text,
 	"sealed_input" text,
-	"process_id" uuid NOT NULL,
+	"process_id" uuid,
 	"created_at" timestamp with time zone DEFAULT now() NOT NULL
 );
 --> statement-breakpoint

@@ -26,8 +26,8 @@ export const responses = pgTable(
     /** The object and the input items, sealed. Null when they are not stored, too large, or deleted. */
     sealedObject: text(),
     sealedInput: text(),
-    /** The process that runs the turn. */
-    processId: uuid().notNull(),
+    /** The process that runs the turn. A row in progress without one is lost. */
+    processId: uuid(),
     createdAt: instant().notNull().defaultNow(),
   },
   (table) => [
