@@ -95,7 +95,7 @@ function createLineRows(db: Db, processId: string) {
   }
 }
 
-/** Deletes empty lines, and what lost processes have left. */
+/** Deletes lines that are empty, or hold only turns of dead processes. */
 export async function deleteStaleLines(db: Db): Promise<void> {
   await db.$client.query(`DELETE FROM turn_lines WHERE entered_at < now() - ${staleAfter}`)
 }
