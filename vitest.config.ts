@@ -68,7 +68,7 @@ export default defineConfig({
       project('integration', 0, { testTimeout: minute, maxWorkers: waiting, globalSetup: [servers], isolate }),
       project('journey', 0, { testTimeout: 6 * minute, maxWorkers: waiting, globalSetup: [agentSandboxes] }),
       project('e2e', 1, { testTimeout: 6 * minute, maxWorkers: 2, globalSetup: [servers, agentSandboxes] }),
-      // Alone: an attack takes the whole machine, and the test measures what that costs another tenant.
+      // Alone: an attack takes the whole machine.
       project('attacks', 2, { testTimeout: 6 * minute, maxWorkers: 1, globalSetup: [servers, agentSandboxes] }),
       project('docker', 3, { testTimeout: 6 * minute, maxWorkers: 1 }),
       project('kubernetes', 3, { testTimeout: 6 * minute, maxWorkers: 1 }),

@@ -3,7 +3,6 @@ import { parseArgs } from 'node:util'
 import { StartupError } from '#platform/startup-error.ts'
 import { measureAgentTurns } from './agent-turns.ts'
 import { measureApi } from './api.ts'
-import { harmTable, measureAttacks } from './attacks.ts'
 import { measureDocker } from './docker.ts'
 import { type Fact, type Figure, isHeld, table } from './figures.ts'
 import { measureStart } from './gateway-start.ts'
@@ -15,9 +14,6 @@ import { measureRows } from './rows.ts'
 const boolean = { type: 'boolean' } as const
 const { values } = parseArgs({
   options: {
-    attacks: boolean,
-    only: { type: 'string' },
-    minutes: { type: 'string' },
     docker: boolean,
     jail: boolean,
     kubernetes: boolean,
@@ -27,9 +23,8 @@ const { values } = parseArgs({
     rows: { type: 'string' },
   },
 })
-const { attacks, docker, jail, json, kubernetes, quick, replicas } = values
+const { docker, jail, json, kubernetes, quick, replicas } = values
 
-const maxMinutes = 24 * 60
 const maxRows = 10_000_000
 
 /** Progress goes to stderr, so that it is not in the output of `--json`. */
@@ -45,15 +40,6 @@ async function measure(): Promise<(Fact | Figure)[]> {
     if (!(Number.isInteger(rows) && rows > 0 && rows <= maxRows))
       throw new StartupError(`--rows is a whole number up to ${maxRows}`)
     return measureRows(rows, report)
-  }
-  if (attacks) {
-    const { rounds, roundMs } = quick ? { rounds: 1, roundMs: 4000 } : { rounds: 3, roundMs: 8000 }
-    const minutes = Number(values.minutes ?? 0)
-    if (!(minutes >= 0 && minutes <= maxMinutes)) throw new StartupError(`--minutes is a number up to ${maxMinutes}`)
-    const windows = Math.max(1, Math.ceil((minutes * 60_000) / roundMs / rounds))
-    const { harms, figures } = await measureAttacks({ rounds, roundMs, windows, only: values.only }, report)
-    process.stderr.write(`\n${harmTable(harms)}\n`)
-    return figures
   }
   const figures = await measureApi(
     quick ? { rounds: 3, roundMs: 1000, warmUpMs: 1500 } : { rounds: 5, roundMs: 1500, warmUpMs: 2500 },

@@ -42,9 +42,6 @@ const stuck = { max: 1000, ttl: 10 * 60_000 }
 const muchGrowth = 64 * megabyte
 const guardEveryMs = 2000
 const guardTimeoutMs = 10 * 60_000
-/** A look is at one moment: with fewer of them, chance would decide who makes way. */
-const weighEveryMs = 500
-const weighTimeoutMs = 10_000
 
 /** Why an agent was stopped whose files have reached the limit, or that has taken the last room of the host. */
 type Cause = 'limit' | 'host'
@@ -353,14 +350,6 @@ export function useTasks(deps: LifecycleDeps, rangeOfThis: () => ShardRange): Pe
       everyMs: guardEveryMs,
       timeoutMs: guardTimeoutMs,
       run: (signal) => guardHost(signal).catch(unlessLogged),
-    },
-    {
-      name: 'the weights of agents',
-      everyMs: weighEveryMs,
-      timeoutMs: weighTimeoutMs,
-      run: async (signal) => {
-        if (rangeOfThis().index === 0) await deps.sandboxes.weigh?.(signal).catch(unlessLogged)
-      },
     },
   ]
 }

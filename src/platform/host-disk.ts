@@ -7,7 +7,7 @@ const megabyte = 1024 * 1024
 /** A small disk has a small floor. */
 const mostOfDisk = 0.1
 /** How many files of one block, the usual 4 KiB, fill a megabyte. */
-export const filesPerMegabyte = 256
+const filesPerMegabyte = 256
 
 interface DiskState {
   freeBytes: number

@@ -286,11 +286,6 @@ export interface SandboxDriver {
    */
   protect?(signal: AbortSignal): Promise<boolean>
   /**
-   * Gives sandboxes that want several processors less of busy processors than others. Call it every half second. Absent
-   * where the platform cannot.
-   */
-  weigh?(signal: AbortSignal): Promise<void>
-  /**
    * The address at which sandboxes reach the services of this host that they may reach, and at which those listen.
    * Absent where it is 127.0.0.1.
    */

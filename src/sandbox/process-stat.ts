@@ -9,12 +9,8 @@ export interface ProcessStat {
   parent: number
   session: number
   terminal: string
-  /** The processor time of the process, and of its children that have ended, in the kernel's ticks. */
+  /** The processor time of the process and of its children that have ended, in the kernel's ticks. */
   ticks: number
-  /** That of the process alone. */
-  ownTicks: number
-  /** Of its first thread, from -20 to 19. */
-  nice: number
   threads: number
   /** In the kernel's ticks since boot. */
   startTime: string
@@ -28,17 +24,14 @@ export function parseStat(stat: string): ProcessStat | null {
   const [state, parent, , session, terminal] = fields
   const [threads, startTime] = [fields[17], fields[19]]
   if (Number.isNaN(pid) || !state || !terminal || !startTime) return null
-  const [user = 0, system = 0, ...ofChildren] = fields.slice(11, 15).map(Number)
-  const ownTicks = user + system
+  const times = fields.slice(11, 15).map(Number)
   return {
     pid,
     state,
     parent: Number(parent),
     session: Number(session),
     terminal,
-    ticks: ofChildren.reduce((sum, time) => sum + time, ownTicks),
-    ownTicks,
-    nice: Number(fields[16]),
+    ticks: times.reduce((sum, time) => sum + time, 0),
     threads: Number(threads),
     startTime,
   }

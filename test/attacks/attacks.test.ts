@@ -1,9 +1,8 @@
 import { execFile } from 'node:child_process'
 import { randomInt } from 'node:crypto'
 import { chown, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
-import { availableParallelism, tmpdir } from 'node:os'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { setTimeout as sleep } from 'node:timers/promises'
 import { promisify } from 'node:util'
 import { afterAll, afterEach, beforeAll, describe, expect, inject, test } from 'vitest'
 import { newRelayToken } from '#instances/gateway/tokens.ts'
@@ -25,16 +24,15 @@ import {
 } from '../support/chowder-process.ts'
 import {
   attackerResources,
-  type Exhausted,
   exhaustingAttacks,
   fillDisk,
   fillWithFiles,
   outlive,
 } from '../support/exhausting-attacks.ts'
 import { type FakeModelProvider, startFakeModelProvider } from '../support/fake-model-provider.mjs'
+import { watchTenant } from '../support/other-tenant.ts'
 import { present } from '../support/present.ts'
 import { releasesFolder } from '../support/release.ts'
-import { measureTenant, type Row, type Times, timesTable } from '../support/tenant-times.ts'
 import { until } from '../support/until.ts'
 
 // One list of attacks, by the tool `exec` of a real OpenClaw. TEST_SANDBOX_DRIVER=docker has the agents in containers, and
@@ -49,9 +47,8 @@ const clone = join(import.meta.dirname, '../..')
 /** An ordinary user, who need not have a name. */
 const ordinaryUid = 31_338
 
-/** Where an agent that computes does not make way for all others, those have half of the processors, as docs/operations.md tells operators to do. */
-const cpusOfAttackers = (uid: number | null) =>
-  uid === null && !isKubernetes ? {} : { cpus: availableParallelism() / 2 }
+/** The longest that `/healthz` may take during an attack. */
+const mostHealthMs = 1000
 
 type Rooms = 'one_room' | 'two_rooms'
 /** Agents in pods have one room. */
@@ -97,7 +94,7 @@ function startAs(uid: number | null, { resolvConf }: AttackedHost, { place, user
   ]
 }
 
-describe.skipIf(!isRoot).each(worlds)('$world', { tags: ['long'] }, ({ world, uid }) => {
+describe.skipIf(!isRoot).each(worlds)('$world', { tags: ['long'] }, ({ uid }) => {
   let host: AttackedHost
   let provider: FakeModelProvider
   let place: string
@@ -108,24 +105,14 @@ describe.skipIf(!isRoot).each(worlds)('$world', { tags: ['long'] }, ({ world, ui
   let secondId: string
   let second: GatewayProcess
   let metricsPort: number
-  let tenant: ReturnType<typeof measureTenant>
+  let tenant: ReturnType<typeof watchTenant>
   const ids: Partial<Record<Rooms, string>> = {}
-  const usual: Times[] = []
-  const measured: Row[] = []
 
-  /** Notes what was measured since the last call. */
-  function note(attack: string, by: string, result: string, times = tenant.take()): Times {
-    measured.push({ attack, by, result, times })
-    return times
-  }
-  /** Before an attack. */
-  async function lookAtUsual() {
-    await sleep(10_000) // an agent may just have started
-    tenant.take()
-    await tenant.enough('usual')
-    const times = tenant.take()
-    usual.push(times)
-    expect(times.failures).toEqual([])
+  /** No request of the other tenant has failed since the last call, and the API has answered in time. */
+  function expectTenantWell(): void {
+    const { failures, slowestHealthMs } = tenant.take()
+    expect(failures).toEqual([])
+    expect(slowestHealthMs).toBeLessThan(mostHealthMs)
   }
 
   async function useExec(id: string, input: object): Promise<string> {
@@ -199,7 +186,7 @@ describe.skipIf(!isRoot).each(worlds)('$world', { tags: ['long'] }, ({ world, ui
     secondId = await make(secondClient, {})
     await running(secondId, secondClient)
     for (const isolation of eachRooms) {
-      ids[isolation] = await make(client, { isolation, resources: { ...attackerResources, ...cpusOfAttackers(uid) } })
+      ids[isolation] = await make(client, { isolation, resources: attackerResources })
       await running(idOf(isolation))
     }
     second = present(await findGateway(secondId))
@@ -208,15 +195,12 @@ describe.skipIf(!isRoot).each(worlds)('$world', { tags: ['long'] }, ({ world, ui
       content: got,
     })
     expect(planted.status).toBeLessThan(300)
-    tenant = measureTenant(secondClient, secondId)
-    await sleep(10_000)
-    await tenant.enough('usual') // compiles code
+    tenant = watchTenant(secondClient, secondId)
+    await tenant.enough()
   }, 20 * minute)
 
   afterAll(async () => {
-    if (measured.length > 0) await lookAtUsual().catch(() => {})
     await tenant?.close()
-    console.log(`${world}: what attacks did to another tenant\n\n${timesTable(usual, measured)}`)
     await chowder?.kill('SIGINT')
     if (dataDir) await removeDataDir(dataDir)
     if (place) await rm(place, { recursive: true })
@@ -254,13 +238,8 @@ describe.skipIf(!isRoot).each(worlds)('$world', { tags: ['long'] }, ({ world, ui
         const result = await exec(id, command)
         if (result.includes(got)) successes.push([name, result])
       }
-      const { failures } = note(
-        `${attacks.length} that reach out`,
-        rooms,
-        `${attacks.length - successes.length} refused`,
-      )
       expect(successes).toEqual([])
-      expect(failures).toEqual([])
+      expectTenantWell()
     },
   )
 
@@ -291,7 +270,7 @@ describe.skipIf(!isRoot).each(worlds)('$world', { tags: ['long'] }, ({ world, ui
       print select($r, undef, undef, 6) ? "caught" : "waited in vain"'`
     tenant.take()
     expect(await exec(idOf('one_room'), squat)).toContain('waited in vain')
-    expect(tenant.take().failures).toEqual([])
+    expectTenantWell()
   })
 
   /**
@@ -335,12 +314,10 @@ describe.skipIf(!isRoot).each(worlds)('$world', { tags: ['long'] }, ({ world, ui
     await until(`the ${verb} to be taken`, isTaken, 4 * minute)
     await waitForStatus(client, id, status, 4 * minute)
   }
-  /** Stops an agent, after which nothing of it runs. Returns the seconds that this took. */
-  async function stopAttack(id: string, word: string): Promise<number> {
-    const startedAt = performance.now()
+  /** Stops an agent, after which nothing of it runs. */
+  async function stopAttack(id: string, word: string): Promise<void> {
     await order(id, 'stop', 'stopped')
     expect(await processesWith(word)).toBe(0)
-    return Math.round((performance.now() - startedAt) / 100) / 10
   }
   const statusOf = async (id: string): Promise<string> => (await client.get(`/v1/instances/${id}`)).body.status
   /** Whether an agent that does not start at the moment was given up, in place of being started again. */
@@ -368,15 +345,6 @@ describe.skipIf(!isRoot).each(worlds)('$world', { tags: ['long'] }, ({ world, ui
   }, 8 * minute)
 
   const keepsMemory = uid === null
-  /** What the history of the agent says of an attack, while it goes on and after it. */
-  const reports: Partial<Record<Exhausted, { type: RegExp; reason: RegExp }>> = {
-    // The limit of a pod is the kubelet's, which tells nobody.
-    ...(!isKubernetes && { processes: { type: /pids_high/, reason: /processes and threads/ } }),
-    memory: keepsMemory
-      ? { type: /memory_high/, reason: /of memory/ }
-      : { type: /restart/, reason: /^oom: it used \S+ of \S+ GB of memory/ },
-  }
-
   async function exceedDisk(id: string, command: string): Promise<void> {
     const reason = /^disk: it uses 1\.\d of 1\.0 GB of disk/
     const before = await countEvents(id, /stop/, reason)
@@ -398,52 +366,27 @@ describe.skipIf(!isRoot).each(worlds)('$world', { tags: ['long'] }, ({ world, ui
   )
 
   test.each(attacks)(
-    'A7, F20: $name, by an agent with $rooms, costs no other a request, and is told truly',
+    'A7, F20: $name, by an agent with $rooms, fails no request of another tenant, and a stop ends it',
     { timeout: 20 * minute },
-    async ({ of, name, rooms, refusal, command }) => {
+    async ({ of, rooms, refusal, command }) => {
       const id = idOf(rooms)
-      const results: string[] = []
-      const report = reports[of]
-      const before = report ? await countEvents(id, report.type, report.reason) : 0
       await waitForExec(id)
-      await lookAtUsual()
-      if (refusal) {
-        const result = await exec(id, refusal.command)
-        expect(result).toMatch(refusal.shown)
-        results.push(present(refusal.shown.exec(result))[0])
-      }
+      if (refusal) expect(await exec(id, refusal.command)).toMatch(refusal.shown)
       const word = newWord()
-      const hung = { type: /gateway_ended/, reason: /did not answer/ }
-      const countHangs = () => countEvents(id, hung.type, hung.reason)
-      let hangs = await countHangs()
-      let attacked = 1
-      /** An agent that leaves its own gateway no process has it restarted, and at last is given up: its attack is over. */
+      const countHangs = () => countEvents(id, /gateway_ended/, /did not answer/)
+      const hangs = await countHangs()
+      /** An agent that leaves its own gateway no process is restarted, or given up at last: its attack is over. */
       const isOver = async () =>
         of === 'processes' && ((await countHangs()) > hangs || (await statusOf(id)) === 'error')
       tenant.take()
-      const attack = () => begin(id, `export ATTACK=${word}; ${command}`)
-      const said = await attack()
-      const attackAgain = async () => {
-        await sleep(2000)
-        if (!(await isOver())) return
-        if (await isGivenUp(id)) await order(id, 'start', 'running')
-        hangs = await countHangs()
-        attacked += 1
-        await attack()
-      }
-      await tenant.enough('attack', of === 'processes' ? attackAgain : undefined)
-      const times = tenant.take()
-      // This look is much work for the host, so that there is none while the times are taken.
+      const said = await begin(id, `export ATTACK=${word}; ${command}`)
+      await tenant.enough()
+      expectTenantWell()
+      // The search is much work for the host.
       const isSeen = async () => (await processesWith(word)) > 0 || isOver()
       if (of !== 'memory' || keepsMemory)
         await until(`the attack, of which the agent said ${said.slice(0, 500)}, to go on`, isSeen, minute)
-      const wasOver = await isOver()
       await expectControlPlaneWell()
-      if (attacked > 1 || wasOver) results.push(`its gateway hung and was restarted; it attacked ${attacked} times`)
-      else if (report) {
-        await told(id, report.type, report.reason, before)
-        results.push(`told by ${report.type.source}`)
-      }
       if (of === 'output') {
         const longest = Math.max(...provider.requests.map(({ toolResults }) => toolResults.join('').length))
         expect(longest).toBeLessThan(1024 * 1024)
@@ -452,24 +395,18 @@ describe.skipIf(!isRoot).each(worlds)('$world', { tags: ['long'] }, ({ world, ui
         const { body } = await client.get(`/v1/instances/${id}/logs?tail=10`)
         expect(JSON.stringify(body)).toContain('an endless log')
       }
-      if (await isGivenUp(id)) {
-        expect(await processesWith(word)).toBe(0)
-        results.push('it was given up')
-      } else results.push(`ended by a stop in ${await stopAttack(id, word)} s`)
+      if (await isGivenUp(id)) expect(await processesWith(word)).toBe(0)
+      else await stopAttack(id, word)
       if (of === 'log') {
         const kept = async () => Number(await onHost(`cat ${await logOf(id)}* | wc -c`))
         await until('a bounded log', async () => (await kept()) < 11 * 1024 * 1024)
-        results.push('10 MB kept')
       }
       await startAgain(id)
       if (of === 'disk') {
         await exceedDisk(id, fillDisk)
         // dockerd counts no empty file.
         if (!isDocker) await exceedDisk(id, fillWithFiles)
-        results.push('stopped for its disk')
       }
-      note(name, rooms, results.join('; '), times)
-      expect(times.failures).toEqual([])
     },
   )
 

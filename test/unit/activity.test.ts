@@ -28,8 +28,6 @@ test('a process is described by its stat, whatever it is called', () => {
     session: 10,
     terminal: '0',
     ticks: 42,
-    ownTicks: 42,
-    nice: 0,
     threads: 11,
     startTime: '99',
   })

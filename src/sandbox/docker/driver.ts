@@ -30,14 +30,11 @@ import {
   labels,
   ownership,
   releasesBase,
-  roleLabels,
   roomContainer,
   roomName,
   sandboxContainer,
   sandboxName,
-  usualShares,
 } from './profile.ts'
-import { createWeighing, setShares, sharesOf } from './weights.ts'
 
 export interface DockerDriverOptions {
   /** The sandboxes of other installations on the same host are not seen. */
@@ -189,8 +186,6 @@ export function createDockerDriver(options: DockerDriverOptions): SandboxDriver 
     if (container.State.Running) return
     await network.make(signal)
     await protect(container.Image, signal)
-    // What its last gateway computed says nothing of this one, which ends itself where its start takes too long.
-    if (sharesOf(container) !== usualShares) await setShares(client, container.Id, usualShares, signal)
     const names = [...(pathsOf(container).room ? [roomName(id)] : []), sandboxName(id)]
     let started = true
     for (const name of names) started &&= (await startContainer(name, signal)) ?? false
@@ -341,10 +336,6 @@ export function createDockerDriver(options: DockerDriverOptions): SandboxDriver 
       const changed = await changeLimits(client, container.Id, resources, signal)
       return changed ? keptLimits(container, changed, resources) : noKeptLimits
     },
-    weigh: createWeighing(client, async (signal) => {
-      const roles = [roleLabels.sandbox, roleLabels.room].map((role) => `${labels.role}=${role}`)
-      return (await Promise.all(roles.map((role) => containersOf([role], signal)))).flat()
-    }),
     diskUse: (ids, signal) => diskUseOf(client, ids, signal),
     async currentUse(id, signal) {
       const names = [sandboxName(id), roomName(id)]

@@ -1,6 +1,5 @@
 import type Docker from 'dockerode'
 import { type ExecResult, noUsage, type Usage } from '#sandbox/driver.ts'
-import type { BusyThreads } from '#sandbox/processor-demand.ts'
 import type { DockerClient } from './docker-client.ts'
 
 const nanosecondsPerSecond = 1e9
@@ -13,24 +12,6 @@ export const statsOf = (client: DockerClient, id: string, signal: AbortSignal): 
     const options = { ...statsOptions, abortSignal } // which the types do not know
     return docker.getContainer(id).stats(options)
   })
-
-/** For `ps`: a line for each thread, with its state. */
-export const threadStates = '-eLo pid,stat'
-
-/**
- * The threads of a container that compute, or wait for a processor or a disk. None of one that does not run, and where
- * the host of dockerd has no `ps` that knows threads.
- */
-export async function busyThreads(client: DockerClient, id: string, signal: AbortSignal): Promise<BusyThreads> {
-  const top: { Titles: string[]; Processes: string[][] | null } | null = await client.callUnless(
-    [404, 409, 500],
-    signal,
-    (docker, abortSignal) => docker.getContainer(id).top({ ps_args: threadStates, abortSignal }),
-  )
-  const column = top?.Titles.indexOf('STAT') ?? -1
-  const count = (state: string) => top?.Processes?.filter((process) => process[column]?.startsWith(state)).length ?? 0
-  return { runnable: count('R'), onDisk: count('D') }
-}
 
 /** As `docker stats` shows it: without the files that the kernel only caches. */
 export function memoryIn(stats: Docker.ContainerStats | null): number | null {

@@ -2,7 +2,6 @@ import { createHash } from 'node:crypto'
 import type Docker from 'dockerode'
 import type { Resources, RoomSpec, SandboxPaths, SandboxSpec } from '#sandbox/driver.ts'
 import { openFilesOf } from '#sandbox/open-files.ts'
-import { lowShare } from '#sandbox/processor-demand.ts'
 import type { Admission } from './image/forwarder.ts'
 import type { SupervisorSettings } from './image/supervisor.ts'
 
@@ -93,11 +92,8 @@ export const limitsOf = ({ memoryMb, cpus, pids }: Resources) => ({
   PidsLimit: pids,
 })
 
-/** The weight of a sandbox, and of one with a low priority. */
-export const usualShares = 1024
-export const lowShares = Math.round(usualShares * lowShare)
-/** Of one with the lowest priority: the least that dockerd takes. */
-export const lowestShares = 2
+/** The weight of a container on busy processors: half of the default, which the containers of Chowder have. */
+const cpuShares = 512
 
 export interface SandboxSetup {
   installation: string
@@ -147,7 +143,7 @@ export function sandboxContainer(spec: SandboxSpec, setup: SandboxSetup): Docker
     HostConfig: {
       ...confined,
       ...limitsOf(spec.resources),
-      CpuShares: usualShares,
+      CpuShares: cpuShares,
       Ulimits: [openFiles(spec.resources.pids), noCoreFiles, fileSize(diskMb)],
       OomScoreAdj: oomScore,
       NetworkMode: network,
@@ -198,7 +194,7 @@ export function roomContainer(
       RestartPolicy: { Name: 'on-failure' },
       NetworkMode: 'none',
       ...limitsOf(resources),
-      CpuShares: usualShares,
+      CpuShares: cpuShares,
       Ulimits: [openFiles(resources.pids), noCoreFiles, fileSize(resources.diskMb)],
       OomScoreAdj: oomScore,
       Mounts: [part(folder, shared), part(socketFolder, roomSockets)],

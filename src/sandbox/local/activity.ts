@@ -1,9 +1,9 @@
 import { activityOf, switchesIn } from '#sandbox/activity.ts'
 import type { Activity } from '#sandbox/driver.ts'
-import { ofAllProcesses, type ProcessId, readStat, tellsOf } from './processes.ts'
+import { ofAllProcesses, type ProcessId, procFile, readStat } from './processes.ts'
 
 /** The activity of a gateway on this host; null when it has ended. */
 export async function readActivity({ pid }: ProcessId): Promise<Activity | null> {
   const processes = await ofAllProcesses(readStat)
-  return activityOf(pid, processes, switchesIn(tellsOf(pid, 'status')))
+  return activityOf(pid, processes, switchesIn(procFile(pid, 'status')))
 }

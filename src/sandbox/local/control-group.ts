@@ -1,24 +1,20 @@
-import { existsSync } from 'node:fs'
-import { access, constants, mkdir, readdir, rmdir } from 'node:fs/promises'
+import { access, constants, mkdir, readdir, readFile, rmdir, writeFile } from 'node:fs/promises'
+import { cpus } from 'node:os'
 import { dirname, join } from 'node:path'
 import { poll } from '#platform/poll.ts'
 import type { Resources } from '#sandbox/driver.ts'
-import { numberIn, read, write } from './group-files.ts'
-import { createWeighing, periodUs, processorTimeOf, setPriority, setWeightOfAll } from './weights.ts'
 
-/** The control group of a sandbox: with version 1 of cgroups a folder for each resource, with version 2 one for all. */
+/** The control group of a sandbox: a folder for each controller with version 1 of cgroups, one for all with version 2. */
 export interface ControlGroup {
   version: 1 | 2
   memory: string
   pids: string
   cpu: string
-  /** Where the processor time is counted; absent for a group of an older Chowder, whose time is not known. */
-  cpuacct?: string
-  /** How many processes of the group the kernel had ended for want of memory, when the gateway was started. */
+  /** How many processes of the group the kernel had ended for lack of memory when the gateway was started. */
   oomKills: number
-  /** The processor time of the group then, in seconds; absent for a group of an older Chowder. */
-  secondsBefore?: number
 }
+
+type Folders = Omit<ControlGroup, 'oomKills'>
 
 /** Makes the control groups of the sandboxes of one data folder. */
 export interface ControlGroups {
@@ -29,55 +25,79 @@ export interface ControlGroups {
    * groups.
    */
   make(id: string, resources: Resources): Promise<ControlGroup | null>
-  /**
-   * Gives groups with a low priority, as `createPriorityWatch` says, a tenth of the weight of the others; those with
-   * the lowest get what no other group wants of a processor, and on a kernel before 5.15 a hundredth of the weight. All
-   * groups together weigh half of what another program on each processor does, and with version 2 of a group beside
-   * them, so that Chowder and its database do not wait for an agent: up to the whole, by the part of their processor
-   * time that starts use. Weights count only while a processor is busy.
-   */
-  weigh(): Promise<void>
 }
 
 const mountPoint = '/sys/fs/cgroup'
-const megabyte = 1024 * 1024
 const controllers = ['memory', 'pids', 'cpu'] as const
 const enableControllers = controllers.map((name) => `+${name}`).join(' ')
+const megabyte = 1024 * 1024
+const periodUs = 100_000
 const removeTimeoutMs = 2000
 const releaseTimeoutMs = 2000
 const pollMs = 20
+
+/** The names of the kernel's files, and of lines in them. */
+const names = {
+  1: {
+    limit: 'memory.limit_in_bytes',
+    swapLimit: 'memory.memsw.limit_in_bytes',
+    used: 'memory.usage_in_bytes',
+    cached: 'total_inactive_file',
+    events: 'memory.oom_control',
+    weight: 'cpu.shares',
+  },
+  2: {
+    limit: 'memory.max',
+    swapLimit: 'memory.swap.max',
+    used: 'memory.current',
+    cached: 'inactive_file',
+    events: 'memory.events',
+    weight: 'cpu.weight',
+  },
+} as const
+
+/**
+ * The weight of all groups of a data folder together on busy processors: half of the default. With version 2 it counts
+ * beside groups such as that of Chowder; with version 1 it counts beside single threads, one on each processor.
+ */
+const weights = { 1: 512 * cpus().length, 2: 50 } as const
 
 const codeOf = (error: unknown) => (error as NodeJS.ErrnoException).code ?? String(error)
 const unlessItExists = (error: unknown) => {
   if (codeOf(error) !== 'EEXIST') throw error
 }
-type Folders = Omit<ControlGroup, 'oomKills' | 'secondsBefore'>
+/** A file of a control group; empty when there is none. */
+const read = (path: string) => readFile(path, 'utf8').catch(() => '')
+const write = (path: string, value: string | number) => writeFile(path, String(value))
 
-const foldersOf = ({ memory, pids, cpu, cpuacct }: Folders) => [
-  ...new Set([memory, pids, cpu, ...(cpuacct === undefined ? [] : [cpuacct])]),
-]
+/** The number in a line such as `oom_kill 3`; null without the line. */
+function numberIn(text: string, name: string): number | null {
+  const found = new RegExp(`^${name} (\\d+)$`, 'm').exec(text)?.[1]
+  return found === undefined ? null : Number(found)
+}
 
-/** The files that a process writes `0` to in order to enter a group. */
+const foldersOf = ({ memory, pids, cpu }: Folders) => [...new Set([memory, pids, cpu])]
+
+/** The files to which a process writes `0` to enter a group. */
 export const entriesOf = (group: ControlGroup): string[] =>
   foldersOf(group).map((folder) => join(folder, 'cgroup.procs'))
 
 async function limitMemory({ version, memory }: ControlGroup, bytes: number): Promise<void> {
+  const { limit, swapLimit } = names[version]
   if (version === 2) {
-    await write(join(memory, 'memory.max'), bytes)
-    // Absent on a kernel without swap.
-    await write(join(memory, 'memory.swap.max'), 0).catch(() => {})
+    await write(join(memory, limit), bytes)
+    await write(join(memory, swapLimit), 0).catch(() => {}) // absent on a kernel without swap
     return
   }
-  const limit = () => write(join(memory, 'memory.limit_in_bytes'), bytes)
-  const limitBoth = () =>
-    write(join(memory, 'memory.memsw.limit_in_bytes'), bytes).catch((error) => {
-      if (['EBUSY', 'EINVAL'].includes(codeOf(error))) throw error // else the kernel does not count swap
-    })
-  // The limit of both is never below that of memory: which one comes first depends on the former limits.
-  await limit().then(limitBoth, () => limitBoth().then(limit))
+  // The limit of memory and swap together may never be below that of memory: the order depends on the former limits.
+  await write(join(memory, limit), bytes).catch(() => {})
+  await write(join(memory, swapLimit), bytes).catch((error) => {
+    if (['EBUSY', 'EINVAL'].includes(codeOf(error))) throw error // otherwise the kernel does not count swap
+  })
+  await write(join(memory, limit), bytes)
 }
 
-const setRest = async ({ version, pids, cpu }: ControlGroup, resources: Resources): Promise<void> => {
+async function limitOthers({ version, pids, cpu }: ControlGroup, resources: Resources): Promise<void> {
   await write(join(pids, 'pids.max'), resources.pids)
   const quota = Math.max(1000, Math.round(resources.cpus * periodUs))
   if (version === 2) return write(join(cpu, 'cpu.max'), `${quota} ${periodUs}`)
@@ -86,11 +106,11 @@ const setRest = async ({ version, pids, cpu }: ControlGroup, resources: Resource
 }
 
 /**
- * Changes the limits of a group in use. False when its processes use more memory than the new limit, which ends none of
- * them: the other limits hold then, and that of memory stays as it was.
+ * Changes the limits of a group in use. Returns false when its processes use more memory than the new limit: the other
+ * limits are changed then, the limit of memory stays as it was, and no process is ended.
  */
 export async function setLimits(group: ControlGroup, resources: Resources): Promise<boolean> {
-  await setRest(group, resources)
+  await limitOthers(group, resources)
   const bytes = resources.memoryMb * megabyte
   const { memoryBytes } = await usageOf(group)
   if (memoryBytes !== null && memoryBytes > bytes) return false
@@ -103,41 +123,41 @@ export async function setLimits(group: ControlGroup, resources: Resources): Prom
   )
 }
 
-/** What the processes of a group use; null for what the kernel does not tell, as of a group that was removed. */
+/** The use of a group by its processes; null for a value that cannot be read, as after the group was removed. */
 export async function usageOf({ version, memory, pids }: ControlGroup) {
-  const isNew = version === 2
-  const used = await read(join(memory, isNew ? 'memory.current' : 'memory.usage_in_bytes'))
-  // Files that are only cached can be dropped at any time.
-  const cached = numberIn(await read(join(memory, 'memory.stat')), isNew ? 'inactive_file' : 'total_inactive_file')
-  const limit = Number(await read(join(memory, isNew ? 'memory.max' : 'memory.limit_in_bytes')))
+  const { used, cached, limit } = names[version]
+  const usedBytes = await read(join(memory, used))
+  // The kernel can drop cached files at any time.
+  const cachedBytes = numberIn(await read(join(memory, 'memory.stat')), cached) ?? 0
+  const limitBytes = Number(await read(join(memory, limit)))
   const processes = await read(join(pids, 'pids.current'))
   return {
-    memoryBytes: used === '' ? null : Math.max(0, Number(used) - (cached ?? 0)),
-    memoryLimitBytes: Number.isSafeInteger(limit) && limit > 0 ? limit : null,
+    memoryBytes: usedBytes === '' ? null : Math.max(0, Number(usedBytes) - cachedBytes),
+    memoryLimitBytes: Number.isSafeInteger(limitBytes) && limitBytes > 0 ? limitBytes : null,
     processes: processes === '' ? null : Number(processes),
   }
 }
 
-const oomKillsOf = async ({ version, memory }: Pick<ControlGroup, 'version' | 'memory'>): Promise<number> =>
-  numberIn(await read(join(memory, version === 2 ? 'memory.events' : 'memory.oom_control')), 'oom_kill') ?? 0
+const oomKillsOf = async ({ version, memory }: Folders): Promise<number> =>
+  numberIn(await read(join(memory, names[version].events)), 'oom_kill') ?? 0
 
-/** Whether the kernel has ended processes of the group for want of memory since its gateway was started. */
+/** Whether the kernel has ended processes of the group for lack of memory since its gateway was started. */
 export const ranOutOfMemory = async (group: ControlGroup): Promise<boolean> =>
   (await oomKillsOf(group)) > group.oomKills
 
 /**
- * Waits until the processes of a group that were ended count no more under its limits, at most 2 s: one counts until
- * its parent, or the first process of the host, has taken its exit code.
+ * Waits, at most 2 s, until processes that have ended no longer count under the limits of a group: one counts until its
+ * parent, or the first process of the host, has read its exit code.
  */
 export async function waitUntilEmpty(group: ControlGroup, signal: AbortSignal): Promise<void> {
   const isEmpty = async () => !(await usageOf(group)).processes
   await poll(isEmpty, { pauseMs: pollMs, timeoutMs: releaseTimeoutMs, signal })
 }
 
-/** Removes a group once its processes have ended. A group that does not exist is no error. */
+/** Removes a group whose processes have ended. A group that does not exist is no error. */
 export async function removeGroup(group: ControlGroup, signal: AbortSignal): Promise<void> {
   let fault: unknown = null
-  // A process that has just ended is in its group for a moment longer.
+  // A process that has just ended stays in its group for a moment.
   async function isRemoved(): Promise<boolean> {
     fault = null
     for (const folder of foldersOf(group)) {
@@ -148,28 +168,27 @@ export async function removeGroup(group: ControlGroup, signal: AbortSignal): Pro
     return fault === null
   }
   if (!(await poll(isRemoved, { pauseMs: pollMs, timeoutMs: removeTimeoutMs, signal }))) throw fault
-  // The last group takes the folder of all with it.
+  // The parent goes with its last group.
   for (const folder of foldersOf(group)) await rmdir(dirname(folder)).catch(() => {})
 }
-
-type Parents = Required<Folders>
 
 /** The folder of this process in the hierarchy of version 2. */
 const ownFolder = async () => join(mountPoint, /^0::(\/.*)$/m.exec(await read('/proc/self/cgroup'))?.[1] ?? '/')
 
-/** Gives the limits of a folder to the folders in it. Its own processes move aside: it may have none then. */
+/**
+ * Enables the controllers for the folders in a folder. The kernel refuses that while the folder has processes of its
+ * own: they are moved into a folder beside.
+ */
 async function delegate(folder: string): Promise<void> {
   const control = join(folder, 'cgroup.subtree_control')
   const available = (await read(join(folder, 'cgroup.controllers'))).trim().split(' ')
   const lacking = controllers.find((name) => !available.includes(name))
   if (lacking) throw new Error(`the control group ${folder} has no controller of ${lacking}`)
-  if (
-    await write(control, enableControllers).then(
-      () => true,
-      () => false,
-    )
+  const isEnabled = await write(control, enableControllers).then(
+    () => true,
+    () => false,
   )
-    return
+  if (isEnabled) return
   const aside = join(folder, 'chowder')
   await mkdir(aside, { recursive: true })
   for (const pid of (await read(join(folder, 'cgroup.procs'))).split('\n').filter(Boolean)) {
@@ -178,68 +197,56 @@ async function delegate(folder: string): Promise<void> {
   await write(control, enableControllers)
 }
 
-/** The folders for the groups of a data folder. Throws an error of the file system when they cannot be had. */
-async function findParents(name: string, isRoot: boolean): Promise<Parents> {
+/** The parent folders of a data folder's groups. Throws an error of the file system when they cannot be made. */
+async function findParents(name: string, isRoot: boolean): Promise<Folders> {
   if (await read(join(mountPoint, 'cgroup.controllers'))) {
-    // Root's groups are beside those of services, so that agents outlive the one of Chowder.
+    // Groups of root are beside those of services, so that agents outlive the service of Chowder.
     let base = mountPoint
     if (!isRoot) {
       base = await ownFolder()
-      // In the folder that an earlier start has moved aside to.
+      // An earlier start has moved this process aside.
       if (base.endsWith('/chowder')) base = join(base, '..')
       await access(join(base, 'cgroup.procs'), constants.W_OK)
     }
     await delegate(base)
     const parent = join(base, name)
-    return { version: 2, memory: parent, pids: parent, cpu: parent, cpuacct: parent }
+    return { version: 2, memory: parent, pids: parent, cpu: parent }
   }
   if (!isRoot) throw new Error('only root can make control groups of version 1')
-  const of = (controller: string) => join(mountPoint, controller, name)
-  const [memory, pids, cpu] = [of('memory'), of('pids'), of('cpu')]
-  // A kernel that counts no processor time keeps the limits all the same.
-  const countsTime = existsSync(join(mountPoint, 'cpuacct'))
-  return { version: 1, memory, pids, cpu, cpuacct: countsTime ? of('cpuacct') : cpu }
+  const [memory, pids, cpu] = controllers.map((controller) => join(mountPoint, controller, name)) as [
+    string,
+    string,
+    string,
+  ]
+  return { version: 1, memory, pids, cpu }
 }
 
-async function makeParents(parents: Parents): Promise<void> {
-  const isNew = !existsSync(parents.cpu)
+async function makeParents(parents: Folders): Promise<void> {
+  const { version, cpu } = parents
   for (const folder of foldersOf(parents)) await mkdir(folder).catch(unlessItExists)
-  if (parents.version === 2) await write(join(parents.memory, 'cgroup.subtree_control'), enableControllers)
-  if (isNew) await setWeightOfAll(parents)
+  if (version === 2) await write(join(cpu, 'cgroup.subtree_control'), enableControllers)
+  await write(join(cpu, names[version].weight), weights[version])
 }
 
-async function makeFolders(parents: Parents, group: ControlGroup): Promise<void> {
+async function makeFolders(parents: Folders, group: ControlGroup): Promise<void> {
   await makeParents(parents)
   for (const folder of foldersOf(group)) await mkdir(folder).catch(unlessItExists)
 }
 
-/** The group of the last gateway of a sandbox, as it was when the gateway was started. */
-type GroupOf = (id: string) => Promise<ControlGroup | null>
-
-/** Finds out once how this host can limit sandboxes, and removes the empty groups of sandboxes that are gone. */
+/** Finds out how this host can limit sandboxes, and removes the empty groups of sandboxes that do not exist. */
 export async function openControlGroups(
   name: string,
-  { isRoot, exists, groupOf }: { isRoot: boolean; exists(id: string): Promise<boolean>; groupOf: GroupOf },
+  { isRoot, exists }: { isRoot: boolean; exists(id: string): Promise<boolean> },
 ): Promise<ControlGroups> {
-  const parents = await findParents(name, isRoot)
-    // The end of another sandbox may just remove the folder of all.
-    .then((found) =>
-      makeParents(found)
-        .catch(() => makeParents(found))
-        .then(() => found),
-    )
-    .catch((error: Error) => error)
-  if (parents instanceof Error) {
-    return { missing: parents.message, make: async () => null, weigh: async () => {} }
+  let parents: Folders
+  try {
+    const found = await findParents(name, isRoot)
+    // The end of another sandbox may remove the parents meanwhile.
+    await makeParents(found).catch(() => makeParents(found))
+    parents = found
+  } catch (error) {
+    return { missing: (error as Error).message, make: async () => null }
   }
-  const newGroup = (id: string) => ({
-    version: parents.version,
-    memory: join(parents.memory, id),
-    pids: join(parents.pids, id),
-    cpu: join(parents.cpu, id),
-    cpuacct: join(parents.cpuacct, id),
-    oomKills: 0,
-  })
   for (const parent of foldersOf(parents)) {
     for (const entry of await readdir(parent, { withFileTypes: true }).catch(() => [])) {
       if (entry.isDirectory() && !(await exists(entry.name))) await rmdir(join(parent, entry.name)).catch(() => {})
@@ -247,17 +254,14 @@ export async function openControlGroups(
   }
   return {
     missing: null,
-    weigh: createWeighing(parents, async (id) => (await groupOf(id))?.secondsBefore ?? null),
     async make(id, resources) {
-      const group = newGroup(id)
-      // The end of another sandbox may just have removed the folder of all.
+      const { version, memory, pids, cpu } = parents
+      const group = { version, memory: join(memory, id), pids: join(pids, id), cpu: join(cpu, id), oomKills: 0 }
+      // The end of another sandbox may have removed the parents.
       await makeFolders(parents, group).catch(() => makeFolders(parents, group))
-      await setRest(group, resources)
+      await limitOthers(group, resources)
       await limitMemory(group, resources.memoryMb * megabyte)
-      // What the last gateway computed says nothing of this one, which ends itself where its start takes too long.
-      await setPriority(parents, group.cpu, 'usual')
-      const secondsBefore = processorTimeOf(parents, group.cpuacct) ?? 0
-      return { ...group, oomKills: await oomKillsOf(group), secondsBefore }
+      return { ...group, oomKills: await oomKillsOf(group) }
     },
   }
 }

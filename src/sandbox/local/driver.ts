@@ -18,7 +18,6 @@ import { filesIn } from '#sandbox/home/files.ts'
 import { isCode, openFolderAt } from '#sandbox/home/open-folder.ts'
 import { readActivity } from './activity.ts'
 import { ranOutOfMemory, removeGroup, waitUntilEmpty } from './control-group.ts'
-import { setDiskQuota } from './disk-quota.ts'
 import { createEnds } from './ends.ts'
 import { execBeside, execInJail } from './exec.ts'
 import { isSandboxId, type SandboxFolder, type SandboxRecord, sandboxFolder } from './folder.ts'
@@ -28,8 +27,7 @@ import { launchGateway } from './launch.ts'
 import { changeLimits, lazyControlGroups, makeGroup } from './limits.ts'
 import { readLog, rotateLog } from './log-file.ts'
 import { createMeasure, currentUseOf, diskOf } from './measure.ts'
-import { createPriorities, type Jailed } from './priorities.ts'
-import { endProcesses, isAlive, processesOf, signalProcess } from './processes.ts'
+import { endProcesses, processesOf, signalProcess } from './processes.ts'
 import { createRecords } from './records.ts'
 import { becomesFree, type Range } from './reservations.ts'
 import { type ServeJail, serveWayOut, waysOutFolder } from './way-out.ts'
@@ -178,19 +176,6 @@ export function createLocalDriver(options: LocalDriverOptions): LocalDriver {
     return names.filter(isSandboxId)
   }
 
-  async function jailedOf(id: string): Promise<Jailed[]> {
-    const folder = folderOf(id)
-    const [init, gateway] = [await folder.init(), await folder.gateway()]
-    if (!init || !gateway || !isAlive(init, null) || (await folder.controlGroup())) return []
-    const record = await folder.readRecord()
-    return [{ init, gateway, cpus: record?.resources?.cpus ?? Number.POSITIVE_INFINITY }]
-  }
-  const lowerPriorities = createPriorities(async () => {
-    // One whose files cannot be read is no fault of the others.
-    const found = await pMap(await sandboxIds(), (id) => jailedOf(id).catch(() => []), { concurrency: foldersAtOnce })
-    return found.flat()
-  })
-
   async function* list(signal: AbortSignal) {
     for (const id of await sandboxIds()) {
       const { state } = await observe(id, signal)
@@ -248,7 +233,6 @@ export function createLocalDriver(options: LocalDriverOptions): LocalDriver {
       if (!isFree) throw new Error(`port ${record.paths.port} is taken by a foreign program`)
       await rotateLog(folder.log)
       if (record.uid !== null) await linkCompileCache(record.paths.release, record.uid)
-      if (record.uid !== null && record.resources) await setDiskQuota(folder.home, record.uid, record.resources.diskMb)
       const group = await makeGroup(await controlGroups(), folder, record.resources)
       if (group) await waitUntilEmpty(group, signal)
       await launchGateway(folder, record, { group, jail: record.isJailed ? jail : null }, signal)
@@ -258,8 +242,6 @@ export function createLocalDriver(options: LocalDriverOptions): LocalDriver {
       await stop(id, { graceMs: destroyGraceMs }, signal)
       const group = await folderOf(id).controlGroup()
       if (group) await removeGroup(group, signal)
-      const uid = await records.uidOf(folderOf(id))
-      if (uid !== null) await setDiskQuota(folderOf(id).path, uid, 0)
       await run('/bin/rm', ['-rf', '--', folderOf(id).path], { signal }).catch((error) => {
         signal.throwIfAborted()
         throw error
@@ -286,14 +268,6 @@ export function createLocalDriver(options: LocalDriverOptions): LocalDriver {
       const record = await folder.readRecord()
       const isRunning = record && (await liveGateway(folder, record.uid))
       return isRunning ? changeLimits(folder, record, resources) : noKeptLimits
-    },
-    async weigh(signal) {
-      signal.throwIfAborted()
-      // The first look makes the folder of all groups, which would remain where there is no sandbox.
-      if ((await sandboxIds()).length === 0) return
-      const groups = await controlGroups()
-      await groups.weigh()
-      if (groups.missing !== null) await lowerPriorities()
     },
     async diskUse(ids, signal) {
       const sizes = await pMap(

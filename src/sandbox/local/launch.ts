@@ -7,7 +7,7 @@ import { commandAsUser, setpriv } from '#sandbox/command-as-user.ts'
 import type { ControlGroup } from './control-group.ts'
 import type { SandboxFolder, SandboxRecord } from './folder.ts'
 import { type Jail, makeJailFolders, roomEnvironment } from './jail.ts'
-import { limitedCommand, memoryVariables } from './limits.ts'
+import { limitedCommand } from './limits.ts'
 import { isAlive } from './processes.ts'
 import { makeWaysOutFolder } from './way-out.ts'
 
@@ -52,10 +52,9 @@ export async function launchGateway(
     await makeJailFolders(folder, record.uid)
     await makeWaysOutFolder(jail.waysOutFolder)
   }
-  const env = { ...record.env, ...memoryVariables(record.resources, group) }
   const program = jail
-    ? ['', ...jail.gateway(record.uid, folder, withEnvironment({ env }, record.command))]
-    : [folder.home, ...commandInSandbox({ ...record, env }, record.command)]
+    ? ['', ...jail.gateway(record.uid, folder, withEnvironment(record, record.command))]
+    : [folder.home, ...commandInSandbox(record, record.command)]
   await using log = await open(folder.log, 'a', 0o600)
   const limited = limitedCommand(record, group, ['/bin/sh', launcher, folder.path, ...program])
   const [shell, ...args] = limited.argv

@@ -1,6 +1,5 @@
 import { createHash } from 'node:crypto'
 import { readFileSync } from 'node:fs'
-import { release } from 'node:os'
 import { join } from 'node:path'
 import type { Logger } from '#platform/log.ts'
 import type { KeptLimits, Resources } from '#sandbox/driver.ts'
@@ -13,22 +12,17 @@ import {
   setLimits,
   usageOf,
 } from './control-group.ts'
-import { setDiskQuota } from './disk-quota.ts'
 import { isSandboxId, type SandboxFolder, type SandboxRecord, sandboxFolder } from './folder.ts'
 
 const enter = join(import.meta.dirname, 'enter.sh')
-/** Agents without a control group get a tenth of the processor time of a program that competes with one of theirs. */
+/** Without a control group: the static weight below Chowder, its database and other programs of the host. */
 const niceness = ['/usr/bin/nice', '-n', '10'] as const
 const prlimit = '/usr/bin/prlimit'
-/** Since this version the kernel counts the processes of each user namespace by themselves, and so those of each jail. */
-const countsNamespacesSince = [5, 14] as const
 const blocksPerMegabyte = 2048
-/** From so much on, V8 has a larger heap. */
-const muchMemoryMb = 15 * 1024
 const megabyte = 1024 * 1024
 const isRoot = process.getuid?.() === 0
 
-/** A command with what it needs in its environment. */
+/** A command with the variables that it needs in its environment. */
 export interface LimitedCommand {
   argv: readonly [string, ...string[]]
   env: Record<string, string>
@@ -42,32 +36,23 @@ export const withProcesses = (pids: number, argv: readonly string[]): [string, .
   ...argv,
 ]
 
-/** Whether a kernel of that version counts the processes of each user namespace by themselves. */
-export function countsNamespaces(version: string): boolean {
-  const [major = 0, minor = 0] = version.split('.').map(Number.parseFloat)
-  const [least, leastMinor] = countsNamespacesSince
-  return major > least || (major === least && minor >= leastMinor)
-}
-
-/** The most that this process can give to another one. */
+/** The limit of processes of this process: it cannot give a higher one to another. */
 const mostProcesses = (): number =>
   Number(/^Max processes +\S+ +(\d+)/m.exec(readFileSync('/proc/self/limits', 'utf8'))?.[1] ?? Number.MAX_SAFE_INTEGER)
 
 type Limited = Pick<SandboxRecord, 'resources' | 'uid' | 'isJailed'>
 
 /**
- * How many processes and threads the jail of a sandbox may have that has neither a control group nor a user of its own;
- * null for another sandbox, and where the kernel cannot limit it.
+ * The limit of processes and threads of a sandbox that has neither a control group nor a user of its own: that of the
+ * user namespace of its jail. Null for another sandbox.
  */
 export function processesOfJail({ resources, uid, isJailed }: Limited, group: ControlGroup | null): number | null {
-  const isMeant = !group && uid === null && isJailed && resources !== undefined && countsNamespaces(release())
-  return isMeant ? Math.min(resources.pids, mostProcesses()) : null
+  return !group && uid === null && isJailed && resources ? Math.min(resources.pids, mostProcesses()) : null
 }
 
 /**
- * The command that runs `argv` under the limits of a sandbox. Without a control group the kernel limits only what it
- * limits of each process and the number of processes of the sandbox's user or, by `processesOfJail`, of its jail; and
- * others go before them.
+ * The command that runs `argv` under the limits of a sandbox. Without a control group the kernel limits each process by
+ * itself, and the number of processes of the sandbox's user or, by `processesOfJail`, of its jail.
  */
 export function limitedCommand(record: Limited, group: ControlGroup | null, argv: readonly string[]): LimitedCommand {
   const { resources, uid } = record
@@ -84,20 +69,7 @@ export function limitedCommand(record: Limited, group: ControlGroup | null, argv
   return { argv: [...niceness, ...(isLimitedByUser ? withProcesses(pids, limited) : limited)], env }
 }
 
-/**
- * What tells a gateway its memory where it has no control group, and would go by that of the host: its heap grows to what
- * it would be in one.
- */
-export function memoryVariables(resources: Resources | undefined, group: ControlGroup | null): Record<string, string> {
-  if (group || !resources) return {}
-  const { memoryMb } = resources
-  // As `Heap` of V8 reckons it from the memory of a host; the test compares it with control groups.
-  const oldMb = Math.min(memoryMb < muchMemoryMb ? 2048 : 4096, Math.floor(memoryMb / 2))
-  const newMb = Math.min(64, 2 ** Math.ceil(Math.log2(memoryMb / 64)))
-  return { NODE_OPTIONS: `--max-old-space-size=${oldMb} --max-semi-space-size=${newMb}` }
-}
-
-/** The control groups of a data folder's sandboxes, which are looked for at the first call. */
+/** Opens the control groups of a data folder's sandboxes at the first call. */
 export function lazyControlGroups(
   dataDir: string,
   parent: string,
@@ -105,10 +77,9 @@ export function lazyControlGroups(
 ): () => Promise<ControlGroups> {
   const name = `chowder-${createHash('sha256').update(dataDir).digest('hex').slice(0, 12)}`
   const exists = async (id: string) => isSandboxId(id) && (await sandboxFolder(parent, id).exists())
-  const groupOf = async (id: string) => (isSandboxId(id) ? sandboxFolder(parent, id).controlGroup() : null)
   let opened: Promise<ControlGroups> | undefined
   async function open(): Promise<ControlGroups> {
-    const groups = await openControlGroups(name, { isRoot, exists, groupOf })
+    const groups = await openControlGroups(name, { isRoot, exists })
     if (groups.missing !== null) {
       const text =
         'this host keeps no limits of memory, processors and processes for agents: see docs/operations.md, limits'
@@ -128,22 +99,19 @@ export async function changeLimits(
   record: SandboxRecord,
   resources: Resources,
 ): Promise<KeptLimits> {
-  const { uid } = record
-  const hasQuota = uid !== null && (await setDiskQuota(folder.home, uid, resources.diskMb))
-  const diskMb = hasQuota ? resources.diskMb : null
   const group = await folder.controlGroup()
   if (!group) {
-    // That of its user, or of its jail, can be changed only with the next start.
-    const pids = uid === null ? processesOfJail(record, group) : (record.resources?.pids ?? null)
-    return { memoryMb: null, cpus: null, pids, diskMb }
+    // The limit of its user, or of its jail, changes with the next start.
+    const pids = record.uid === null ? processesOfJail(record, group) : (record.resources?.pids ?? null)
+    return { memoryMb: null, cpus: null, pids, diskMb: null }
   }
   const isChanged = await setLimits(group, resources)
   const { memoryLimitBytes } = await usageOf(group)
   const memoryMb = isChanged || memoryLimitBytes === null ? resources.memoryMb : memoryLimitBytes / megabyte
-  return { memoryMb, cpus: resources.cpus, pids: resources.pids, diskMb }
+  return { memoryMb, cpus: resources.cpus, pids: resources.pids, diskMb: null }
 }
 
-/** Makes the group of a sandbox that is about to start, and notes it in the sandbox's folder. */
+/** Makes the group of a sandbox that is about to start, and records it in the sandbox's folder. */
 export async function makeGroup(
   groups: ControlGroups,
   folder: SandboxFolder,

@@ -8,7 +8,7 @@ import { ticksPerSecond } from '#sandbox/process-stat.ts'
 import { usageOf } from './control-group.ts'
 import type { SandboxFolder } from './folder.ts'
 import { liveGateway, ownerOf } from './gateway.ts'
-import { inTurns, processesInJail, processesOf, readStat, tellsOf } from './processes.ts'
+import { inTurns, processesInJail, processesOf, procFile, readStat } from './processes.ts'
 
 const diskUse = join(import.meta.dirname, '../disk-use.sh')
 const kibibyte = 1024
@@ -27,7 +27,7 @@ const sum = (numbers: readonly number[]) => numbers.reduce((total, number) => to
 const cpuTicksOf = (pid: number): number => readStat(pid)?.ticks ?? 0
 
 /** What a process has in memory, also of what others share with it, in bytes. The kernel locks nothing for it. */
-const residentOf = (pid: number) => Number(/^VmRSS:\s+(\d+)/m.exec(tellsOf(pid, 'status'))?.[1] ?? 0) * kibibyte
+const residentOf = (pid: number) => Number(/^VmRSS:\s+(\d+)/m.exec(procFile(pid, 'status'))?.[1] ?? 0) * kibibyte
 
 /**
  * The memory of processes in bytes, each with its share of what it has in common with others, or with all of it where it

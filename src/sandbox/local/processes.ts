@@ -1,14 +1,12 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { readlinkSync } from 'node:fs'
+import { readFileSync, readlinkSync } from 'node:fs'
 import { readdir, readFile, readlink } from 'node:fs/promises'
 import { setImmediate } from 'node:timers/promises'
 import pMap from 'p-map'
 import { poll } from '#platform/poll.ts'
 import { commandAsUser } from '#sandbox/command-as-user.ts'
 import { type ProcessStat, parseStat } from '#sandbox/process-stat.ts'
-import type { BusyThreads } from '#sandbox/processor-demand.ts'
-import { readNow } from './group-files.ts'
 
 /** Identifies a process for ever: a later process may have its pid, but then with another start time. */
 export interface ProcessId {
@@ -33,7 +31,6 @@ const killTimeoutMs = 10_000
 const signalTimeoutMs = 1000
 /** Processes between two turns of the event loop. Each takes some 20 µs. */
 const processesAtOnce = 50
-const mostCounted = 500
 /** Environments that are read at the same time: `readFile` takes 64 KiB for each. */
 const environmentsAtOnce = 20
 
@@ -41,21 +38,26 @@ const environmentsAtOnce = 20
 const isZombie = (state: string, threads: number) => 'ZX'.includes(state) && threads <= 1
 
 /**
- * What the kernel tells of a process; '' when that cannot be read: the process has ended, or is hidden from this user. It
- * is synchronous, since the kernel answers at once, and `readFile` takes 64 KiB for each file: with it, Chowder spent
- * 110 ms of a processor on each look at 500 processes, most of them in threads of V8.
+ * A file of the kernel about a process; '' when it cannot be read: the process has ended, or is hidden from this user. The
+ * read is synchronous, since it does not wait, and since `readFile` allocates 64 KiB for each file.
  */
-export const tellsOf = (pid: number, file: 'stat' | 'status'): string => readNow(`/proc/${pid}/${file}`)
+export function procFile(pid: number, file: 'stat' | 'status'): string {
+  try {
+    return readFileSync(`/proc/${pid}/${file}`, 'utf8')
+  } catch {
+    return ''
+  }
+}
 
 /** null for a process that has ended, is a zombie, or is hidden from this user. */
 export function readStat(pid: number): ProcessStat | null {
-  const stat = parseStat(tellsOf(pid, 'stat'))
+  const stat = parseStat(procFile(pid, 'stat'))
   return stat && !isZombie(stat.state, stat.threads) ? stat : null
 }
 
 /** The real user of a living process. The owner of its folder in /proc would be root for one that hides its memory. */
 function readUid(pid: number): number | null {
-  const status = tellsOf(pid, 'status')
+  const status = procFile(pid, 'status')
   const uid = /^Uid:\t(\d+)/m.exec(status)?.[1]
   const state = /^State:\t(.)/m.exec(status)?.[1]
   const threads = /^Threads:\t(\d+)/m.exec(status)?.[1]
@@ -84,27 +86,11 @@ export async function ofAllProcesses<T>(see: (pid: number) => T | null): Promise
   return seen.filter((found) => found !== null)
 }
 
-/** Counts threads until `most` of them are runnable. Of more than 500 it looks at 500 or fewer, spread over all. */
-export async function countBusy(threads: readonly number[], most: number): Promise<BusyThreads> {
-  const step = Math.ceil(threads.length / mostCounted)
-  let [seen, runnable, onDisk] = [0, 0, 0]
-  for (let index = Math.floor(Math.random() * step); index < threads.length && runnable < most; index += step) {
-    const id = threads[index]
-    // For /proc/<id>/stat the kernel would go through all threads of the process.
-    const state = parseStat(readNow(`/proc/${id}/task/${id}/stat`))?.state
-    if (state === 'R') runnable += 1
-    if (state === 'D') onDisk += 1
-    seen += 1
-    if (seen % processesAtOnce === 0) await setImmediate()
-  }
-  return { runnable, onDisk }
-}
-
 /** The users that have a living process. */
 export const usersWithProcesses = async (): Promise<Set<number>> => new Set(await ofAllProcesses(readUid))
 
 /** null for a process that has ended, or is hidden from this user. */
-export function namespaceOf(pid: number, kind: 'pid' | 'user'): string | null {
+function namespaceOf(pid: number, kind: 'pid' | 'user'): string | null {
   try {
     return readlinkSync(`/proc/${pid}/ns/${kind}`)
   } catch {

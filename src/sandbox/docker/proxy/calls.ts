@@ -3,7 +3,6 @@ import { type TProperties, Type } from '@sinclair/typebox'
 import type Docker from 'dockerode'
 import { buildDeadlineMs, type ImageBuild } from '#sandbox/docker/image.ts'
 import { diskUseDeadlineMs } from '#sandbox/docker/limits.ts'
-import { threadStates } from '#sandbox/docker/measure.ts'
 import { labels, sandboxName } from '#sandbox/docker/profile.ts'
 import { type Call, call, check, type Networks, parseJson, type Share, stream } from './call.ts'
 import type { Dockerd } from './dockerd.ts'
@@ -33,7 +32,6 @@ const Yes = Type.Literal('true')
 const Output = { stdout: Yes, stderr: Yes }
 const Removed = Type.Literal('removed')
 const No = Type.Literal('false')
-const ThreadStates = Type.Literal(threadStates)
 const YesOrNo = Type.Union([Yes, No])
 const Count = Type.String({ pattern: '^\\d{1,6}$' })
 
@@ -123,7 +121,6 @@ export function callsOf(share: Share, { dockerd, networks, builds }: CallsOption
       const filters = check('the filter', eventFiltersShape, parseJson(query.filters ?? ''))
       return { path: '/events', query: { filters: JSON.stringify(filters) }, deadlineMs: followDeadlineMs }
     }),
-    call('GET', `${container}/top`, { ps_args: ThreadStates }, own.forward(['sandbox', 'room'], '/top')),
     call('POST', `${container}/update`, {}, async ({ parts, body, signal }) => ({
       path: `/containers/${(await own.container(parts.container, ['sandbox', 'room'], signal)).Id}/update`,
       body: check('the limits', limitsShape, body),

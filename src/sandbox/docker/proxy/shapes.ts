@@ -7,15 +7,12 @@ import {
   firewallContainer,
   forwarderPort,
   labels,
-  lowestShares,
-  lowShares,
   noNameServer,
   ownership,
   roleLabels,
   roomContainer,
   sandboxContainer,
   sandboxName,
-  usualShares,
 } from '#sandbox/docker/profile.ts'
 import { mostOpenFiles } from '#sandbox/open-files.ts'
 import { closed } from './call.ts'
@@ -37,8 +34,6 @@ const Text = Type.String()
 const Texts = Type.Array(Text)
 const Positive = Type.Integer({ minimum: 1 })
 const limits = { Memory: Positive, MemorySwap: Positive, NanoCpus: Positive, PidsLimit: Positive }
-/** The version before makes containers without it. */
-const weight = { CpuShares: Type.Optional(Type.Literal(usualShares)) }
 const OpenFiles = Type.Integer({ minimum: 1, maximum: mostOpenFiles })
 /** The values of those that differ between sandboxes. */
 const freeUlimits: Record<string, TProperties> = {
@@ -82,7 +77,6 @@ export function sandboxShape(id: string, network: string): TSchema {
     Labels: sandboxLabels(id),
     HostConfig: like(HostConfig, {
       ...limits,
-      ...weight,
       Ulimits: ulimitsLike(HostConfig),
       PortBindings: Type.Optional(like(HostConfig?.PortBindings)),
       Dns: Type.Optional(like(noNameServer)),
@@ -90,11 +84,12 @@ export function sandboxShape(id: string, network: string): TSchema {
   })
 }
 
-/** A change of the limits of a sandbox, of which that of memory may be left out, or of its weight. */
-export const limitsShape = Type.Union([
-  closed({ ...limits, Memory: Type.Optional(limits.Memory), MemorySwap: Type.Optional(limits.MemorySwap) }),
-  closed({ CpuShares: Type.Union([usualShares, lowShares, lowestShares].map((shares) => Type.Literal(shares))) }),
-])
+/** A change of the limits of a sandbox. The limit of memory may be left out. */
+export const limitsShape = closed({
+  ...limits,
+  Memory: Type.Optional(limits.Memory),
+  MemorySwap: Type.Optional(limits.MemorySwap),
+})
 
 /** A path below a folder, which leads nowhere else. */
 const below = (folder: string) => `^${folder}(/(?!\\.{1,2}(/|$))[\\w.-]+)+$`
@@ -115,7 +110,6 @@ export function roomShape(id: string): TSchema {
     Labels: sandboxLabels(id, 'room'),
     HostConfig: like(HostConfig, {
       ...limits,
-      ...weight,
       Ulimits: ulimitsLike(HostConfig),
       Mounts: Type.Tuple((HostConfig?.Mounts ?? []).map(mount)),
       Tmpfs: Type.Object(
