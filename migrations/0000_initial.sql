@@ -150,13 +150,6 @@ CREATE TABLE "processes" (
 	"regions" text[] DEFAULT '{}' NOT NULL
 );
 --> statement-breakpoint
-CREATE TABLE "provider_key_changes" (
-	"organization_id" uuid NOT NULL,
-	"provider" text NOT NULL,
-	"after_instance_id" uuid NOT NULL,
-	CONSTRAINT "provider_key_changes_organization_id_provider_pk" PRIMARY KEY("organization_id","provider")
-);
---> statement-breakpoint
 CREATE TABLE "provider_keys" (
 	"organization_id" uuid NOT NULL,
 	"provider" text NOT NULL,

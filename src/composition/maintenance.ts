@@ -1,7 +1,6 @@
 import { createEphemeralSessionCleanup } from '#api/chat/ephemeral-sessions.ts'
 import { deleteRevokedKeys } from '#api/keys/retention.ts'
 import { eraseDeleted } from '#api/organization/delete.ts'
-import { applyKeyChanges } from '#api/organization/key-changes.ts'
 import { deleteExpiredResponses } from '#api/responses/store/expiry.ts'
 import type { Billing } from '#api/subscription/stripe.ts'
 import { syncSubscriptions } from '#api/subscription/sync.ts'
@@ -70,12 +69,6 @@ export function maintenanceTasks(
       everyMs: suspendMs,
       timeoutMs: longMs,
       run: (signal) => applySuspensions({ db, queue }, signal),
-    },
-    {
-      name: 'the changes of provider keys',
-      everyMs: suspendMs,
-      timeoutMs: longMs,
-      run: (signal) => applyKeyChanges(db, signal),
     },
     {
       name: 'the erasure of deleted organizations',

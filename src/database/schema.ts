@@ -142,18 +142,6 @@ export const providerKeys = pgTable(
   (table) => [primaryKey({ columns: [table.organizationId, table.provider] })],
 )
 
-/** Changes of provider keys that have yet to reach instances: see `api/organization/key-changes.ts`. */
-export const providerKeyChanges = pgTable(
-  'provider_key_changes',
-  {
-    organizationId: uuid().notNull(),
-    provider: text({ enum: modelProviders }).notNull(),
-    /** The instances up to this one are due already, in the order of lists. */
-    afterInstanceId: uuid().notNull(),
-  },
-  (table) => [primaryKey({ columns: [table.organizationId, table.provider] })],
-)
-
 /** API keys, of which only the SHA-256 is stored. */
 export const apiKeys = pgTable(
   'api_keys',

@@ -23,7 +23,7 @@ import { newId } from '#platform/ids.ts'
 import type { Vault } from '#platform/secrets.ts'
 import { texts } from '#platform/texts.ts'
 import type { ResourceSettings } from '#settings/resources.ts'
-import { beginKeyChange } from './key-changes.ts'
+import { makeKeyUsersDue } from './key-changes.ts'
 import { instanceLimits } from './tiers.ts'
 
 /**
@@ -94,9 +94,8 @@ export interface OrganizationPatch {
 
 /**
  * Renames the organization and sets provider keys and budgets, in one transaction; an empty key removes the stored one.
- * Also returns whether instances need a changed key: the generation of the first is raised in the same transaction,
- * `applyKeyChanges` raises that of the others. Throws what `setBudgets` throws, and AppError `unauthenticated` when the
- * organization was deleted meanwhile.
+ * Also returns whether instances need a changed key: their generation is raised in the same transaction. Throws what
+ * `setBudgets` throws, and AppError `unauthenticated` when the organization was deleted meanwhile.
  */
 export function patchOrganization(
   db: Db,
@@ -124,7 +123,7 @@ export function patchOrganization(
       if (key === undefined) continue
       if (!(await changeProviderKey(tx, vault, id, provider, key ?? ''))) continue
       hasChanged = true
-      if (await beginKeyChange(tx, { organizationId: id, provider })) isDue = true
+      if (await makeKeyUsersDue(tx, id, provider)) isDue = true
     }
     if (patch.budgets) await setBudgets(tx, { organizationId: id, scope: 'organization', id }, patch.budgets)
     const organization = hasChanged ? await touch(tx, id, columns) : before
