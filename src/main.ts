@@ -3,19 +3,13 @@ import './platform/package-lookups.ts'
 
 import closeWithGrace from 'close-with-grace'
 import type { CreateDriver } from './composition/sandboxes.ts'
-import type { Role } from './composition/startup.ts'
+import { type Role, roles } from './composition/startup.ts'
 import { didYouMean, parseCommandLine } from './platform/command-line.ts'
 import { dataFolder } from './platform/data-folder.ts'
 import { createLog } from './platform/log.ts'
 import { StartupError } from './platform/startup-error.ts'
 import { commit, version } from './platform/version.ts'
 import { BadEnvironment, loadConfig, unknownSettings } from './settings/config.ts'
-
-// Imported once the imports above have had their effect.
-const { createDrain, drainPhases, drainTimeoutMs } = await import('./composition/drain.ts')
-const { start } = await import('./composition/start.ts')
-const { turnDrainMs } = await import('./composition/settings.ts')
-const { roles } = await import('./composition/startup.ts')
 
 /** A person who presses Ctrl-C again, to end the process at once, takes longer than this. */
 const duplicateWithinMs = 1000
@@ -64,6 +58,10 @@ async function run(createDriver?: CreateDriver): Promise<void> {
   const settings = loadConfig()
   const role = named ?? settings.CHOWDER_ROLE
   const config = role === 'migrate' ? settings : Object.freeze({ ...settings, CHOWDER_ROLE: role })
+  // Loaded once the settings are known to be good: a refused setting is told at once.
+  const { createDrain, drainPhases, drainTimeoutMs } = await import('./composition/drain.ts')
+  const { start } = await import('./composition/start.ts')
+  const { turnDrainMs } = await import('./composition/settings.ts')
   const log = createLog(config, role)
   log.info({ version, commit, node: process.version }, `Chowder ${version} (${commit}) starts as ${role}`)
   for (const sentence of unknownSettings()) log.warn(sentence)

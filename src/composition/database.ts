@@ -4,7 +4,6 @@ import pg from 'pg'
 import { connectionLifetimeSeconds, createDb, type Db } from '#database/client.ts'
 import { explainConnection } from '#database/connection-fault.ts'
 import { migrate, pendingMigrations } from '#database/migrate.ts'
-import { migrateQueue } from '#lifecycle/queue.ts'
 import { dataFolder } from '#platform/data-folder.ts'
 import { createLog } from '#platform/log.ts'
 import { StartupError } from '#platform/startup-error.ts'
@@ -83,6 +82,7 @@ async function openEmbedded({ dataDir, log, drain }: Startup): Promise<pg.PoolCo
 
 /** In a pool of its own without timeouts: a migration takes as long as the data that it moves. */
 async function migrateSchema(connection: pg.PoolConfig, config: Config): Promise<void> {
+  const { migrateQueue } = await import('#lifecycle/queue.ts')
   const pool = new pg.Pool({ ...connection, max: 1, application_name: 'chowder-migrate' })
   pool.on('error', () => {}) // the statements of a lost connection fail
   await migrate(pool, async (client) => {

@@ -11,7 +11,6 @@ import { openDatabase } from './database.ts'
 import { openHeartbeat } from './heartbeat.ts'
 import { withRelayPort } from './installation.ts'
 import { openMetrics } from './metrics.ts'
-import { openQueue } from './queue.ts'
 import { openRegions, reloadOnHangup } from './regions.ts'
 import { type CreateDriver, createDriver, openSandboxes } from './sandboxes.ts'
 import type { Startup } from './startup.ts'
@@ -48,6 +47,7 @@ export async function start(given: Startup, create: CreateDriver = createDriver)
     return log.info('Chowder is running as relay')
   }
   if (role === 'all') stopAgentsOnInterrupt(startup, db, regions)
+  const { openQueue } = await import('./queue.ts')
   const queue = await openQueue(startup, connection)
   let publicUrl = ''
   const billing = await openBilling(config, () => publicUrl)

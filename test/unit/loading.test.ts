@@ -47,11 +47,25 @@ describe('a process', { timeout: 30_000 }, () => {
     for (const name of [
       'fastify',
       'ajv',
+      'bullmq',
+      'zod',
       '@scalar/fastify-api-reference',
       'stripe',
       'dockerode',
       '@kubernetes/client-node',
     ])
       expect(packages).not.toContain(name)
+  })
+
+  test('loads the pages of the reference and the decoder of QR codes when they are asked for', async () => {
+    const packages = await packagesOf('composition/api.ts')
+    expect(packages).toContain('fastify')
+    for (const name of ['@scalar/fastify-api-reference', 'pngjs', 'qr']) expect(packages).not.toContain(name)
+  })
+
+  test('reads its settings before it loads the database', async () => {
+    const packages = await packagesOf('main.ts')
+    expect(packages).toContain('pino')
+    for (const name of ['pg', 'drizzle-orm', 'undici']) expect(packages).not.toContain(name)
   })
 })

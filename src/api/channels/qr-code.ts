@@ -1,6 +1,3 @@
-import { PNG } from 'pngjs'
-import decodeQr from 'qr/decode.js'
-
 const pngDataUrl = /^data:image\/png;base64,([A-Za-z0-9+/=]+)$/
 const maxImageBytes = 256 * 1024
 /** The largest QR code has 177 modules. An image with more pixels a side may be gigabytes when it is unpacked. */
@@ -24,7 +21,7 @@ export function imageOf(dataUrl: unknown): string | null {
 }
 
 /** The QR code in a gateway's data URL; null when it holds no image. The agent may have made the image. */
-export function readQrCode(dataUrl: unknown): QrCode | null {
+export async function readQrCode(dataUrl: unknown): Promise<QrCode | null> {
   const image = imageOf(dataUrl)
   if (image === null) return null
   try {
@@ -33,6 +30,7 @@ export function readQrCode(dataUrl: unknown): QrCode | null {
     // The library unpacks an interlaced image whole, whatever its size, and a second header would replace the first.
     const isSafe = isSmall && png[interlaceOffset] === 0 && png.lastIndexOf('IHDR') === headerOffset
     if (!isSafe) return { data: null, image }
+    const [{ PNG }, { default: decodeQr }] = await Promise.all([import('pngjs'), import('qr/decode.js')])
     const { width, height, data } = PNG.sync.read(png)
     return { data: decodeQr({ width, height, data }), image }
   } catch {

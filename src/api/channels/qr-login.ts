@@ -72,7 +72,7 @@ export function createQrLogins({ askGateway, log, signal }: QrLoginDeps): StartQ
 async function startLogin(gateway: GatewayClient, channel: string): Promise<QrLogin> {
   const answer = await callLogin(gateway, 'web.login.start', channel, startTimeoutMs)
   const { message } = answer
-  const qr = readQrCode(answer.qrDataUrl)
+  const qr = await readQrCode(answer.qrDataUrl)
   if (qr) return { status: 'awaiting_scan', qr, message }
   if (answer.isConnected || (await readChannelStatus(gateway, channel)).connected) {
     return { status: 'connected', qr: null, message }

@@ -1,6 +1,5 @@
 import { hash } from 'node:crypto'
-import scalar from '@scalar/fastify-api-reference'
-import type { FastifyPluginAsync, FastifyReply, FastifySchema } from 'fastify'
+import fastify, { type FastifyPluginAsync, type FastifyReply, type FastifySchema } from 'fastify'
 import type { ApiDocument } from '#http/openapi.ts'
 import { errorsPage } from './error-pages.ts'
 import { about } from './introduction.ts'
@@ -34,6 +33,31 @@ function contentSecurityPolicy(html: string): string {
   ].join('; ')
 }
 
+/** The pages of the reference. Their package has 5 MB: it is loaded when somebody opens them. */
+async function createPages() {
+  const { default: scalar } = await import('@scalar/fastify-api-reference')
+  const pages = fastify()
+  await pages.register(scalar, {
+    routePrefix: '/docs',
+    configuration: {
+      url: '../openapi.json',
+      pageTitle: about.info.title,
+      // The page loads nothing from another host: no fonts, no proxy, no telemetry, no assistants.
+      withDefaultFonts: false,
+      telemetry: false,
+      hideClientButton: true,
+      showDeveloperTools: 'never',
+      agent: { disabled: true },
+      mcp: { disabled: true },
+      favicon: 'data:,',
+      authentication: { preferredSecurityScheme: 'apiKey' },
+      documentDownloadType: 'json',
+      defaultHttpClient: { targetKey: 'shell', clientKey: 'curl' },
+    },
+  })
+  return pages
+}
+
 /**
  * The description of the API, for programs (`/openapi.json`), people (`/docs`, `/docs/errors`) and coding agents
  * (`/llms.txt`).
@@ -59,23 +83,15 @@ export const docsRoutes: FastifyPluginAsync<DocsDeps> = async (app, { publicUrl 
     docs.get('/docs/errors', { schema: hidden }, async (_request, reply) =>
       reply.type('text/html; charset=utf-8').send(errorsPage()),
     )
-    await docs.register(scalar, {
-      routePrefix: '/docs',
-      configuration: {
-        url: '../openapi.json',
-        pageTitle: about.info.title,
-        // The page loads nothing from another host: no fonts, no proxy, no telemetry, no assistants.
-        withDefaultFonts: false,
-        telemetry: false,
-        hideClientButton: true,
-        showDeveloperTools: 'never',
-        agent: { disabled: true },
-        mcp: { disabled: true },
-        favicon: 'data:,',
-        authentication: { preferredSecurityScheme: 'apiKey' },
-        documentDownloadType: 'json',
-        defaultHttpClient: { targetKey: 'shell', clientKey: 'curl' },
-      },
-    })
+    let pages: ReturnType<typeof createPages> | undefined
+    for (const path of ['/docs', '/docs/', '/docs/js/scalar.js']) {
+      docs.get(path, { schema: hidden }, async (_request, reply) => {
+        pages ??= createPages()
+        const { statusCode, headers, payload } = await (await pages).inject(path)
+        if (headers['content-type']) reply.type(String(headers['content-type']))
+        if (headers.location) reply.header('location', headers.location)
+        return reply.code(statusCode).send(payload)
+      })
+    }
   })
 }
