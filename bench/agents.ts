@@ -27,7 +27,6 @@ export async function withChowder<T>(
       logFile: join(dataDir, 'chowder.log'),
       // Many agents are looked at ten times in a second.
       env: {
-        CHOWDER_DEFAULT_TIER: 'whale',
         RATE_LIMIT_PER_MINUTE: '0',
         ...env,
       },

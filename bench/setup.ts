@@ -74,7 +74,6 @@ export async function createSetup(undo: Undo, env: Record<string, string> = {}):
       RATE_LIMIT_PER_MINUTE: '0',
       DATABASE_URL: database.url,
       CHOWDER_SECRET_KEY: randomBytes(32).toString('base64'),
-      CHOWDER_DEFAULT_TIER: 'whale',
       ...env,
     },
   }

@@ -80,7 +80,6 @@ export async function startFleet({ instances: count, workers: workerCount, repor
         CLOUD_URL: `http://127.0.0.1:${port}`,
         DATABASE_URL: database.url,
         CHOWDER_SECRET_KEY: secretKey.toString('base64'),
-        CHOWDER_DEFAULT_TIER: 'whale',
         ANTHROPIC_BASE_URL: 'http://127.0.0.1:9', // nobody: a refused connection says nothing of a key
         RATE_LIMIT_PER_MINUTE: '0',
       },

@@ -15,8 +15,7 @@ import { BadEnvironment, loadConfig, unknownSettings } from './settings/config.t
 const duplicateWithinMs = 1000
 
 const usage = `usage: npm start [-- <role>]
-  all       the API, a worker and, without DATABASE_URL, the database in one process: without a role, unless
-            CHOWDER_ROLE says otherwise
+  all       the API, a worker and, without DATABASE_URL, the database in one process: the default
   api       the API alone
   worker    a worker alone; any number of them may run
   relay     the relay alone, with RELAY_ROLE=relay; any number of them may run
@@ -56,7 +55,7 @@ function ignoreDuplicates(): (signal: NodeJS.Signals) => void {
 async function run(createDriver?: CreateDriver): Promise<void> {
   const named = readRole()
   const settings = loadConfig()
-  const role = named ?? settings.CHOWDER_ROLE
+  const role = named ?? 'all'
   const config = role === 'migrate' ? settings : Object.freeze({ ...settings, CHOWDER_ROLE: role })
   // Loaded once the settings are known to be good: a refused setting is told at once.
   const { createDrain, drainPhases, drainTimeoutMs } = await import('./composition/drain.ts')
@@ -93,7 +92,7 @@ async function run(createDriver?: CreateDriver): Promise<void> {
   }
 }
 
-/** Runs Chowder as a process until a signal ends it. The role is the argument of the command line, or CHOWDER_ROLE. */
+/** Runs Chowder as a process until a signal ends it. The role is the argument of the command line, or `all`. */
 export async function main(createDriver?: CreateDriver): Promise<void> {
   await run(createDriver).catch((error: unknown) => {
     const isExpected = error instanceof StartupError || error instanceof BadEnvironment

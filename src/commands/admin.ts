@@ -27,7 +27,7 @@ async function ask(question: string): Promise<string | null> {
 }
 
 async function isOneOrganization(config: Config, db: Db): Promise<boolean> {
-  const log = createLog({ LOG_LEVEL: 'error', LOG_FORMAT: 'json' }, 'admin')
+  const log = createLog({ LOG_LEVEL: 'error' }, 'admin', false)
   const regions = await openRegions({ config, dataDir: dataFolder(config.CHOWDER_DATA_DIR), db, log }, createDriver)
   const isAllowed = config.ALLOW_UNISOLATED !== undefined
   return regions.all().some(({ sandboxes }) => isForOneOrganization(sandboxes, isAllowed))

@@ -40,7 +40,7 @@ interface Options {
 
 /** Returns the findings that are left, and whether there are rows that it has not read. */
 async function diagnose(config: Config, { all, fix, print }: Options): Promise<{ left: Finding[]; isPart: boolean }> {
-  const log = createLog({ LOG_LEVEL: 'error', LOG_FORMAT: 'json' }, 'doctor')
+  const log = createLog({ LOG_LEVEL: 'error' }, 'doctor', false)
   const dataDir = dataFolder(config.CHOWDER_DATA_DIR)
   const { db, connection, pending, close } = await openForOperator(config, 'doctor')
   const queue = createQueue(queueBackend(config, connection, 'chowder-doctor-queue'), log)

@@ -1,4 +1,3 @@
-import { setTimeout as sleep } from 'node:timers/promises'
 import { LRUCache } from 'lru-cache'
 import pTimeout from 'p-timeout'
 import { createCallers } from '#api/keys/callers.ts'
@@ -136,9 +135,7 @@ export async function openApi({ config, drain }: Startup, parts: Omit<ApiParts, 
   const isDraining = () => drain.signal.aborted
   const { app, close } = await createApi({ ...parts, isDraining }, settings)
   drain.add('api', async ({ interrupted }) => {
-    if (interrupted) return close()
-    await sleep(config.DRAIN_NOTICE_SECONDS * 1000)
-    await close(config.DRAIN_SECONDS * 1000)
+    await close(interrupted ? undefined : config.DRAIN_SECONDS * 1000)
   })
   const { HOST: host, PORT: port } = config
   const listening = await app.listen({ host, port }).catch((error: unknown) => {

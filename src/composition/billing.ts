@@ -9,7 +9,6 @@ export async function openBilling(config: Config, publicUrl: () => string): Prom
     secretKey: STRIPE_SECRET_KEY,
     webhookSecret: STRIPE_WEBHOOK_SECRET,
     prices: { crab: STRIPE_PRICE_CRAB, lobster: STRIPE_PRICE_LOBSTER },
-    apiUrl: config.STRIPE_API_URL,
-    returnUrl: () => config.BILLING_RETURN_URL ?? publicUrl(),
+    returnUrl: publicUrl,
   })
 }

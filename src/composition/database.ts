@@ -135,7 +135,7 @@ async function joinDatabase(config: Config, command: string): Promise<Pick<Opera
   if (running) return { connection: running, close: async () => {} }
   const started = await startEmbeddedPostgres({
     dataDir,
-    log: createLog({ LOG_LEVEL: 'warn', LOG_FORMAT: 'json' }, command),
+    log: createLog({ LOG_LEVEL: 'warn' }, command, false),
   })
   return { connection: started.connection, close: () => started.stop() }
 }

@@ -36,8 +36,7 @@ const resourceSettings = (config: Config): ResourceSettings =>
   readResourceSettings(config.AGENT_RESOURCES, config.AGENT_RESOURCES_MAX) as ResourceSettings
 
 /** The tier of a new organization. Without Stripe nobody could buy a higher one: the number of agents has no limit. */
-export const defaultTier = (config: Config): Tier =>
-  config.CHOWDER_DEFAULT_TIER ?? (config.STRIPE_SECRET_KEY ? 'shrimp' : 'whale')
+export const defaultTier = (config: Config): Tier => (config.STRIPE_SECRET_KEY ? 'shrimp' : 'whale')
 
 /** How long turns may keep an API from ending, in ms. */
-export const turnDrainMs = (config: Config): number => (config.DRAIN_NOTICE_SECONDS + config.DRAIN_SECONDS) * 1000
+export const turnDrainMs = (config: Config): number => config.DRAIN_SECONDS * 1000

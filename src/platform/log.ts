@@ -53,32 +53,29 @@ function showProgress(this: Logger, args: Parameters<LogFn>, method: LogFn): voi
   else method.apply(this, args)
 }
 
-export interface LogSettings {
-  LOG_LEVEL: pino.LevelWithSilent
-  LOG_FORMAT?: 'json' | 'pretty'
-}
-
 /**
- * The log of the process on standard output. LOG_FORMAT says how its lines look; by default they are for people on a
- * terminal, and JSON elsewhere. Keys and tokens in headers are removed.
+ * The log of the process on standard output: for people on a terminal, JSON elsewhere. Keys and tokens in headers are
+ * removed.
  */
-export function createLog({ LOG_LEVEL, LOG_FORMAT }: LogSettings, role: string): Logger {
-  const isTerminal = process.stdout.isTTY
+export function createLog(
+  { LOG_LEVEL }: { LOG_LEVEL: pino.LevelWithSilent },
+  role: string,
+  isTerminal = process.stdout.isTTY,
+): Logger {
   const options = {
     level: LOG_LEVEL,
     base: { role, host: hostname(), pid: process.pid },
     serializers: logSerializers,
     redact: redactedFields,
   }
-  if ((LOG_FORMAT ?? (isTerminal ? 'pretty' : 'json')) === 'json') {
+  if (!isTerminal) {
     const formatters = { level: (level: string) => ({ level }) }
     // Asynchronous: a slow reader or a slow disk must not delay requests. It is flushed when the process ends.
     const destination = pino.destination({ dest: 1, sync: false })
     return pino({ ...options, formatters, timestamp: pino.stdTimeFunctions.isoTime }, destination)
   }
-  const pretty = { ignore: hiddenFields, translateTime: 'HH:MM:ss.l', singleLine: true, colorize: isTerminal }
-  const hooks = isTerminal ? { logMethod: showProgress } : {}
-  return pino({ ...options, hooks, transport: { target: 'pino-pretty', options: pretty } })
+  const pretty = { ignore: hiddenFields, translateTime: 'HH:MM:ss.l', singleLine: true, colorize: true }
+  return pino({ ...options, hooks: { logMethod: showProgress }, transport: { target: 'pino-pretty', options: pretty } })
 }
 
 /** Logs lines of progress. On a terminal a passing one is shown in one place, where the next one replaces it. */

@@ -264,15 +264,6 @@ const customers = {
       defaultText: '`open` while only this machine reaches the API, else `token`',
     }),
   ),
-  CHOWDER_DEFAULT_TIER: Type.Optional(
-    Type.Union([Type.Literal('shrimp'), Type.Literal('crab'), Type.Literal('lobster'), Type.Literal('whale')], {
-      description:
-        'how many agents a new organization may have: `shrimp` 1, `crab` 10, `lobster` 500, `whale` any number; ' +
-        'by default `shrimp` with Stripe’s settings, else `whale`',
-      example: 'whale',
-      defaultText: '`whale`, with Stripe `shrimp`',
-    }),
-  ),
   RATE_LIMIT_PER_MINUTE: limit(
     6000,
     'requests per minute with one key; all keys of an organization share five times as many, one address has 60 a ' +
@@ -300,29 +291,9 @@ const billing = {
   ),
   STRIPE_PRICE_CRAB: Type.Optional(price('crab')),
   STRIPE_PRICE_LOBSTER: Type.Optional(price('lobster')),
-  STRIPE_API_URL: Type.Optional(
-    Type.String({
-      pattern: '^https?://[^/\\s]+/?$',
-      rule: 'must be a URL without a path that begins with http:// or https://',
-      description: 'URL of Stripe’s API, for a proxy or a test server',
-      defaultText: 'Stripe’s',
-    }),
-  ),
-  BILLING_RETURN_URL: Type.Optional(
-    httpUrl('URL to which Stripe’s pages return', {
-      example: 'https://app.example.com/billing',
-      defaultText: '`CHOWDER_PUBLIC_URL`',
-    }),
-  ),
 }
 
 const processes = {
-  CHOWDER_ROLE: Type.Union([Type.Literal('all'), Type.Literal('api'), Type.Literal('worker'), Type.Literal('relay')], {
-    default: 'all',
-    description:
-      'the role of this process: `all`, `api`, `worker` or `relay`; an argument on the command line overrides it',
-    isSetByCompose: true,
-  }),
   DRAIN_SECONDS: Type.Integer({
     default: 60,
     minimum: 0,
@@ -330,14 +301,6 @@ const processes = {
     description:
       'how long the turns that run may take to end by themselves when an API is asked to stop with SIGTERM; Ctrl-C ' +
       'ends them at once',
-  }),
-  DRAIN_NOTICE_SECONDS: Type.Integer({
-    default: 0,
-    minimum: 0,
-    maximum: 60,
-    description:
-      'how long an API that is asked to stop still takes requests, while `/readyz` answers 503: for balancers that ' +
-      'learn from it, as those of Kubernetes do',
   }),
   METRICS_PORT: Type.Optional(
     Type.Integer({
@@ -358,13 +321,6 @@ const processes = {
   LOG_LEVEL: Type.Union(
     (['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'] as const).map((level) => Type.Literal(level)),
     { default: 'info', description: 'the least important lines of the log that are written' },
-  ),
-  LOG_FORMAT: Type.Optional(
-    Type.Union([Type.Literal('json'), Type.Literal('pretty')], {
-      description: 'how lines of the log look: `json` for programs, `pretty` for people',
-      example: 'json',
-      defaultText: '`pretty` on a terminal, else `json`',
-    }),
   ),
 }
 
@@ -398,5 +354,10 @@ export const Env = Type.Object({
   ...processes,
 })
 
-/** The settings. That of a secret that is in a file has its path beside it, if the file is read again later. */
-export type Config = Readonly<Static<typeof Env> & { CHOWDER_SECRET_KEY_FILE?: string }>
+/**
+ * The settings, and the role of the process, which is the argument of its command line. A secret that was read from a
+ * file has the path beside it, if the file is read again later.
+ */
+export type Config = Readonly<
+  Static<typeof Env> & { CHOWDER_SECRET_KEY_FILE?: string; CHOWDER_ROLE?: 'all' | 'api' | 'worker' | 'relay' }
+>

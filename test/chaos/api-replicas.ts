@@ -60,7 +60,6 @@ export const startRole = (role: 'api' | 'worker', { dataDir, databaseUrl, secret
     env: {
       DATABASE_URL: databaseUrl,
       CHOWDER_SECRET_KEY: secretKey.toString('base64'),
-      CHOWDER_DEFAULT_TIER: 'whale',
       ANTHROPIC_BASE_URL: nowhere,
       RATE_LIMIT_PER_MINUTE: '0',
       ...env,

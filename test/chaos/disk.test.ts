@@ -205,7 +205,7 @@ describe.skipIf(!isRoot)(`${title} below the database`, () => {
     disk = join(dataDir, 'postgres')
     await mount(disk, '256m')
     await chmod(disk, 0o755)
-    const env = { ANTHROPIC_BASE_URL: 'http://127.0.0.1:9', CHOWDER_DEFAULT_TIER: 'whale' }
+    const env = { ANTHROPIC_BASE_URL: 'http://127.0.0.1:9' }
     started = await startChowder({ dataDir, role: 'api', env })
     client = api(started.url, await signUp(started.url, newSecret('provider key', 'sk-')))
   })

@@ -572,7 +572,6 @@ describe.concurrent('a worker whose event loop stands still', () => {
       CHOWDER_DATA_DIR: join(folder, 'data'),
       CHOWDER_SECRET_KEY: randomBytes(32).toString('base64'),
       DATABASE_URL: databaseUrl(connection),
-      CHOWDER_DEFAULT_TIER: 'whale',
       ANTHROPIC_BASE_URL: 'http://127.0.0.1:9',
     }
     const running: ReturnType<typeof spawnRole>[] = []

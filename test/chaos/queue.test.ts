@@ -338,7 +338,6 @@ describe.concurrent('Chowder with REDIS_URL, as an operator runs it', () => {
         CHOWDER_SECRET_KEY: Buffer.alloc(32, 7).toString('base64'),
         DATABASE_URL: databaseUrl(database.connection),
         REDIS_URL: redis.backend.kind === 'redis' ? redis.backend.url : '',
-        CHOWDER_DEFAULT_TIER: 'whale',
         ANTHROPIC_BASE_URL: 'http://127.0.0.1:9',
       }
       const replicas = (['api', 'worker'] as const).map((role) =>

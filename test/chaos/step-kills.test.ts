@@ -90,7 +90,6 @@ async function run(
       DATABASE_URL: url,
       CHOWDER_SECRET_KEY: secretKey,
       ...(await agentEnv(provider.url, dataDir)),
-      CHOWDER_DEFAULT_TIER: 'whale',
       ...(relayIsApart && { RELAY_ROLE: 'relay' }),
     },
   })

@@ -195,12 +195,11 @@ describe('DATABASE_URL that leads to no database', () => {
     }
   })
 
-  test('LOG_FORMAT has the log look the same everywhere, and a misspelt setting is told', async () => {
+  test('a misspelt setting is told', async () => {
     const databaseUrl = `postgres://u:canary@127.0.0.1:${await freePort()}/d`
-    const env = { DATABASE_URL: databaseUrl, CHOWDER_SECRET_KEY: key, LOG_FORMAT: 'pretty', CHOWDER_DATADIR: '/canary' }
+    const env = { DATABASE_URL: databaseUrl, CHOWDER_SECRET_KEY: key, CHOWDER_DATADIR: '/canary' }
     const { said } = await runScript(['src/main.ts', 'api'], { env })
-    expect(said).toMatch(/^\[[\d:.]+\] INFO: Chowder \S+ \(\w+\) starts as api\n/)
-    expect(said).toContain('WARN: CHOWDER_DATADIR is no setting of Chowder: did you mean CHOWDER_DATA_DIR?\n')
+    expect(said).toContain('"CHOWDER_DATADIR is no setting of Chowder: did you mean CHOWDER_DATA_DIR?"')
     expect(said).not.toContain('canary')
   })
 })

@@ -24,7 +24,6 @@ describe('the environment', () => {
     expect(loadConfig({})).toEqual({
       HOST: '127.0.0.1',
       PORT: 8080,
-      CHOWDER_ROLE: 'all',
       SANDBOX_DRIVER: 'local',
       LOCAL_ISOLATION: 'auto',
       LOCAL_UIDS: '20000-29999',
@@ -47,7 +46,6 @@ describe('the environment', () => {
       WORKER_CONCURRENCY: 8,
       DATABASE_POOL: 10,
       DRAIN_SECONDS: 60,
-      DRAIN_NOTICE_SECONDS: 0,
       RATE_LIMIT_PER_MINUTE: 6000,
       TRUST_PROXY: 0,
       LOG_LEVEL: 'info',
@@ -64,7 +62,6 @@ describe('the environment', () => {
     }
     expect(defaultTier(loadConfig({}))).toBe('whale')
     expect(defaultTier(loadConfig(stripe))).toBe('shrimp')
-    expect(defaultTier(loadConfig({ ...stripe, CHOWDER_DEFAULT_TIER: 'crab' }))).toBe('crab')
   })
 
   test('S6: sign-up is open by default while only this machine reaches the API, and takes a token otherwise', () => {
@@ -102,7 +99,6 @@ describe('the environment', () => {
     ['AGENT_RESOURCES', 'memory_mb=16000'], // more than the maximum
     ['AGENT_RESOURCES_MAX', 'pids=1.5'],
     ['WORKER_CONCURRENCY', '0'],
-    ['CHOWDER_ROLE', 'canary'],
     ['SANDBOX_DRIVER', 'canary'],
     ['LOCAL_ISOLATION', 'canary'],
     ['ALLOW_UNISOLATED', 'canary'],
@@ -125,7 +121,6 @@ describe('the environment', () => {
     ['KUBERNETES_VOLUME_MB', 'canary'],
     ['KUBERNETES_REQUEST_PERCENT', '0'],
     ['KUBERNETES_RUNTIME_CLASS', 'a canary'],
-    ['CHOWDER_DEFAULT_TIER', 'canary'],
     ['LOG_LEVEL', 'canary'],
     ['DATABASE_URL', 'mysql://canary'],
     ['REDIS_URL', 'http://canary'],
@@ -153,8 +148,6 @@ describe('the environment', () => {
     ['STRIPE_WEBHOOK_SECRET', 'canary'],
     ['STRIPE_PRICE_CRAB', 'a canary'],
     ['STRIPE_PRICE_LOBSTER', 'a canary'],
-    ['STRIPE_API_URL', 'https://canary/v1'],
-    ['BILLING_RETURN_URL', 'canary'],
   ])('a bad %s is named, its value is not shown', (name, value) => {
     const message = complaints({ [name]: value, CHOWDER_SECRET_KEY: name === 'CHOWDER_SECRET_KEY' ? value : key })
     expect(message).toContain(name)
@@ -202,7 +195,7 @@ describe('the environment', () => {
   })
 
   test('reports all bad variables at once, one line each', () => {
-    const message = complaints({ PORT: 'x', LOG_LEVEL: 'loud', DATABASE_URL: 'mysql://', CHOWDER_ROLE: 'boss' })
+    const message = complaints({ PORT: 'x', LOG_LEVEL: 'loud', DATABASE_URL: 'mysql://', SANDBOX_DRIVER: 'boss' })
     expect(message.split('\n').slice(1)).toHaveLength(5) // with the secret key that DATABASE_URL asks for
   })
 
