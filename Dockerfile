@@ -18,11 +18,11 @@ COPY src src
 # Shown in /readyz, in the log and in the metrics.
 ARG COMMIT=
 RUN printf %s "$COMMIT" >.commit
-ENV NODE_ENV=production HOST=0.0.0.0 METRICS_PORT=9464 CHOWDER_DATA_DIR=/var/lib/chowder
+ENV NODE_ENV=production HOST=0.0.0.0 METRICS_PORT=0.0.0.0:9464 CHOWDER_DATA_DIR=/var/lib/chowder
 USER chowder
 EXPOSE 8080
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=5s --timeout=3s --start-period=60s --retries=3 \
-  CMD ["node", "-e", "fetch(`http://127.0.0.1:${process.env.METRICS_PORT}/healthz`).then((a) => process.exit(a.ok ? 0 : 1), () => process.exit(1))"]
+  CMD ["node", "-e", "fetch(`http://127.0.0.1:${process.env.METRICS_PORT.split(':').pop()}/healthz`).then((a) => process.exit(a.ok ? 0 : 1), () => process.exit(1))"]
 ENTRYPOINT ["node", "--max-semi-space-size=8", "src/main.ts"]
 CMD ["all"]

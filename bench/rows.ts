@@ -26,7 +26,7 @@ const sandboxes = openCloudDriver('', '')
 const regions = onlyRegion({
   sandboxes,
   relay: { url: undefined, port: 0 },
-  resources: present(readResourceSettings('', '')),
+  resources: present(readResourceSettings('')),
   baseUrls: { anthropic: undefined, openai: undefined, gemini: undefined },
 }).all()
 const region = present(regions[0])

@@ -142,7 +142,7 @@ async function seed(
   count: number,
   gateways: string,
 ): Promise<void> {
-  const settings = readResourceSettings('', '')
+  const settings = readResourceSettings('')
   if (!settings) throw new Error('Chowder has no limits by default')
   const asked = limitsFor({}, { resources: {}, maxResources: {} }, settings)
   const limits = { asked, kept: { memory_mb: null, cpus: null, pids: null } }

@@ -33,7 +33,7 @@ export const sharedSettings = (config: Config): SharedSettings => ({
 
 /** The configuration was checked. */
 const resourceSettings = (config: Config): ResourceSettings =>
-  readResourceSettings(config.AGENT_RESOURCES, config.AGENT_RESOURCES_MAX) as ResourceSettings
+  readResourceSettings(config.AGENT_RESOURCES) as ResourceSettings
 
 /** The tier of a new organization. Without Stripe nobody could buy a higher one: the number of agents has no limit. */
 export const defaultTier = (config: Config): Tier => (config.STRIPE_SECRET_KEY ? 'shrimp' : 'whale')

@@ -221,7 +221,7 @@ export async function serveMetrics(
   })
   server.listen(port, host)
   await once(server, 'listening').catch((error: unknown) => {
-    throw explainListening(error, { host, port, hostVariable: 'METRICS_HOST', portVariable: 'METRICS_PORT' })
+    throw explainListening(error, { host, port, hostVariable: 'METRICS_PORT', portVariable: 'METRICS_PORT' })
   })
   return {
     port: (server.address() as AddressInfo).port,

@@ -3,7 +3,7 @@ import { Value } from '@sinclair/typebox/value'
 import { closestWord } from '#platform/closest.ts'
 import { type Config, Env, type Setting } from './env.ts'
 import { entriesOf, isOpenToOthers } from './exposure.ts'
-import { parseResources, readResourceSettings } from './resources.ts'
+import { readResourceSettings } from './resources.ts'
 
 export type { Config } from './env.ts'
 
@@ -87,22 +87,14 @@ function placeholderFaults({ DATABASE_URL = '', CHOWDER_SECRET_KEY = '' }: NodeJ
   return faults
 }
 
-/** Which of the two settings is bad; the first one as well when the two do not fit together. */
-function badResources(defaults: string, maxima: string): string[] {
-  if (readResourceSettings(defaults, maxima)) return []
-  const isBad = (text: string) => text !== '' && !parseResources(text)
-  return isBad(maxima) ? ['AGENT_RESOURCES_MAX', ...(isBad(defaults) ? ['AGENT_RESOURCES'] : [])] : ['AGENT_RESOURCES']
-}
-
 /** The settings that fit their pattern and mean nothing, such as `http://999.9.9.9`. */
 const meaningless = ({
   AGENT_RESOURCES = '',
-  AGENT_RESOURCES_MAX = '',
   CHOWDER_PUBLIC_URL,
   CORS_ALLOWED_ORIGINS,
   LOCAL_UIDS,
 }: NodeJS.ProcessEnv) => [
-  ...badResources(AGENT_RESOURCES, AGENT_RESOURCES_MAX),
+  ...(readResourceSettings(AGENT_RESOURCES) ? [] : ['AGENT_RESOURCES']),
   ...(URL.canParse(CHOWDER_PUBLIC_URL ?? 'http://a') ? [] : ['CHOWDER_PUBLIC_URL']),
   ...(entriesOf(CORS_ALLOWED_ORIGINS).every((origin) => URL.canParse(origin)) ? [] : ['CORS_ALLOWED_ORIGINS']),
   ...(LOCAL_UIDS === undefined || isUidRange(LOCAL_UIDS) ? [] : ['LOCAL_UIDS']),

@@ -2,7 +2,7 @@ import { type Static, type TSchema, Type } from '@sinclair/typebox'
 import { docker } from './docker.ts'
 import { kubernetes } from './kubernetes.ts'
 import { relay } from './relay.ts'
-import { formatResources, type ResourceLimits, resourcesRule, usualMaxima, usualResources } from './resources.ts'
+import { formatResources, resourcesRule, usualResources } from './resources.ts'
 import type { SettingOptions } from './setting-options.ts'
 
 const httpUrl = (description: string, more: Partial<SettingOptions> = {}) =>
@@ -29,14 +29,6 @@ const limit = (defaultValue: number, description: string, maximum = 1_000_000) =
     minimum: 0,
     maximum,
     description: `${description}; \`0\`: no limit`,
-  })
-
-const resources = (usual: ResourceLimits, description: string) =>
-  Type.String({
-    default: formatResources(usual),
-    pattern: '^[a-z_0-9=., ]+$',
-    rule: `${resourcesRule(usual)}; none of AGENT_RESOURCES is above AGENT_RESOURCES_MAX`,
-    description: `${description}; what is left out is as in the default: see [limits](operations.md#limits)`,
   })
 
 /** A pattern of the names of regions. */
@@ -188,14 +180,15 @@ const agents = {
     description:
       'instances that one worker works on at once; those that wait for longer than a second do not count, up to 24 in all (twice as many, and 8 more)',
   }),
-  AGENT_RESOURCES: resources(
-    usualResources,
-    'what an agent may use, unless its organization or the instance says otherwise',
-  ),
-  AGENT_RESOURCES_MAX: resources(
-    usualMaxima,
-    'the most that an organization can give an agent; `npm run admin -- set-max-resources` sets it for one organization',
-  ),
+  AGENT_RESOURCES: Type.String({
+    default: formatResources(usualResources),
+    pattern: '^[a-z_0-9=., ]+$',
+    rule: resourcesRule(usualResources),
+    description:
+      'what an agent may use, unless its organization or the instance says otherwise: at most four times as much, or ' +
+      'what `npm run admin -- set-max-resources` sets for one organization; what is left out is as in the default: ' +
+      'see [limits](operations.md#limits)',
+  }),
   DISK_FLOOR_MB: Type.Integer({
     default: 1024,
     minimum: 0,
@@ -303,21 +296,17 @@ const processes = {
       'ends them at once',
   }),
   METRICS_PORT: Type.Optional(
-    Type.Integer({
-      minimum: 0,
-      maximum: 65535,
-      description: 'port of Prometheus’ `/metrics`, another one for each process; disabled without it',
+    Type.String({
+      pattern: `^(${host}:)?[0-9]{1,5}$`,
+      rule: 'must be a port, or an address with a port, such as 0.0.0.0:9464',
+      description:
+        'port of Prometheus’ `/metrics`, which requires no key, another one for each process; at 127.0.0.1, unless an ' +
+        'address precedes it, such as `0.0.0.0:9464`',
       example: '9464',
       defaultText: 'no metrics',
       isSetByCompose: true,
     }),
   ),
-  METRICS_HOST: Type.String({
-    default: '127.0.0.1',
-    minLength: 1,
-    description: 'address that `/metrics` listens on; it requires no key',
-    isSetByCompose: true,
-  }),
   LOG_LEVEL: Type.Union(
     (['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'] as const).map((level) => Type.Literal(level)),
     { default: 'info', description: 'the least important lines of the log that are written' },

@@ -48,7 +48,6 @@ const fields: Record<
   relay_host: { variable: 'RELAY_HOST' },
   relay_url: { variable: 'RELAY_URL' },
   resources: { variable: 'AGENT_RESOURCES', holds: 'limits' },
-  max_resources: { variable: 'AGENT_RESOURCES_MAX', holds: 'limits' },
   'egress.allowed_hosts': { variable: 'EGRESS_ALLOWED_HOSTS', holds: 'list' },
   'models.anthropic': { variable: 'ANTHROPIC_BASE_URL' },
   'models.openai': { variable: 'OPENAI_BASE_URL' },
@@ -144,12 +143,8 @@ function readRegion(name: string, node: ParsedNode | null, base: Config, complai
       complain(at, `${path}.${field}`, `is for the driver ${needed}: remove it, or set driver to ${needed}`)
     }
   }
-  if (!readResourceSettings(config.AGENT_RESOURCES, config.AGENT_RESOURCES_MAX)) {
-    complain(
-      places.get('resources') ?? places.get('max_resources') ?? node,
-      `${path}.resources`,
-      rule('AGENT_RESOURCES'),
-    )
+  if (!readResourceSettings(config.AGENT_RESOURCES)) {
+    complain(places.get('resources') ?? node, `${path}.resources`, rule('AGENT_RESOURCES'))
   }
   return { name, config, ...region }
 }

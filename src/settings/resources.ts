@@ -20,9 +20,17 @@ export const resourceBounds: Record<ResourceName, { minimum: number; maximum: nu
   disk_mb: { minimum: 100, maximum: 1_000_000_000 },
 }
 
-/** For settings that name only some. */
+/** For a setting that names only some. */
 export const usualResources: ResourceLimits = { memory_mb: 2048, cpus: 2, pids: 512, disk_mb: 10_240 }
-export const usualMaxima: ResourceLimits = { memory_mb: 8192, cpus: 8, pids: 4096, disk_mb: 102_400 }
+
+const maximaOf = ({ memory_mb, cpus, pids, disk_mb }: ResourceLimits): ResourceLimits => ({
+  memory_mb: 4 * memory_mb,
+  cpus: 4 * cpus,
+  pids: 4 * pids,
+  disk_mb: 4 * disk_mb,
+})
+
+export const usualMaxima = maximaOf(usualResources)
 
 /** Why no agent has less memory, as the end of a sentence that begins with the name of the field. */
 export const leastMemoryRule = `must be at least ${resourceBounds.memory_mb.minimum}: OpenClaw needs that to use a tool`
@@ -57,12 +65,10 @@ export interface ResourceSettings {
   maxima: ResourceLimits
 }
 
-/**
- * Reads the settings AGENT_RESOURCES and AGENT_RESOURCES_MAX. Null when one is bad, or a default is above its maximum.
- */
-export function readResourceSettings(defaults: string, maxima: string): ResourceSettings | null {
-  const [own, most] = [defaults, maxima].map((text) => (text === '' ? {} : parseResources(text)))
-  if (!own || !most) return null
-  const settings = { defaults: { ...usualResources, ...own }, maxima: { ...usualMaxima, ...most } }
-  return resourceNames.every((name) => settings.defaults[name] <= settings.maxima[name]) ? settings : null
+/** Reads the setting AGENT_RESOURCES: an agent may be given four times as much. Null when it is bad. */
+export function readResourceSettings(text: string): ResourceSettings | null {
+  const named = text === '' ? {} : parseResources(text)
+  if (!named) return null
+  const defaults = { ...usualResources, ...named }
+  return { defaults, maxima: maximaOf(defaults) }
 }

@@ -129,7 +129,7 @@ describe.each(overlays)('the overlay %s', (overlay) => {
         const names = Object.keys(settingsOf(container)).filter((name) => name !== 'NODE_OPTIONS') // of Node.js
         expect(settingNames).toEqual(expect.arrayContaining(names))
         const config = await configOf(deployment, container)
-        expect(config).toMatchObject({ SANDBOX_DRIVER: 'kubernetes', METRICS_HOST: '0.0.0.0', RELAY_ROLE: 'relay' })
+        expect(config).toMatchObject({ SANDBOX_DRIVER: 'kubernetes', RELAY_ROLE: 'relay' })
         const isWithoutQueue = process === 'relay' && container.name !== 'migrate'
         expect(config.REDIS_URL === undefined, `${process}/${container.name}`).toBe(isWithoutQueue)
       }
@@ -153,7 +153,7 @@ describe.each(overlays)('the overlay %s', (overlay) => {
   })
 
   test('has Services, probes and policies at the ports that the processes listen on', async () => {
-    const metricsPort = Number(/METRICS_PORT=(\d+)/.exec(read('Dockerfile'))?.[1])
+    const metricsPort = Number(/METRICS_PORT=0\.0\.0\.0:(\d+)/.exec(read('Dockerfile'))?.[1])
     for (const process of processes) {
       const deployment = deploymentOf(process)
       const [container] = podOf(deployment).containers

@@ -27,7 +27,7 @@ describe('POST /v1/organization/signup', () => {
         instance_limit: 1,
         instance_count: 0,
         resources: { memory_mb: 2048, cpus: 2, pids: 512, disk_mb: 10_240 },
-        max_resources: { memory_mb: 8192, cpus: 8, pids: 4096, disk_mb: 102_400 },
+        max_resources: { memory_mb: 8192, cpus: 8, pids: 2048, disk_mb: 40_960 },
         unattended_calls_per_hour: null,
         isolation: 'one_room',
         egress: null,

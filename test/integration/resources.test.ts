@@ -117,7 +117,7 @@ test('nobody gets more than the operator allows, and an error says how much that
   await setMaxResources(chowder.deps.db, organizationId, {})
   expect((await call('GET', '/v1/organization')).body).toMatchObject({
     resources: { memory_mb: 2048, cpus: 2, pids: 512, disk_mb: 10_240 },
-    max_resources: { memory_mb: 8192, cpus: 8, pids: 4096, disk_mb: 102_400 },
+    max_resources: { memory_mb: 8192, cpus: 8, pids: 2048, disk_mb: 40_960 },
   })
   await call('POST', `/v1/instances/${id}/stop`)
   await call('POST', `/v1/instances/${id}/start`)

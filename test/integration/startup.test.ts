@@ -206,7 +206,7 @@ describe('DATABASE_URL that leads to no database', () => {
 
 test.each([
   ['192.0.2.1', 'HOST', /^192\.0\.2\.1 is no address of this machine\. Set HOST to one of its addresses/],
-  ['no-such-host.invalid', 'METRICS_HOST', /no-such-host\.invalid .*Set METRICS_HOST to an address of this machine\.$/],
+  ['no-such-host.invalid', 'METRICS_PORT', /no-such-host\.invalid .*Set METRICS_PORT to an address of this machine\.$/],
 ])('a %s that nothing can listen on is named', async (host, hostVariable, sentence) => {
   const server = createServer()
   server.listen(0, host)

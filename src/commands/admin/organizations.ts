@@ -107,7 +107,7 @@ export const organizationCommands: Readonly<Record<string, Command>> = {
   'set-max-resources': {
     parameters: ['<org>', '<resources|none>'],
     summary:
-      'sets the most that its agents may use, such as memory_mb=16384,cpus=4; none is that of AGENT_RESOURCES_MAX',
+      'sets the most that its agents may use, such as memory_mb=16384,cpus=4; none is four times AGENT_RESOURCES',
     async run({ db, words: [org = '', text = ''] }) {
       const wanted = text === 'none' ? {} : parseResources(text)
       if (!wanted) throw new Error(`${JSON.stringify(text)} ${resourcesRule(usualMaxima)}; or be none.`)
