@@ -81,11 +81,8 @@ CREATE TABLE "instances" (
 	"model" text,
 	"sealed_instructions" text,
 	"sealed_config" text,
-	"unattended_calls_per_hour" integer,
 	"egress" jsonb,
 	"resources" jsonb DEFAULT '{}'::jsonb NOT NULL,
-	"automation_paused_at" timestamp with time zone,
-	"automation_resumed_at" timestamp with time zone,
 	"unlisted_models" text[] DEFAULT '{}' NOT NULL,
 	"desired_state" text NOT NULL,
 	"generation" integer DEFAULT 1 NOT NULL,
@@ -126,7 +123,6 @@ CREATE TABLE "organizations" (
 	"next_billing_at" timestamp with time zone DEFAULT now() NOT NULL,
 	"created_at" timestamp with time zone DEFAULT now() NOT NULL,
 	"updated_at" timestamp with time zone DEFAULT now() NOT NULL,
-	"unattended_calls_per_hour" integer,
 	"egress" jsonb,
 	"resources" jsonb DEFAULT '{}'::jsonb NOT NULL,
 	"max_resources" jsonb DEFAULT '{}'::jsonb NOT NULL,
@@ -206,11 +202,6 @@ CREATE TABLE "turn_lines" (
 	CONSTRAINT "turn_lines_instance_id_session_key_pk" PRIMARY KEY("instance_id","session_key")
 );
 --> statement-breakpoint
-CREATE TABLE "instance_turns" (
-	"instance_id" uuid PRIMARY KEY NOT NULL,
-	"asked_at" timestamp with time zone DEFAULT now() NOT NULL
-);
---> statement-breakpoint
 CREATE TABLE "model_calls" (
 	"id" uuid PRIMARY KEY NOT NULL,
 	"organization_id" uuid NOT NULL,
@@ -253,51 +244,31 @@ CREATE TABLE "session_end_users" (
 	CONSTRAINT "session_end_users_instance_id_session_pk" PRIMARY KEY("instance_id","session")
 );
 --> statement-breakpoint
-CREATE TABLE "budget_leases" (
-	"budget_id" uuid NOT NULL,
-	"process_id" uuid NOT NULL,
-	"begins_at" timestamp with time zone NOT NULL,
-	"units" bigint NOT NULL,
-	"renewed_at" timestamp with time zone DEFAULT now() NOT NULL,
-	CONSTRAINT "budget_leases_budget_id_process_id_pk" PRIMARY KEY("budget_id","process_id")
-);
---> statement-breakpoint
 CREATE TABLE "budget_periods" (
 	"budget_id" uuid NOT NULL,
+	"member" text DEFAULT '' NOT NULL,
 	"begins_at" timestamp with time zone NOT NULL,
 	"ends_at" timestamp with time zone NOT NULL,
 	"used" bigint DEFAULT 0 NOT NULL,
 	"noted_percent" integer DEFAULT 0 NOT NULL,
-	CONSTRAINT "budget_periods_budget_id_begins_at_pk" PRIMARY KEY("budget_id","begins_at")
+	CONSTRAINT "budget_periods_budget_id_member_begins_at_pk" PRIMARY KEY("budget_id","member","begins_at")
 );
 --> statement-breakpoint
 CREATE TABLE "budgets" (
 	"id" uuid PRIMARY KEY NOT NULL,
 	"organization_id" uuid NOT NULL,
-	"scope" text NOT NULL,
 	"owner_id" uuid NOT NULL,
+	"scope" text NOT NULL,
 	"name" text NOT NULL,
-	"selector" jsonb DEFAULT '{}'::jsonb NOT NULL,
 	"unit" text NOT NULL,
 	"limit_units" bigint NOT NULL,
 	"period" text NOT NULL,
 	"time_zone" text NOT NULL,
 	"mode" text NOT NULL,
 	"unpriced_price" numeric,
-	"on_fault" text NOT NULL,
 	"position" integer NOT NULL,
-	"revision" integer DEFAULT 1 NOT NULL,
 	"created_at" timestamp with time zone DEFAULT now() NOT NULL,
 	CONSTRAINT "budgets_owner_name" UNIQUE("owner_id","name")
-);
---> statement-breakpoint
-CREATE TABLE "session_keys" (
-	"organization_id" uuid NOT NULL,
-	"instance_id" uuid NOT NULL,
-	"session" text NOT NULL,
-	"key_id" uuid NOT NULL,
-	"noted_at" timestamp with time zone DEFAULT now() NOT NULL,
-	CONSTRAINT "session_keys_instance_id_session_pk" PRIMARY KEY("instance_id","session")
 );
 --> statement-breakpoint
 CREATE TABLE "egress_hosts" (
@@ -360,16 +331,11 @@ CREATE INDEX "model_calls_began" ON "model_calls" USING btree ("began_at");--> s
 CREATE INDEX "session_end_users_noted" ON "session_end_users" USING btree ("noted_at");--> statement-breakpoint
 CREATE INDEX "budget_periods_ended" ON "budget_periods" USING btree ("ends_at");--> statement-breakpoint
 CREATE INDEX "budgets_organization" ON "budgets" USING btree ("organization_id");--> statement-breakpoint
-CREATE INDEX "session_keys_noted" ON "session_keys" USING btree ("noted_at");--> statement-breakpoint
 CREATE INDEX "egress_hosts_last_seen" ON "egress_hosts" USING btree ("last_seen_at");--> statement-breakpoint
 CREATE INDEX "egress_hosts_organization" ON "egress_hosts" USING btree ("organization_id");
 --> statement-breakpoint
 -- Written by hand: what the schema files cannot say.
 
-ALTER TABLE budget_leases SET UNLOGGED;
---> statement-breakpoint
-ALTER TABLE instance_turns SET UNLOGGED;
---> statement-breakpoint
 ALTER TABLE instance_use SET UNLOGGED;
 --> statement-breakpoint
 ALTER TABLE open_model_calls SET UNLOGGED;
@@ -477,6 +443,7 @@ $$;
 -- US dollar a model without a price counts the price that the budget sets for such models.
 CREATE FUNCTION budget_units(unit text, unpriced_price numeric, call model_calls) RETURNS numeric LANGUAGE sql IMMUTABLE AS $$
   SELECT CASE unit
+    WHEN 'calls' THEN 1
     WHEN 'tokens' THEN coalesce(call.input_tokens, 0)::numeric + coalesce(call.output_tokens, 0)
       + coalesce(call.estimated_tokens, 0)
     ELSE ceil(1e9 * (
@@ -486,48 +453,100 @@ CREATE FUNCTION budget_units(unit text, unpriced_price numeric, call model_calls
 $$;
 --> statement-breakpoint
 
--- Adds calls to the use of their budgets, or subtracts them. Writes an event the first time that a period has reached
--- 50, 80 and 100 percent. Locks the periods in the order of their budgets, as lease_budgets does.
+-- Whether a person asked an instance in the hour before a time: by a turn of the API, or in a channel.
+CREATE FUNCTION was_asked(instance uuid, at timestamptz) RETURNS boolean LANGUAGE sql STABLE AS $$
+  SELECT EXISTS (SELECT FROM responses WHERE instance_id = instance AND created_at > at - interval '1 hour')
+    OR EXISTS (
+      SELECT FROM model_calls
+      WHERE instance_id = instance AND began_at > at - interval '1 hour' AND cause IN ('api', 'channel'))
+$$;
+--> statement-breakpoint
+
+-- Whether a budget of the organization or the instance applies to the instance. Of those of unattended calls only the
+-- closest do: of the instance, else of its organization, else the default.
+CREATE FUNCTION budget_applies(b budgets, organization uuid, instance uuid) RETURNS boolean LANGUAGE sql STABLE AS $$
+  SELECT b.scope <> 'unattended' OR b.owner_id = instance OR NOT EXISTS (
+    SELECT FROM budgets closer
+    WHERE closer.scope = 'unattended'
+      AND (closer.owner_id = instance OR closer.owner_id = organization AND b.owner_id <> organization))
+$$;
+--> statement-breakpoint
+
+-- The hard budgets that a call of an instance must be allowed by, as HardBudget of budget-schema.ts. Without a person
+-- those of end users are left out.
+CREATE FUNCTION hard_budgets(organization uuid, instance uuid, person text) RETURNS SETOF jsonb LANGUAGE sql STABLE AS $$
+  SELECT jsonb_build_object(
+    'name', b.name, 'owner', CASE WHEN b.owner_id = organization THEN 'organization' ELSE 'instance' END,
+    'scope', b.scope, 'unit', b.unit, 'limitUnits', b.limit_units, 'period', b.period, 'timeZone', b.time_zone,
+    'unpricedPrice', b.unpriced_price, 'used', coalesce(p.used, 0), 'endsAt', p.ends_at)
+  FROM budgets b
+  LEFT JOIN budget_periods p ON p.budget_id = b.id AND p.begins_at <= now() AND p.ends_at > now()
+    AND p.member = CASE b.scope WHEN 'total' THEN '' WHEN 'end_user' THEN person ELSE instance::text END
+  WHERE b.owner_id IN (organization, instance, '00000000-0000-0000-0000-000000000000') AND b.mode = 'hard'
+    AND (b.scope <> 'end_user' OR person IS NOT NULL) AND budget_applies(b, organization, instance)
+  ORDER BY b.owner_id = instance DESC, b.position
+$$;
+--> statement-breakpoint
+
+-- Whose use of a budget a call counts in; null when the budget does not count it.
+CREATE FUNCTION budget_member(scope text, call model_calls) RETURNS text LANGUAGE sql STABLE AS $$
+  SELECT CASE scope
+    WHEN 'total' THEN ''
+    WHEN 'end_user' THEN call.end_user
+    WHEN 'unattended' THEN CASE
+      WHEN call.cause = 'cron' THEN call.instance_id::text
+      WHEN coalesce(call.cause, 'subagent') = 'subagent' AND NOT was_asked(call.instance_id, call.began_at)
+        THEN call.instance_id::text
+    END
+  END
+$$;
+--> statement-breakpoint
+
+-- Adds calls to the use of their budgets, or subtracts them, in the order of the budgets. Writes an event the first time
+-- that a period has reached 50, 80 and 100 percent; only 100 percent where end users or agents are counted apart.
 CREATE FUNCTION add_to_budgets(calls model_calls[], sign integer) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
-  counted uuid[];
+  counted budget_periods;
+  budget budgets;
+  organization uuid;
+  percent integer;
 BEGIN
-  WITH changes AS (
-    SELECT b.id, period.begins_at, period.ends_at, sum(sign * budget_units(b.unit, b.unpriced_price, call)) AS units
+  FOR counted IN
+    INSERT INTO budget_periods AS p (budget_id, member, begins_at, ends_at, used)
+    SELECT b.id, member, period.begins_at, period.ends_at, sum(sign * budget_units(b.unit, b.unpriced_price, call))
     FROM unnest(calls) AS call
-    LEFT JOIN session_keys k ON k.instance_id = call.instance_id AND k.session = call.session
-    JOIN budgets b ON b.owner_id = ANY (ARRAY[call.organization_id, call.instance_id, k.key_id])
-      AND b.organization_id = call.organization_id
+    JOIN budgets b
+      ON b.owner_id IN (call.organization_id, call.instance_id, '00000000-0000-0000-0000-000000000000')
+      AND budget_applies(b, call.organization_id, call.instance_id)
+    CROSS JOIN LATERAL budget_member(b.scope, call) AS member
     CROSS JOIN LATERAL budget_period(b.period, b.time_zone, call.began_at) AS period
-    WHERE b.selector = '{}' OR EXISTS (
-      SELECT FROM instances i WHERE i.id = call.instance_id AND i.metadata @> b.selector)
-    GROUP BY 1, 2, 3 ORDER BY 1, 2
-  ), written AS (
-    INSERT INTO budget_periods AS p (budget_id, begins_at, ends_at, used)
-    SELECT id, begins_at, ends_at, units FROM changes
-    ON CONFLICT (budget_id, begins_at) DO UPDATE SET used = p.used + excluded.used
-    RETURNING p.budget_id
-  )
-  SELECT array_agg(budget_id) INTO counted FROM written;
-  IF counted IS NULL THEN RETURN; END IF;
-  WITH reached AS (
-    SELECT p.budget_id, p.begins_at, p.used, p.noted_percent, max(level) AS percent
-    FROM budget_periods p JOIN budgets b ON b.id = p.budget_id
-    JOIN unnest(ARRAY[50, 80, 100]) AS level ON p.used::numeric * 100 >= b.limit_units::numeric * level
-    WHERE p.budget_id = ANY (counted) AND p.ends_at > now()
-    GROUP BY 1, 2 HAVING max(level) > p.noted_percent
-  ), noted AS (
-    UPDATE budget_periods p SET noted_percent = reached.percent FROM reached
-    WHERE p.budget_id = reached.budget_id AND p.begins_at = reached.begins_at
-    RETURNING p.budget_id, p.used, reached.noted_percent AS before, reached.percent
-  )
-  INSERT INTO events (organization_id, instance_id, type, subject, actor_type, reason)
-  SELECT b.organization_id, CASE b.scope WHEN 'instance' THEN b.owner_id END, 'budget.reached', b.name, 'worker',
-    level || ' % of ' || CASE b.unit WHEN 'tokens' THEN b.limit_units || ' tokens' ELSE '$' || round(b.limit_units / 1e9, 2)
-      END || ' in this ' || b.period || CASE b.scope WHEN 'key' THEN ', by the key ' || b.owner_id ELSE '' END
-  FROM noted JOIN budgets b ON b.id = noted.budget_id
-  JOIN unnest(ARRAY[50, 80, 100]) AS level ON level > noted.before AND level <= noted.percent
-  ORDER BY b.id, level;
+    WHERE member IS NOT NULL
+    GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3
+    ON CONFLICT (budget_id, member, begins_at) DO UPDATE SET used = p.used + excluded.used
+    RETURNING p.*
+  LOOP
+    SELECT * INTO budget FROM budgets WHERE id = counted.budget_id;
+    SELECT max(level) INTO percent FROM unnest(ARRAY[50, 80, 100]) AS level
+    WHERE counted.used::numeric * 100 >= budget.limit_units::numeric * level;
+    CONTINUE WHEN counted.ends_at <= now() OR percent IS NULL OR percent <= counted.noted_percent;
+    UPDATE budget_periods SET noted_percent = percent
+    WHERE budget_id = counted.budget_id AND member = counted.member AND begins_at = counted.begins_at;
+    -- The default has no organization of its own.
+    SELECT coalesce((SELECT organization_id FROM instances WHERE budget.scope = 'unattended' AND id::text = counted.member),
+      budget.organization_id) INTO organization;
+    INSERT INTO events (organization_id, instance_id, type, subject, actor_type, reason)
+    SELECT organization, CASE
+        WHEN budget.scope = 'unattended' THEN counted.member::uuid
+        WHEN budget.owner_id <> budget.organization_id THEN budget.owner_id
+      END, 'budget.reached', budget.name, 'worker',
+      level || ' % of ' || CASE budget.unit
+        WHEN 'usd' THEN '$' || round(budget.limit_units / 1e9, 2)
+        ELSE budget.limit_units || CASE budget.scope WHEN 'unattended' THEN ' unattended ' ELSE ' ' END || budget.unit
+      END || ' in this ' || budget.period || CASE budget.scope WHEN 'end_user' THEN ', by the end user ' || counted.member ELSE '' END
+    FROM unnest(ARRAY[50, 80, 100]) AS level
+    WHERE level > counted.noted_percent AND level <= percent AND (budget.scope = 'total' OR level = 100)
+    ORDER BY level;
+  END LOOP;
 END
 $$;
 --> statement-breakpoint
@@ -543,48 +562,12 @@ END
 $$;
 --> statement-breakpoint
 
--- Leases what is left of budgets to a relay. Each item of asks has the id of a budget, what the open calls of the relay
--- may use of it (open), and what each waiting call may use (caps). A call passes while anything is left, and takes an
--- eighth of the rest with it, so that a relay need not ask for each call. The earlier lease of the relay ends.
-CREATE FUNCTION lease_budgets(process uuid, asks jsonb) RETURNS TABLE(id uuid, lease bigint, used bigint, limit_units bigint, ends_at timestamptz, ms_left double precision) LANGUAGE plpgsql AS $$
-DECLARE
-  ask record;
-  budget budgets;
-  begins timestamptz;
-  rest numeric;
-  cap bigint;
-BEGIN
-  FOR ask IN SELECT * FROM jsonb_to_recordset(asks) AS x (id uuid, open bigint, caps bigint[]) ORDER BY x.id LOOP
-    SELECT * INTO budget FROM budgets b WHERE b.id = ask.id;
-    CONTINUE WHEN NOT FOUND;
-    SELECT p.begins_at, p.ends_at INTO begins, ends_at
-    FROM budget_period(budget.period, budget.time_zone, clock_timestamp()) p;
-    id := ask.id;
-    limit_units := budget.limit_units;
-    INSERT INTO budget_periods (budget_id, begins_at, ends_at) VALUES (ask.id, begins, lease_budgets.ends_at)
-    ON CONFLICT DO NOTHING;
-    SELECT p.used INTO used FROM budget_periods p WHERE p.budget_id = ask.id AND p.begins_at = begins FOR UPDATE;
-    -- Another statement: it sees what others have leased before this one had the lock.
-    SELECT budget.limit_units - used - ask.open - coalesce(sum(l.units), 0) INTO rest FROM budget_leases l
-    WHERE l.budget_id = ask.id AND l.process_id <> process AND l.begins_at = begins
-      AND l.renewed_at > clock_timestamp() - interval '20 s';
-    lease := ask.open;
-    FOREACH cap IN ARRAY ask.caps LOOP
-      EXIT WHEN rest <= 0;
-      lease := lease + cap;
-      rest := rest - cap;
-    END LOOP;
-    IF ask.caps <> '{}' THEN lease := lease + greatest(0, floor(rest / 8)); END IF;
-    INSERT INTO budget_leases AS l (budget_id, process_id, begins_at, units, renewed_at)
-    VALUES (ask.id, process, begins, lease, clock_timestamp())
-    ON CONFLICT (budget_id, process_id)
-    DO UPDATE SET begins_at = excluded.begins_at, units = excluded.units, renewed_at = excluded.renewed_at;
-    ms_left := extract(epoch FROM ends_at - clock_timestamp()) * 1000;
-    RETURN NEXT;
-  END LOOP;
-END
-$$;
+-- The default of every instance for which neither its organization nor it has a budget of unattended calls.
+INSERT INTO budgets (id, organization_id, owner_id, scope, name, unit, limit_units, period, time_zone, mode, position)
+VALUES ('00000000-0000-0000-0000-000000000000', '00000000-0000-0000-0000-000000000000',
+  '00000000-0000-0000-0000-000000000000', 'unattended', 'unattended', 'calls', 200, 'hour', 'UTC', 'hard', 0);
 --> statement-breakpoint
+
 CREATE TRIGGER events_writer BEFORE INSERT ON events FOR EACH STATEMENT EXECUTE FUNCTION hold_settled_event_id();
 --> statement-breakpoint
 CREATE TRIGGER instances_events BEFORE UPDATE ON instances FOR EACH ROW
@@ -601,8 +584,6 @@ CREATE TRIGGER instances_events BEFORE UPDATE ON instances FOR EACH ROW
     OR OLD.model IS DISTINCT FROM NEW.model
     OR OLD.sealed_instructions IS DISTINCT FROM NEW.sealed_instructions
     OR OLD.sealed_config IS DISTINCT FROM NEW.sealed_config
-    OR OLD.unattended_calls_per_hour IS DISTINCT FROM NEW.unattended_calls_per_hour
-    OR OLD.automation_paused_at IS DISTINCT FROM NEW.automation_paused_at
     OR OLD.region IS DISTINCT FROM NEW.region
   )
   EXECUTE FUNCTION record_instance_event();

@@ -1,5 +1,5 @@
 import { eq, inArray, sql } from 'drizzle-orm'
-import { type BudgetScope, budgets, leaseSeconds, sessionKeys, unitsPerUsd } from '#database/budget-schema.ts'
+import { budgets, unitsPerUsd } from '#database/budget-schema.ts'
 import type { Db } from '#database/client.ts'
 import { deleteInBatches } from '#database/delete-batches.ts'
 import { recordEvent } from '#history/record.ts'
@@ -11,10 +11,10 @@ import { texts } from '#platform/texts.ts'
 import { toMicroseconds } from '#platform/timestamps.ts'
 import { type NewBudget, type ShownBudget, stateOf } from './schemas.ts'
 
-/** Whose budgets they are. */
+/** The owner of budgets: an instance of the organization, or the organization itself. */
 export interface BudgetOwner {
   organizationId: string
-  scope: BudgetScope
+  /** Equal to `organizationId` for the organization. */
   id: string
 }
 
@@ -23,30 +23,26 @@ type Row = typeof budgets.$inferSelect
 /** PostgreSQL's code of a time zone that it does not know. */
 const unknownTimeZone = '22023'
 
-const valuesOf = ({ organizationId, scope, id }: BudgetOwner, budget: NewBudget, position: number) => ({
+const valuesOf = ({ organizationId, id }: BudgetOwner, budget: NewBudget, position: number) => ({
   organizationId,
-  scope,
   ownerId: id,
+  scope: budget.scope ?? ('total' as const),
   name: budget.name,
-  selector: budget.selector ?? {},
-  unit: budget.limit.tokens === undefined ? ('usd' as const) : ('tokens' as const),
-  limitUnits: budget.limit.tokens ?? Math.round((budget.limit.usd ?? 0) * unitsPerUsd),
+  unit: (['tokens', 'usd', 'calls'] as const).find((unit) => budget.limit[unit] !== undefined) ?? 'tokens',
+  limitUnits: budget.limit.tokens ?? budget.limit.calls ?? Math.round((budget.limit.usd ?? 0) * unitsPerUsd),
   period: budget.per,
   timeZone: budget.time_zone ?? 'UTC',
   mode: budget.mode ?? ('hard' as const),
   unpricedPrice: budget.unpriced_price === undefined ? 20 : budget.unpriced_price,
-  onFault: budget.on_fault ?? ('refuse' as const),
   position,
 })
 type Values = ReturnType<typeof valuesOf>
 
-const sorted = (labels: Record<string, string>) => JSON.stringify(Object.entries(labels).sort())
-
 /** Whether what a budget has used is still what it counts. */
-const countsTheSame = (row: Row, { unit, period, timeZone, selector }: Values): boolean =>
-  row.unit === unit && row.period === period && row.timeZone === timeZone && sorted(row.selector) === sorted(selector)
+const countsTheSame = (row: Row, { scope, unit, period, timeZone }: Values): boolean =>
+  row.scope === scope && row.unit === unit && row.period === period && row.timeZone === timeZone
 
-const isSame = (row: Row, { selector: _, ...values }: Values): boolean =>
+const isSame = (row: Row, values: Values): boolean =>
   Object.entries(values).every(([name, value]) => row[name as keyof Row] === value)
 
 async function requireUsable(tx: Db, wanted: readonly Values[]): Promise<void> {
@@ -63,8 +59,8 @@ async function requireUsable(tx: Db, wanted: readonly Values[]): Promise<void> {
 }
 
 /**
- * Replaces the budgets of an owner, in the transaction of `tx`. A budget that keeps its name, unit, period, time zone
- * and labels keeps what it has used; any other one begins with nothing. Records what was changed. Throws AppError
+ * Replaces the budgets of an owner, in the transaction of `tx`. A budget that keeps its name, scope, unit, period and
+ * time zone keeps what it has used; any other one begins with nothing. Records what was changed. Throws AppError
  * `invalid_budget` and `unknown_time_zone`.
  */
 export async function setBudgets(tx: Db, owner: BudgetOwner, budgetList: readonly NewBudget[] | null): Promise<void> {
@@ -87,10 +83,7 @@ export async function setBudgets(tx: Db, owner: BudgetOwner, budgetList: readonl
       await tx.insert(budgets).values({ id: newId(), ...values })
       continue
     }
-    await tx
-      .update(budgets)
-      .set({ ...values, revision: row.revision + 1 })
-      .where(eq(budgets.id, row.id))
+    await tx.update(budgets).set(values).where(eq(budgets.id, row.id))
     if (row.limitUnits !== values.limitUnits) otherLimits.push({ id: row.id, limitUnits: values.limitUnits })
   }
   // In the order in which calls lock what budgets have used.
@@ -99,15 +92,15 @@ export async function setBudgets(tx: Db, owner: BudgetOwner, budgetList: readonl
   if (!hasChanged) return
   await recordEvent(tx, {
     organizationId: owner.organizationId,
-    instanceId: owner.scope === 'instance' ? owner.id : null,
+    instanceId: owner.id === owner.organizationId ? null : owner.id,
     type: 'budget.changed',
-    subject: owner.scope === 'key' ? owner.id : undefined,
     reason: wanted.map(shownBudget).join('; ') || 'none',
   })
 }
 
-const shownBudget = ({ name, unit, limitUnits, period, mode }: Values): string =>
-  `${name}: ${shownAmount(unit, limitUnits)} ${period === 'hour' ? 'an' : 'a'} ${period}, ${mode}`
+const counted = { total: '', end_user: ' by each end user', unattended: ' of each agent, unattended' } as const
+const shownBudget = ({ name, scope, unit, limitUnits, period, mode }: Values): string =>
+  `${name}: ${shownAmount(unit, limitUnits)} ${period === 'hour' ? 'an' : 'a'} ${period}${counted[scope]}, ${mode}`
 
 /** Of what is used already, another limit makes another part: the events of that are still to come. */
 const noteReached = (tx: Db, id: string, limitUnits: number) =>
@@ -120,16 +113,14 @@ const noteReached = (tx: Db, id: string, limitUnits: number) =>
 interface Counted extends Record<string, unknown> {
   owner_id: string
   name: string
-  selector: Record<string, string>
+  scope: Row['scope']
   unit: Row['unit']
   limit_units: string
   period: Row['period']
   time_zone: string
   mode: Row['mode']
   unpriced_price: string | null
-  on_fault: Row['onFault']
   used: string
-  reserved: string
   ends_ms: string
 }
 
@@ -138,14 +129,12 @@ export async function readBudgets(db: Db, ownerIds: readonly string[]): Promise<
   const found = new Map<string, ShownBudget[]>(ownerIds.map((id) => [id, []]))
   if (ownerIds.length === 0) return found
   const { rows } = await db.execute<Counted>(sql`
-    SELECT b.owner_id, b.name, b.selector, b.unit, b.limit_units, b.period, b.time_zone, b.mode, b.unpriced_price,
-      b.on_fault, coalesce(counted.used, 0) AS used, (extract(epoch FROM now_in.ends_at) * 1000)::bigint AS ends_ms,
+    SELECT b.owner_id, b.name, b.scope, b.unit, b.limit_units, b.period, b.time_zone, b.mode, b.unpriced_price,
+      (extract(epoch FROM now_in.ends_at) * 1000)::bigint AS ends_ms,
       coalesce((
-        SELECT sum(units) FROM budget_leases l WHERE l.budget_id = b.id AND l.begins_at = now_in.begins_at
-        AND l.renewed_at > now() - make_interval(secs => ${leaseSeconds})), 0) AS reserved
+        SELECT max(used) FROM budget_periods p WHERE p.budget_id = b.id AND p.begins_at = now_in.begins_at), 0) AS used
     FROM budgets b
     CROSS JOIN LATERAL budget_period(b.period, b.time_zone, now()) AS now_in
-    LEFT JOIN budget_periods counted ON counted.budget_id = b.id AND counted.begins_at = now_in.begins_at
     WHERE ${inArray(sql`b.owner_id`, [...ownerIds])}
     ORDER BY b.owner_id, b.position`)
   for (const row of rows) found.get(row.owner_id)?.push(shown(row))
@@ -158,42 +147,32 @@ export const readOwnBudgets = async (db: Db, ownerId: string): Promise<ShownBudg
 
 function shown(row: Counted): ShownBudget {
   const limitUnits = Number(row.limit_units)
-  const [used, reserved] = [Number(row.used), Number(row.reserved)]
-  const amount = (units: number) => (row.unit === 'tokens' ? units : units / unitsPerUsd)
+  const used = Number(row.used)
+  const amount = (units: number) => (row.unit === 'usd' ? units / unitsPerUsd : units)
   return {
     name: row.name,
-    limit: row.unit === 'tokens' ? { tokens: limitUnits } : { usd: amount(limitUnits) },
+    scope: row.scope,
+    limit: { [row.unit]: amount(limitUnits) },
     per: row.period,
     time_zone: row.time_zone,
-    selector: row.selector,
     mode: row.mode,
     unpriced_price: row.unpriced_price === null ? null : Number(row.unpriced_price),
-    on_fault: row.on_fault,
     used: amount(used),
-    reserved: amount(reserved),
-    remaining: amount(Math.max(0, limitUnits - used - reserved)),
+    remaining: amount(Math.max(0, limitUnits - used)),
     resets_at: toMicroseconds(new Date(Number(row.ends_ms))),
     state: stateOf(used, limitUnits),
   }
 }
 
-/**
- * Deletes the budgets of instances and keys that nobody can read any more, what was used in periods that ended a
- * week ago, and notes of sessions and leases that mean nothing any more.
- */
+/** Deletes the budgets of erased instances, and the use of periods that ended a week ago. */
 export async function deleteOldBudgets(db: Db): Promise<void> {
   await db.execute(sql`
-    DELETE FROM budgets b WHERE (b.scope = 'instance' AND NOT EXISTS (
-      SELECT FROM instances i WHERE i.id = b.owner_id AND (i.terminated_at IS NULL OR i.name <> '')))
-    OR (b.scope = 'key' AND NOT EXISTS (SELECT FROM api_keys k WHERE k.id = b.owner_id))`)
+    DELETE FROM budgets b WHERE b.owner_id <> b.organization_id AND NOT EXISTS (
+      SELECT FROM instances i WHERE i.id = b.owner_id AND (i.terminated_at IS NULL OR i.name <> ''))`)
   await db.execute(sql`
     DELETE FROM budget_periods WHERE ends_at < now() - interval '7 days'`)
-  await db.execute(sql`DELETE FROM budget_leases WHERE renewed_at < now() - interval '1 day'`)
-  await db.execute(sql`DELETE FROM session_keys WHERE noted_at < now() - interval '30 days'`)
 }
 
-/** Deletes the budgets of an organization, and which keys its sessions had. */
-export async function deleteBudgetsOf(db: Db, organizationId: string, signal?: AbortSignal): Promise<void> {
-  await deleteInBatches(db, sessionKeys, eq(sessionKeys.organizationId, organizationId), { rows: 10_000, signal })
-  await deleteInBatches(db, budgets, eq(budgets.organizationId, organizationId), { signal })
-}
+/** Deletes the budgets of an organization. */
+export const deleteBudgetsOf = (db: Db, organizationId: string, signal?: AbortSignal): Promise<void> =>
+  deleteInBatches(db, budgets, eq(budgets.organizationId, organizationId), { signal })

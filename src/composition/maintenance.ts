@@ -16,7 +16,6 @@ import { createFindSummary, createRunningGateways } from '#instances/find.ts'
 import { createAskGateway } from '#instances/gateway/ask.ts'
 import type { InstanceQueue } from '#instances/queue.ts'
 import { deleteOldUse } from '#instances/resources.ts'
-import { pauseStorms } from '#instances/storm-guard.ts'
 import { applySuspensions } from '#instances/suspension.ts'
 import type { Logger } from '#platform/log.ts'
 import type { PeriodicTask } from '#platform/periodic.ts'
@@ -117,12 +116,6 @@ export function maintenanceTasks(
       everyMs: expireMs,
       timeoutMs: longMs,
       run: (signal) => deleteOldCalls(db, signal),
-    },
-    {
-      name: 'the pause of agents that nobody asked',
-      everyMs: suspendMs * 10,
-      timeoutMs: shortMs,
-      run: () => pauseStorms({ db, queue }),
     },
     {
       name: 'the deletion of old budgets',

@@ -14,9 +14,8 @@ import { createPlaces, defaultPlaces, type PlaceLimits } from '#relay/places.ts'
 import { createRelay } from '#relay/relay.ts'
 import { defaultConnections, type ForwardProxy, type RelayServer, serveRelay } from '#relay/server.ts'
 import { createUpstreams } from '#relay/upstreams.ts'
-import { createBudgetLeases } from '#relay/usage/budget-leases.ts'
+import { createBudgetReader } from '#relay/usage/budgets.ts'
 import { createCallWriter } from '#relay/usage/call-writer.ts'
-import { createFindKeyBudgets } from '#relay/usage/key-budgets.ts'
 import { createMeter } from '#relay/usage/meter.ts'
 import { SandboxUnavailableError } from '#sandbox/driver.ts'
 import { installationId } from './installation.ts'
@@ -60,14 +59,13 @@ async function prepareRelay(
   { baseUrls, processId, pace, places, connections, observe, proxy }: Omit<RelaySettings, 'host' | 'port'>,
 ): Promise<StartedRelay> {
   const writer = createCallWriter(db, processId, log)
-  const leases = createBudgetLeases(db, processId, log)
   const upstreams = createUpstreams(typeof baseUrls === 'function' ? baseUrls : () => baseUrls)
   const relay = createRelay({
     findGrant: createFindGrant(db, vault),
     pace: createPace({ ...defaultPace, ...pace }),
     places: createPlaces({ ...defaultPlaces, ...places }),
     upstreams,
-    observe: observe ?? createMeter(writer, leases, createFindKeyBudgets(db)),
+    observe: observe ?? createMeter(writer, createBudgetReader(db)),
     log,
   })
   const installation = await installationId(db)
@@ -83,7 +81,6 @@ async function prepareRelay(
     async end() {
       await upstreams.close()
       await writer.close(writeTimeoutMs)
-      await leases.close()
     },
   }
 }

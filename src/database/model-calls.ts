@@ -1,7 +1,7 @@
 import { eq, lt, type SQL, sql } from 'drizzle-orm'
 import type { Db } from './client.ts'
 import { deleteInBatches } from './delete-batches.ts'
-import { aliveSeconds } from './processes.ts'
+import { isProcessAlive } from './processes.ts'
 import { modelCalls, openModelCalls, sessionEndUsers } from './usage-schema.ts'
 
 /** How long a call is kept: a month can be compared with the same month of the year before. */
@@ -9,7 +9,7 @@ export const callsKeptDays = 400
 const endUsersKeptDays = 30
 /** Rows that one statement deletes at most. */
 const batchSize = 1000
-/** A process that has just begun has not reported itself yet. */
+/** A process that has just begun has no beat yet. */
 const settledAfterSeconds = 60
 
 const ago = (days: number): SQL => sql`now() - make_interval(days => ${days})`
@@ -32,7 +32,7 @@ export async function deleteOldCalls(db: Db, signal?: AbortSignal): Promise<void
   await deleteCalls(db, sql`SELECT id FROM model_calls WHERE began_at < ${ago(callsKeptDays)}`, signal)
 }
 
-/** Deletes all calls of an organization, and who its end users were. Throws as `deleteCalls`. */
+/** Deletes all calls of an organization, and the notes of its end users. Throws as `deleteCalls`. */
 export async function deleteCallsOf(db: Db, organizationId: string, signal?: AbortSignal): Promise<void> {
   await db.delete(openModelCalls).where(eq(openModelCalls.organizationId, organizationId))
   const isOwn = eq(sessionEndUsers.organizationId, organizationId)
@@ -41,17 +41,16 @@ export async function deleteCallsOf(db: Db, organizationId: string, signal?: Abo
 }
 
 /**
- * Writes the open calls of relays that have ended without a word as lost: nobody knows their usage. A relay that was
- * only held up corrects them when they end.
+ * Writes the open calls of dead relays as lost, without usage. A relay that was only held up corrects them when they
+ * end.
  */
 export async function settleLostCalls(db: Db): Promise<void> {
   const who = sql.raw('id, organization_id, instance_id, session, cause, provider, model, began_at')
   await db.execute(sql`
     WITH lost AS (
       DELETE FROM open_model_calls AS call
-      WHERE began_at < now() - make_interval(secs => ${settledAfterSeconds}) AND NOT EXISTS (
-        SELECT FROM processes WHERE processes.id = call.process_id
-        AND seen_at > now() - make_interval(secs => ${aliveSeconds}))
+      WHERE began_at < now() - make_interval(secs => ${settledAfterSeconds})
+        AND NOT ${sql.raw(isProcessAlive('call.process_id'))}
       RETURNING ${who}
     )
     INSERT INTO model_calls (${who}, outcome)

@@ -100,8 +100,6 @@ export const organizations = pgTable(
     nextBillingAt: instant().notNull().defaultNow(),
     createdAt: instant().notNull().defaultNow(),
     updatedAt: instant().notNull().defaultNow(),
-    /** Of each of its instances that has none of its own; null is the default. */
-    unattendedCallsPerHour: integer(),
     /** What those of its instances may reach that have no policy of their own; null is the default. */
     egress: jsonb().$type<EgressPolicy>(),
     /** The limits of each of its instances that has none of its own. */
@@ -230,18 +228,10 @@ export const instances = pgTable(
     sealedInstructions: text(),
     /** The caller's configuration overrides as JSON, sealed because they may contain tokens. */
     sealedConfig: text(),
-    /**
-     * How many calls of models nobody need have asked for in an hour; 0 is any number, null that of the organization.
-     */
-    unattendedCallsPerHour: integer(),
     /** What its agent may reach; null for what its organization allows. */
     egress: jsonb().$type<EgressPolicy>(),
     /** What it may use, as far as the caller has set it. */
     resources: jsonb().$type<Partial<ResourceLimits>>().notNull().default({}),
-    /** Since when its heartbeat and cron are paused; null while they are not. */
-    automationPausedAt: instant(),
-    /** When they were last resumed: earlier calls count no more. */
-    automationResumedAt: instant(),
     /** Models that are in no table and that turns have asked for, the latest last. */
     unlistedModels: text().array().notNull().default([]),
 

@@ -33,7 +33,7 @@ export const modelCalls = pgTable(
   'model_calls',
   {
     ...who,
-    /** Of the client token that the last turn of the session came with, as it was when the call ended. */
+    /** The end user of its session when the call ended. */
     endUser: text(),
     outcome: text({ enum: callOutcomes }).notNull(),
     /** All input, that of the cache included. */
@@ -68,16 +68,7 @@ export const openModelCalls = pgTable('open_model_calls', {
   processId: uuid().notNull(),
 })
 
-/**
- * When an instance had its latest turn of the API, to some minutes: in the session `main` the gateway does not tell it
- * from a heartbeat. The migration makes the table UNLOGGED.
- */
-export const instanceTurns = pgTable('instance_turns', {
-  instanceId: uuid().primaryKey(),
-  askedAt: instant().notNull().defaultNow(),
-})
-
-/** The person whose client token the last turn of a session came with: gateways do not pass it on with their calls. */
+/** The end user of the last turn of a session that named one: gateways do not pass it on with their calls. */
 export const sessionEndUsers = pgTable(
   'session_end_users',
   {

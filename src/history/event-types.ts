@@ -33,7 +33,6 @@ export const eventTypes = [
   'instance.change_begun',
   'instance.change_refused',
   'instance.changed',
-  'instance.automation_paused',
   'instance.disk_high',
   'instance.memory_high',
   'instance.pids_high',

@@ -64,8 +64,6 @@ const intents = {
     nextAttemptAt: now,
     updatedAt: now,
   },
-  /** Its heartbeat and cron are paused: too many calls of models were made that nobody asked for. */
-  pauseAutomation: { attempts: 0, automationPausedAt: now },
   connectChannel: { attempts: 0, nextAttemptAt: now },
   /** A worker first ends the gateway. */
   restart: { ...requested, restartGeneration: nextGeneration },

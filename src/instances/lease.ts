@@ -52,10 +52,7 @@ export type EditableColumns = Pick<
 > & {
   metadata: Instance['metadata'] | SQL
   resources: Instance['resources'] | SQL
-  unattendedCallsPerHour: number | null
   egress: Instance['egress']
-  automationPausedAt: SQL | null
-  automationResumedAt: SQL
 }
 
 /** The right to work on one row. Every write carries the fencing token, and throws LeaseLost when that has changed. */

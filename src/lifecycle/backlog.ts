@@ -152,8 +152,9 @@ export function createBacklogMetrics({
     const { rows } = await db.execute<{ percent: number; count: number }>(sql`
       SELECT level AS percent, count(b.id)::int AS count FROM unnest(ARRAY[0, 50, 80, 100]) AS level
       LEFT JOIN (
-        SELECT b.id, coalesce(p.noted_percent, 0) AS percent FROM budgets b
+        SELECT b.id, coalesce(max(p.noted_percent), 0) AS percent FROM budgets b
         LEFT JOIN budget_periods p ON p.budget_id = b.id AND p.begins_at <= now() AND p.ends_at > now()
+        WHERE b.organization_id <> '00000000-0000-0000-0000-000000000000' GROUP BY b.id
       ) b ON b.percent = level
       GROUP BY 1`)
     for (const { percent, count } of rows) budgetsByState.set({ percent }, count)

@@ -35,8 +35,6 @@ export interface ConfigInputs {
   model?: string | null
   /** Models that are in no table and that turns have asked for, without a provider prefix. */
   unlistedModels?: readonly string[]
-  /** Whether heartbeat and cron are off, whatever the overrides say. */
-  isAutomationPaused?: boolean
   /** The second room of the agent; null when its tools run beside the gateway. */
   room?: (RoomPaths & { workspace: string }) | null
   /** The URL of the proxy that is the gateway's only way to other hosts; null without one. */
@@ -59,11 +57,6 @@ export interface ChannelSettings {
   /** All other values of `channels.<channel>`, with OpenClaw's own names. */
   config: Record<string, unknown>
 }
-
-/**
- * Heartbeats are jobs of cron: without it none of any agent runs. OpenClaw keeps the jobs, and takes it over at once.
- */
-const pausedAutomation = { cron: { enabled: false }, agents: { defaults: { heartbeat: { every: '0m' } } } }
 
 /**
  * In code mode the model's JavaScript runs in the gateway's own process, which has the secrets of the instance. Its
@@ -110,7 +103,6 @@ export function renderConfig(inputs: ConfigInputs): GatewayConfig {
     skills,
     model = null,
     unlistedModels = [],
-    isAutomationPaused = false,
     room = null,
     proxyUrl = null,
     overrides,
@@ -178,8 +170,7 @@ export function renderConfig(inputs: ConfigInputs): GatewayConfig {
   const overridden = mergePatch(defaults, room ? withRoom(own, room, room.workspace, shellVariables(skills)) : own)
   // The proxy of Chowder is the only way out.
   const withoutProxy = proxyUrl !== null && isObject(own.proxy) ? { proxy: { proxyUrl: null } } : {}
-  const config = mergePatch(overridden, { ...withoutCodeMode, ...withoutProxy })
-  return (isAutomationPaused ? mergePatch(config, pausedAutomation) : config) as GatewayConfig
+  return mergePatch(overridden, { ...withoutCodeMode, ...withoutProxy }) as GatewayConfig
 }
 
 /** Whether overrides say how OpenClaw tidies up old sessions. */

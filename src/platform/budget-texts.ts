@@ -1,26 +1,31 @@
-/** What texts need to know of a budget. */
-export interface NamedBudget {
+/** The facts of a budget that its texts name. */
+interface NamedBudget {
   name: string
-  scope: 'organization' | 'instance' | 'key'
-  /** Whether it is only for instances with some labels. */
-  isOfLabels: boolean
+  owner: 'organization' | 'instance'
+  scope: 'total' | 'end_user' | 'unattended'
 }
+
+type Unit = 'tokens' | 'usd' | 'calls'
 
 interface LimitedBudget extends NamedBudget {
-  unit: 'tokens' | 'usd'
+  unit: Unit
+  limitUnits: number
   period: 'hour' | 'day' | 'month'
   timeZone: string
+  endsAt: string | null
 }
 
-const owners = { organization: 'the organization', instance: 'this agent', key: 'this key' } as const
+const owners = { organization: 'the organization', instance: 'this agent' } as const
 const periods = { hour: 'Hourly', day: 'Daily', month: 'Monthly' } as const
 
-const named = ({ name, scope, isOfLabels }: NamedBudget) =>
-  `The budget “${name}” of ${isOfLabels ? 'agents with these labels' : owners[scope]}`
+const named = ({ name, owner, scope }: NamedBudget) => {
+  const whose = { total: owners[owner], end_user: 'this end user', unattended: 'unattended calls of this agent' }[scope]
+  return `The budget “${name}” of ${whose}`
+}
 
-/** An amount for people: tokens, or billionths of a US dollar. */
-export const shownAmount = (unit: 'tokens' | 'usd', units: number): string =>
-  unit === 'tokens' ? `${units.toLocaleString('en')} tokens` : `$${Number((units / 1e9).toFixed(6))}`
+/** An amount for people: tokens, calls, or billionths of a US dollar. */
+export const shownAmount = (unit: Unit, units: number): string =>
+  unit === 'usd' ? `$${Number((units / 1e9).toFixed(6))}` : `${units.toLocaleString('en')} ${unit}`
 
 /**
  * Texts that agents read out, and that callers of the API get. OpenClaw does not repeat a call after a usage
@@ -28,16 +33,13 @@ export const shownAmount = (unit: 'tokens' | 'usd', units: number): string =>
  * may sound like a problem of the account: after such a one OpenClaw asks no model for ten minutes.
  */
 export const budgetTexts = {
-  usedUp(budget: LimitedBudget, limitUnits: number, endsAt: Date): string {
-    const { unit, period, timeZone } = budget
-    const until = endsAt.toLocaleString('sv-SE', { timeZone, dateStyle: 'short', timeStyle: 'short' })
+  usedUp(budget: LimitedBudget): string {
+    const { unit, limitUnits, period, timeZone, endsAt } = budget
+    const end = new Date(endsAt ?? Date.now())
+    const until = end.toLocaleString('sv-SE', { timeZone, dateStyle: 'short', timeStyle: 'short' })
     const limit = `${periods[period]} usage limit: ${shownAmount(unit, limitUnits)}.`
     return `${named(budget)} is used up until ${until} (${timeZone}), when it resets. ${limit}`
   },
-  taken: (budget: NamedBudget, seconds: number): string =>
-    `${named(budget)} is taken by calls that run now. Please try again in ${seconds} seconds.`,
-  fault: (budget: NamedBudget): string => `${named(budget)} cannot be checked now. Please try again soon.`,
-  keyFault: 'The budgets of this key cannot be read now. Please try again soon.',
   unpriced: (budget: NamedBudget, model: string | null): string =>
     `${named(budget)} refuses models without a known price, such as ${JSON.stringify(model?.slice(0, 200) ?? '')}.`,
 }

@@ -108,7 +108,7 @@ export const usageLost = new Counter({
 
 export const budgetRefusals = new Counter({
   name: 'chowder_budget_refusals_total',
-  help: 'Calls and turns of agents that budgets refused: used_up, taken by calls that run, unpriced, or a fault.',
+  help: 'Calls and turns of agents that budgets refused: used_up, unattended or unpriced.',
   labelNames: ['reason'] as const,
   registers,
 })

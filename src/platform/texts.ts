@@ -145,6 +145,7 @@ export const texts = {
   relayPlaces: 'Too many calls of models are open at the same time. Wait until some have ended.',
   relayBody: (bytes: number) => `The body of a call must not be larger than ${bytes / 1024 ** 2} MiB.`,
   relayUnavailable: 'The token cannot be checked now. Try again soon.',
+  relayBudgets: 'The budgets of this call cannot be read now. Try again soon.',
   relaySilent: (provider: string) => `The model provider (${provider}) has not answered for 15 minutes.`,
   noTwoRooms: 'This server runs agents where their tools can have no room of their own: use isolation one_room.',
   outsideRoom: (path: string) =>

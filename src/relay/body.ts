@@ -10,11 +10,8 @@ export class BodyTooLarge extends Error {
 }
 
 export interface ClientBody extends CallBody {
-  /**
-   * The body as it comes, with what was read ahead. Its last bytes wait for `beforeLast`. Throws BodyTooLarge, and what
-   * `beforeLast` throws.
-   */
-  chunks(beforeLast?: () => Promise<void>): AsyncGenerator<Buffer>
+  /** The body as it comes, with the pieces that were read ahead. Throws BodyTooLarge. */
+  chunks(): AsyncGenerator<Buffer>
 }
 
 /**
@@ -42,6 +39,7 @@ export function readBody(request: IncomingMessage, maxBytes: number, onChunk: (b
 
   return {
     length: Number.isNaN(length) ? null : length,
+    hasEnded: () => hasEnded,
     async readAhead(isEnough) {
       while (bytes < maxAheadBytes && !isEnough()) {
         const chunk = await next()
@@ -49,14 +47,8 @@ export function readBody(request: IncomingMessage, maxBytes: number, onChunk: (b
         ahead.push(chunk)
       }
     },
-    async *chunks(beforeLast) {
-      const held: Buffer[] = []
-      for (let chunk = ahead.shift() ?? (await next()); chunk; chunk = ahead.shift() ?? (await next())) {
-        held.push(chunk)
-        if (held.length > (beforeLast ? 1 : 0)) yield held.shift() as Buffer
-      }
-      await beforeLast?.()
-      yield* held
+    async *chunks() {
+      for (let chunk = ahead.shift() ?? (await next()); chunk; chunk = ahead.shift() ?? (await next())) yield chunk
     },
   }
 }

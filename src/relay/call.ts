@@ -1,7 +1,6 @@
 import type { IncomingHttpHeaders } from 'node:http'
-import type { BudgetFault } from '#database/budget-schema.ts'
+import type { HardBudget } from '#database/budget-schema.ts'
 import type { ModelProvider } from '#database/schema.ts'
-import type { GrantedBudget } from './budget.ts'
 
 /** A call that was let through. */
 export interface RelayedCall {
@@ -11,10 +10,10 @@ export interface RelayedCall {
   method: string
   /** The path at the vendor, without a query. */
   path: string
-  /** The hard budgets that must allow it, but for those of its key. */
-  budgets: readonly GrantedBudget[]
-  /** What becomes of it while the budgets of its key cannot be read; null when no key has a hard one. */
-  keyBudgetFault: BudgetFault | null
+  /** The hard budgets that must allow it, without those of end users. */
+  budgets: readonly HardBudget[]
+  /** Whether there are hard budgets of end users. */
+  hasUserBudgets: boolean
 }
 
 /** How a call ended. */
@@ -52,20 +51,16 @@ export interface CallBody {
   length: number | null
   /** Reads the beginning until `isEnough`, the end, or some hundred KiB. Throws BodyTooLarge. */
   readAhead(isEnough: () => boolean): Promise<void>
+  /** Whether all of it has come. */
+  hasEnded(): boolean
 }
 
 /**
- * Watches one call. But for `admit` and `admitWhole`, its methods must not throw, and must return at once: the answer
- * waits for them.
+ * Watches one call. All methods but `admit` must not throw, and must return at once: the answer waits for them.
  */
 export interface CallObserver {
   /** Called once, before the call is sent: the call waits for it. Throws CallRefused. */
   admit?(body: CallBody): Promise<void>
-  /**
-   * Called once, when the whole body has come, before its last bytes are sent: without them the vendor does nothing.
-   * Throws CallRefused.
-   */
-  admitWhole?: () => Promise<void>
   /** A piece of the body of the request, as it comes. It must not be changed. */
   asked?(bytes: Buffer): void
   /** The status and the headers of the vendor's answer. */
@@ -76,5 +71,8 @@ export interface CallObserver {
   end?(end: CallEnd): void
 }
 
-/** Called for each call before it is sent to the vendor. Null: it is not watched. */
-export type ObserveCall = (call: RelayedCall) => CallObserver | null
+/**
+ * Called for each call before it is sent to the vendor. Null: it is not watched. `refuse` ends a call that is being
+ * sent, and answers it with the refusal unless the answer has begun.
+ */
+export type ObserveCall = (call: RelayedCall, refuse: (refusal: CallRefused) => void) => CallObserver | null

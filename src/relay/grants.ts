@@ -1,12 +1,11 @@
 import { batched } from '#database/batched.ts'
-import type { BudgetFault } from '#database/budget-schema.ts'
+import type { HardBudget } from '#database/budget-schema.ts'
 import { cachedFor } from '#database/cached.ts'
 import type { Db } from '#database/client.ts'
 import type { ModelProvider } from '#database/schema.ts'
 import { hashRelayToken, isRelayToken } from '#instances/gateway/tokens.ts'
 import { providerKeyPlace } from '#instances/row.ts'
 import type { Vault } from '#platform/secrets.ts'
-import { type GrantedBudget, grantedBudget } from './budget.ts'
 
 /**
  * For this long a token or a key counts that has been replaced. Shorter than a worker takes to make an agent forget a
@@ -24,13 +23,10 @@ export interface Grant {
   provider: ModelProvider
   /** The organization's key for the provider; null without one. */
   key: ProviderKey | null
-  /** The hard budgets of the instance, of its labels and of the organization. */
-  budgets: readonly GrantedBudget[]
-  /**
-   * What becomes of calls while the budgets of their keys cannot be read; null when no key of the organization has a
-   * hard one.
-   */
-  keyBudgetFault: BudgetFault | null
+  /** The hard budgets of the instance and of the organization, without those of end users. */
+  budgets: readonly HardBudget[]
+  /** Whether there are hard budgets of end users. */
+  hasUserBudgets: boolean
 }
 
 interface GrantRow extends Omit<Grant, 'key'> {
@@ -47,15 +43,11 @@ export interface ProviderKey {
 const findGrants = `
   SELECT i.relay_token_hash AS "tokenHash", i.id AS "instanceId", i.organization_id AS "organizationId",
     i.model_provider AS provider, i.region, k.sealed_key AS "sealedKey",
-    coalesce((
-      SELECT json_agg(${grantedBudget} ORDER BY b.scope, b.position)
-      FROM budgets b
-      WHERE b.owner_id IN (i.organization_id, i.id) AND b.mode = 'hard' AND i.metadata @> b.selector
-    ), '[]') AS budgets,
-    (
-      SELECT max(b.on_fault) FROM budgets b -- 'refuse' is greater than 'allow'
-      WHERE b.organization_id = i.organization_id AND b.scope = 'key' AND b.mode = 'hard'
-    ) AS "keyBudgetFault"
+    coalesce((SELECT json_agg(budget) FROM hard_budgets(i.organization_id, i.id, NULL) AS budget), '[]') AS budgets,
+    EXISTS (
+      SELECT FROM budgets b
+      WHERE b.owner_id IN (i.organization_id, i.id) AND b.scope = 'end_user' AND b.mode = 'hard'
+    ) AS "hasUserBudgets"
   FROM instances i
   JOIN organizations o ON o.id = i.organization_id
   LEFT JOIN provider_keys k ON k.organization_id = i.organization_id AND k.provider = i.model_provider

@@ -85,35 +85,36 @@ export function createRelay({ findGrant, pace, places, upstreams, observe, log }
     granted: UsableGrant,
     request: IncomingMessage,
     response: ServerResponse,
-    { signal, beganAt }: { signal: AbortSignal; beganAt: number },
+    { end, beganAt }: { end: AbortController; beganAt: number },
   ): Promise<void> {
     const { provider, path, query } = target
+    const { signal } = end
     const waitsFrom = performance.now()
     const hasWaited = await pace.wait(granted.key.id, signal)
     const waitedMs = performance.now() - waitsFrom
     if (hasWaited) relayWaits.observe({ provider }, waitedMs / 1000)
     // The key may have been changed meanwhile.
-    const { instanceId, organizationId, key, budgets, keyBudgetFault } = hasWaited ? await grantOf(target) : granted
+    const { instanceId, organizationId, key, budgets, hasUserBudgets } = hasWaited ? await grantOf(target) : granted
     const upstream = upstreams.of(provider, granted.region)
     if (!upstream) throw new CallRefused(503, texts.relayUnavailable, retryAfterSeconds)
     const { pool, basePath } = upstream
     const method = request.method ?? ''
-    const call = { instanceId, organizationId, provider, method, path, budgets, keyBudgetFault }
-    const observer: CallObserver = observe(call) ?? {}
+    const call = { instanceId, organizationId, provider, method, path, budgets, hasUserBudgets }
+    const observer: CallObserver = observe(call, (refusal) => end.abort(refusal)) ?? {}
     const headers = toVendor(request.headers, vendors[provider].keyHeader(key.value))
     const body = method === 'GET' ? null : readBody(request, maxBodyBytes, (bytes) => observer.asked?.(bytes))
-    let end: CallEnd = 'refused'
+    let outcome: CallEnd = 'refused'
     try {
       if (body) await admit(observer, body, signal)
       relayAddedDuration.observe((performance.now() - beganAt - waitedMs) / 1000)
-      end = 'vendor failed'
+      outcome = 'vendor failed'
       await forward(
         pool,
         {
           path: `${basePath}${path}${query}`,
           method,
           headers,
-          body: body?.chunks(observer.admitWhole),
+          body: body?.chunks(),
           signal,
         },
         response,
@@ -127,17 +128,17 @@ export function createRelay({ findGrant, pace, places, upstreams, observe, log }
           chunk: (bytes) => observer.chunk?.(bytes),
         },
       )
-      end = 'answered'
+      outcome = 'answered'
     } catch (error) {
-      if (end === 'refused') throw error
-      if (error === clientLeft) end = 'client left'
-      else if (error === tokenRefused) end = 'token refused'
-      else if (error instanceof BodyTooLarge) end = 'too large'
-      else if (error instanceof CallRefused) end = 'refused'
+      if (outcome === 'refused') throw error
+      if (error === clientLeft) outcome = 'client left'
+      else if (error === tokenRefused) outcome = 'token refused'
+      else if (error instanceof BodyTooLarge) outcome = 'too large'
+      else if (error instanceof CallRefused) outcome = 'refused'
       else outageOf(provider).failed(error)
       throw error
     } finally {
-      observer.end?.(end)
+      observer.end?.(outcome)
     }
   }
 
@@ -155,7 +156,7 @@ export function createRelay({ findGrant, pace, places, upstreams, observe, log }
     relayOpenCalls.inc()
     try {
       if (response.destroyed) throw clientLeft
-      await send(target, grant, request, response, { signal: call.end.signal, beganAt })
+      await send(target, grant, request, response, { end: call.end, beganAt })
     } finally {
       response.off('close', onClose)
       open.delete(call)

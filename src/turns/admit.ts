@@ -1,6 +1,6 @@
 import { sql } from 'drizzle-orm'
 import { LRUCache } from 'lru-cache'
-import { createTurnBudgets } from '#budgets/check.ts'
+import { createRequireBudgets } from '#budgets/check.ts'
 import type { Db } from '#database/client.ts'
 import { sessionEndUsers } from '#database/usage-schema.ts'
 import type { Caller } from '#http/auth.ts'
@@ -14,14 +14,30 @@ export interface TurnSession {
   sessionKey: string
 }
 
+/** The sender of a turn. */
+export interface Asker {
+  caller: Pick<Caller, 'token'>
+  /** The field `user` of the body. */
+  user?: string | null | undefined
+}
+
 export interface Admission {
   /**
    * Finds the gateway of an instance for a turn. Throws AppError `not_found`, `conflict` when the instance is not
    * running, and `budget_exceeded`.
    */
-  admit(caller: Caller, instanceId: string): Promise<RunningGateway>
-  /** Records who asks, just before the agent is asked: the end user of a client token, and what budgets need. */
-  begin(caller: Caller, session: TurnSession): Promise<void>
+  admit(asker: Asker, session: TurnSession): Promise<RunningGateway>
+  /** Records the end user of a turn that begins, for the usage and the budgets of its session. */
+  begin(asker: Asker, session: TurnSession): Promise<void>
+}
+
+/**
+ * The end user that a turn names: the one of its client token, else the `user` of its body; null for none. The holder of
+ * a client token cannot choose another one.
+ */
+export function endUserOf({ caller: { token }, user }: Asker): string | null {
+  const named = (token ? token.endUser : user) ?? ''
+  return named.replaceAll('\0', '').toWellFormed() || null
 }
 
 const maxKnown = 10_000
@@ -29,14 +45,16 @@ const maxKnown = 10_000
 const knownMs = 60_000
 
 export function createAdmission(db: Db, findGateway: FindGateway, log: Pick<Logger, 'warn'>): Admission {
-  const budgets = createTurnBudgets(db)
+  const requireBudgets = createRequireBudgets(db)
   const known = new LRUCache<string, string>({ max: maxKnown, ttl: knownMs })
 
-  /** Gateways do not pass the end user on, and usage needs it. A failure costs no turn. */
-  async function recordEndUser({ token }: Caller, { organizationId, instanceId, sessionKey }: TurnSession) {
-    const endUser = token?.endUser?.replaceAll('\0', '').toWellFormed() ?? ''
+  /**
+   * Gateways do not pass the end user on. A session keeps the one of its turn before if a turn names none. A failure
+   * costs no turn.
+   */
+  async function recordEndUser(endUser: string | null, { organizationId, instanceId, sessionKey }: TurnSession) {
     const key = `${instanceId} ${sessionKey}`
-    if (endUser === '' || known.get(key) === endUser) return
+    if (endUser === null || known.get(key) === endUser) return
     try {
       await db
         .insert(sessionEndUsers)
@@ -52,14 +70,11 @@ export function createAdmission(db: Db, findGateway: FindGateway, log: Pick<Logg
   }
 
   return {
-    async admit({ organizationId, keyId }, instanceId) {
-      const gateway = await findGateway(organizationId, instanceId)
-      await budgets.require({ organizationId, keyId, instanceId })
+    async admit(asker, session) {
+      const gateway = await findGateway(session.organizationId, session.instanceId)
+      await requireBudgets({ ...session, endUser: endUserOf(asker) })
       return gateway
     },
-    async begin(caller, session) {
-      await recordEndUser(caller, session)
-      await budgets.begin({ ...session, keyId: caller.keyId })
-    },
+    begin: (asker, session) => recordEndUser(endUserOf(asker), session),
   }
 }

@@ -360,7 +360,6 @@ describe.each(soaks)('$cycles agents that come and go, with the queue in $kind',
       await query(`UPDATE api_keys SET revoked_at = revoked_at - interval '366 days' WHERE revoked_at IS NOT NULL`)
       await query(`UPDATE idempotency_keys SET expires_at = expires_at - interval '25 hours'`)
       await query(`UPDATE turn_lines SET entered_at = entered_at - interval '2 hours'`)
-      await query(`UPDATE instance_turns SET asked_at = asked_at - interval '2 hours'`)
       await query(`UPDATE events SET created_at = created_at - interval '91 days'`)
       await maintain()
     }

@@ -3,16 +3,13 @@ import { finished } from 'node:stream/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { request } from 'undici'
 import { afterAll, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest'
-import { createTurnBudgets } from '#budgets/check.ts'
 import { startRelay } from '#composition/relay.ts'
 import type { ModelProvider } from '#database/schema.ts'
 import { freePort } from '#platform/free-port.ts'
 import { newId } from '#platform/ids.ts'
 import type { RelayServer } from '#relay/server.ts'
-import { makeDataDir, removeDataDir, startChowder } from '../support/chowder-process.ts'
 import { listenLocally } from '../support/local-server.ts'
 import { openRelayedChowder, type RelayedAgent, type RelayedChowder } from '../support/relayed-chowder.ts'
-import { urlOf } from '../support/test-database.ts'
 import { until } from '../support/until.ts'
 
 /** A fake of all vendors, which answers what the test says. */
@@ -89,11 +86,9 @@ interface Owner {
   agent: RelayedAgent
   organizationId: string
 }
-async function newOwner(labels: Record<string, string> = {}): Promise<Owner> {
+async function newOwner(): Promise<Owner> {
   const { key, id: organizationId } = await relayed.chowder.signUp({ providerKey: 'sk-own' })
-  const agent = await relayed.addAgent('anthropic', key)
-  await relayed.chowder.call('PATCH', `/v1/instances/${agent.id}`, { key, body: { metadata: labels } })
-  return { key, agent, organizationId }
+  return { key, agent: await relayed.addAgent('anthropic', key), organizationId }
 }
 async function setBudgets({ key }: Pick<Owner, 'key'>, budgets: object[], path = '/v1/organization') {
   const { status, body: answer } = await relayed.chowder.call('PATCH', path, { key, body: { budgets } })
@@ -108,81 +103,57 @@ const usedUntil = (owner: Owner, used: number, path?: string) =>
   until(`${used} to be used`, async () => (await usedBy(owner, path)) >= used)
 
 describe('a budget of tokens', () => {
-  test('of 50 calls at once lets through what it has room for, and stops the agent when it is used up', async () => {
+  test('refuses calls once it is used up, and overshoots by the calls that are open at once', async () => {
     const owner = await newOwner()
     await setBudgets(owner, [daily(1000)])
     answerNext = uses(60, 40, { ms: 300 })
-    const answers = await Promise.all(Array.from({ length: 50 }, () => ask(owner.agent)))
-    expect(answers.filter(({ status }) => status === 200)).toHaveLength(10)
-    const refused = answers.filter(({ status }) => status === 429)
-    expect(refused).toHaveLength(40)
-    for (const { text, headers } of refused) {
-      expect(text).toMatch(/is taken by calls that run now|is used up until/)
-      expect(headers).toHaveProperty(text.includes('taken') ? 'retry-after' : 'x-should-retry')
+    const urls = [relayed.relayUrl, second.url]
+    const open = Array.from({ length: 12 }, (_, at) => ask(owner.agent, { relay: urls[at % 2] as string }))
+    for (const { status } of await Promise.all(open)) expect(status).toBe(200)
+    await usedUntil(owner, 1200)
+    await sleep(250) // what is used is cached for less
+    askedOfVendor = 0
+    for (const relay of urls) {
+      const { status, text, headers } = await ask(owner.agent, { relay })
+      expect(status).toBe(429)
+      expect(headers['x-should-retry']).toBe('false')
+      expect(headers).not.toHaveProperty('retry-after')
+      expect(JSON.parse(text)).toMatchObject({
+        type: 'error',
+        error: {
+          type: 'rate_limit_error',
+          message: expect.stringMatching(
+            /^The budget “daily” of the organization is used up until \d{4}-\d\d-\d\d 00:00 \(UTC\), when it resets\. Daily usage limit: 1,000 tokens\.$/,
+          ),
+        },
+      })
     }
-    expect(askedOfVendor).toBe(10)
-    await usedUntil(owner, 1000)
-    expect(await usedBy(owner)).toBe(1000)
-    const { status, text, headers } = await ask(owner.agent)
-    expect(status).toBe(429)
-    expect(headers['x-should-retry']).toBe('false')
-    expect(headers).not.toHaveProperty('retry-after')
-    expect(JSON.parse(text)).toMatchObject({
-      type: 'error',
-      error: {
-        type: 'rate_limit_error',
-        message: expect.stringMatching(
-          /^The budget “daily” of the organization is used up until \d{4}-\d\d-\d\d 00:00 \(UTC\), when it resets\. Daily usage limit: 1,000 tokens\.$/,
-        ),
-      },
-    })
+    expect(askedOfVendor).toBe(0)
     // Raised, it allows calls again, and what was used stays.
     await setBudgets(owner, [daily(2000)])
     expect((await ask(owner.agent)).status).toBe(200)
-    await usedUntil(owner, 1100)
+    await usedUntil(owner, 1300)
   })
 
-  test('is shared by two relays: 50 calls at once overshoot by less than one of them', async () => {
-    const owner = await newOwner()
-    await setBudgets(owner, [daily(1050)])
-    answerNext = uses(60, 40, { ms: 500 })
-    const urls = [relayed.relayUrl, second.url]
-    const answers = await Promise.all(
-      Array.from({ length: 50 }, (_, at) => ask(owner.agent, { relay: urls[at % 2] as string })),
-    )
-    const taken = answers.filter(({ status }) => status === 200).length
-    expect(taken).toBeGreaterThan(8) // a relay may hold an eighth of the rest for its next calls
-    expect(taken).toBeLessThanOrEqual(11)
-    await until('all of it to be used', async () => {
-      for (const relay of urls) await ask(owner.agent, { relay })
-      return (await usedBy(owner)) >= 1050
-    })
-    expect(await usedBy(owner)).toBeLessThan(1050 + 2 * 100)
-  })
-
-  test('needs no statement for most calls while much of it is left', async () => {
+  test('costs a call no statement of its own', async () => {
     const owner = await newOwner()
     await setBudgets(owner, [daily(10_000_000)])
     const asked = vi.spyOn(relayed.chowder.deps.db.$client, 'query')
     for (let call = 0; call < 50; call += 1) expect((await ask(owner.agent)).status).toBe(200)
     const names = asked.mock.calls.map(([text]) => (text as unknown as { name?: string }).name)
     asked.mockRestore()
-    expect(names.filter((name) => name === 'lease_budgets').length).toBeLessThan(5)
+    expect(names.filter((name) => /budget|asked/.test(name ?? ''))).toEqual([])
+    expect(names.filter((name) => name === 'find_grants').length).toBeLessThan(50)
     await usedUntil(owner, 5000)
   })
 
-  test('gets back what a call did not use, and what a cut call has left', async () => {
+  test('of calls counts each of them', async () => {
     const owner = await newOwner()
-    await setBudgets(owner, [daily(150)])
-    answerNext = uses(5, 5)
-    for (let call = 0; call < 5; call += 1) {
-      await until('room', async () => (await ask(owner.agent)).status === 200)
-    }
-    expect(await usedBy(owner)).toBeLessThanOrEqual(50)
-    answerNext = (asked) => asked.socket.destroy()
-    await ask(owner.agent).catch(() => {})
-    answerNext = uses(5, 5)
-    await until('room', async () => (await ask(owner.agent)).status === 200)
+    await setBudgets(owner, [{ name: 'calls', limit: { calls: 3 }, per: 'hour' }])
+    for (let call = 0; call < 3; call += 1) expect((await ask(owner.agent)).status).toBe(200)
+    await usedUntil(owner, 3)
+    await sleep(250)
+    expect((await ask(owner.agent)).text).toContain('Hourly usage limit: 3 calls.')
   })
 
   test('counts a call that tells no usage by its bytes', async () => {
@@ -227,24 +198,16 @@ describe('a budget of tokens', () => {
 })
 
 describe('all budgets that apply must allow a call', () => {
-  test('of the instance, of its labels and of the organization', async () => {
-    const owner = await newOwner({ plan: 'free' })
+  test('of the instance and of the organization', async () => {
+    const owner = await newOwner()
     const other = await relayed.addAgent('anthropic', owner.key)
-    await setBudgets(owner, [
-      daily(1_000_000),
-      { ...daily(100), name: 'free', selector: { plan: 'free' } },
-      { ...daily(1), name: 'paid', selector: { plan: 'paid' } },
-    ])
-    expect((await ask(owner.agent)).status).toBe(200)
-    await until('the labels to be used up', async () => (await ask(owner.agent)).text.includes('used up'))
-    expect((await ask(owner.agent)).text).toContain('The budget “free” of agents with these labels is used up')
-    expect((await ask(other)).status).toBe(200)
-    await usedUntil(owner, 200)
+    await setBudgets(owner, [daily(1_000_000)])
     await setBudgets(owner, [daily(100)], `/v1/instances/${other.id}`)
-    expect(await ask(other)).toMatchObject({ status: 200 })
+    expect((await ask(other)).status).toBe(200)
     await until('the instance to be used up', async () => (await ask(other)).text.includes('used up'))
     expect((await ask(other)).text).toContain('The budget “daily” of this agent is used up')
-    await usedUntil(owner, 300)
+    expect((await ask(owner.agent)).status).toBe(200)
+    await usedUntil(owner, 200)
   })
 
   test('and none of another organization, nor one that only warns', async () => {
@@ -280,163 +243,177 @@ describe('a budget in US dollars', () => {
   })
 })
 
-describe('a budget of a key', () => {
-  const session = 's-1'
-  /** A request in a session, which may use 100 tokens or more; OpenClaw names the session after the messages. */
-  const inSession = (name: string | null, messageBytes = 1) =>
+describe('a budget of each end user', () => {
+  /** A request in a session; OpenClaw names the session after the messages. */
+  const inSession = (name: string | null, { messageBytes = 1, channel = 'webchat' } = {}) =>
     JSON.stringify({
       model: 'claude-haiku-4-5',
       messages: [{ role: 'user', content: 'x'.repeat(messageBytes) }],
       max_tokens: 50,
-      ...(name && { system: `You help.\nRuntime: agent=main | session=agent:main:${name} | channel=webchat` }),
-    }).padEnd(200, ' ')
-  /** An owner with a key that has the budgets, whose turn in the session has begun. */
-  async function newKeyOwner(budgets: object[]): Promise<Owner & { keyId: string; path: string }> {
-    const owner = await newOwner()
-    const { key, agent, organizationId } = owner
-    const { body: made } = await relayed.chowder.call('POST', '/v1/keys', {
-      key,
-      body: { name: 'k', instance_ids: [agent.id], permissions: ['interact'] },
+      ...(name && { system: `You help.\nRuntime: agent=main | session=agent:main:${name} | channel=${channel}` }),
     })
-    const path = `/v1/keys/${made.id}`
-    await setBudgets(owner, budgets, path)
-    const turns = createTurnBudgets(relayed.chowder.deps.db)
-    await turns.begin({ organizationId, keyId: made.id, instanceId: agent.id, sessionKey: session })
-    return { ...owner, keyId: made.id, path }
+  const perUser = (tokens: number, more: object = {}) => daily(tokens, { scope: 'end_user', ...more })
+  /** Notes that the latest turns of sessions were of these end users. */
+  const note = async ({ organizationId, agent }: Owner, users: Record<string, string>) => {
+    for (const [session, endUser] of Object.entries(users))
+      await query(
+        `INSERT INTO session_end_users (organization_id, instance_id, session, end_user) VALUES ($1, $2, $3, $4)
+         ON CONFLICT (instance_id, session) DO UPDATE SET end_user = excluded.end_user`,
+        [organizationId, agent.id, session, endUser],
+      )
   }
 
-  test('of 50 calls at once in its session lets through what it has room for, and no other session is refused', async () => {
-    const owner = await newKeyOwner([daily(1000)])
-    answerNext = uses(60, 40, { ms: 300 })
-    const calls = Array.from({ length: 50 }, () => ask(owner.agent, { body: inSession(session) }))
-    const answers = await Promise.all(calls)
-    const taken = answers.filter(({ status }) => status === 200).length
-    expect(taken).toBeGreaterThan(5)
-    expect(taken).toBeLessThanOrEqual(10)
-    await usedUntil(owner, taken * 100, owner.path)
-    await until('it to be used up', async () =>
-      (await ask(owner.agent, { body: inSession(session) })).text.includes('is used up'),
+  test('counts the calls in the sessions of each, and refuses those of the one who has used it up', async () => {
+    const owner = await newOwner()
+    await setBudgets(owner, [perUser(200)])
+    await note(owner, { 's-1': 'ann', 's-2': 'ann', 's-3': 'bob' })
+    for (const session of ['s-1', 's-2', 's-3', 's-4'])
+      expect((await ask(owner.agent, { body: inSession(session) })).status).toBe(200)
+    await usedUntil(owner, 200)
+    await sleep(250)
+    for (const session of ['s-1', 's-2']) {
+      const { status, text } = await ask(owner.agent, { body: inSession(session) })
+      expect(status).toBe(429)
+      expect(text).toContain('The budget “daily” of this end user is used up until')
+    }
+    for (const session of ['s-3', 's-4', null])
+      expect((await ask(owner.agent, { body: inSession(session) })).status).toBe(200)
+    const { body: events } = await relayed.chowder.call('GET', '/v1/organization/events?type=budget.reached', owner)
+    expect(events.map(({ reason }: { reason: string }) => reason)).toContain(
+      '100 % of 200 tokens in this day, by the end user ann',
     )
-    const { status, text } = await ask(owner.agent, { body: inSession(session) })
-    expect(status).toBe(429)
-    expect(text).toContain('The budget “daily” of this key is used up')
-    expect((await ask(owner.agent, { body: inSession('s-2') })).status).toBe(200)
-    expect((await ask(owner.agent, { body: inSession(null) })).status).toBe(200)
-    await until('nothing to be reserved', async () => {
-      const { body: ofKey } = await relayed.chowder.call('GET', owner.path, { key: owner.key })
-      return ofKey.budgets[0].reserved === 0
-    })
   })
 
-  test('and one of the organization: what either refuses is given back to the other', async () => {
-    const owner = await newKeyOwner([daily(100)])
-    await setBudgets(owner, [daily(1_000_000)])
-    expect((await ask(owner.agent, { body: inSession(session) })).status).toBe(200)
-    await usedUntil(owner, 100, owner.path)
-    await until('it to be used up', async () =>
-      (await ask(owner.agent, { body: inSession(session) })).text.includes('of this key is used up'),
-    )
-    expect(await usedBy(owner)).toBe(100)
-    await until('nothing to be reserved', async () => {
-      const { body: organization } = await relayed.chowder.call('GET', '/v1/organization', { key: owner.key })
-      return organization.budgets[0].reserved === 0
-    })
+  test('of an instance counts the calls of this instance only', async () => {
+    const owner = await newOwner()
+    const other = { ...owner, agent: await relayed.addAgent('anthropic', owner.key) }
+    await setBudgets(owner, [perUser(100)], `/v1/instances/${owner.agent.id}`)
+    await note(owner, { 's-1': 'ann' })
+    await note(other, { 's-1': 'ann' })
+    expect((await ask(owner.agent, { body: inSession('s-1') })).status).toBe(200)
+    await usedUntil(owner, 100, `/v1/instances/${owner.agent.id}`)
+    await sleep(250)
+    expect((await ask(owner.agent, { body: inSession('s-1') })).status).toBe(429)
+    expect((await ask(other.agent, { body: inSession('s-1') })).status).toBe(200)
   })
 
-  test('refuses a call that tells its session behind a MiB of messages, before the vendor has all of it', async () => {
-    const owner = await newKeyOwner([daily(1)])
-    let whole = 0
+  test('refuses a call that names its session behind a MiB of messages', async () => {
+    const owner = await newOwner()
+    await setBudgets(owner, [perUser(1)])
+    await note(owner, { 's-1': 'ann' })
+    const long = (session: string) => ask(owner.agent, { body: inSession(session, { messageBytes: 1024 * 1024 }) })
     answerNext = async (asked, reply) => {
       await finished(asked.resume()).catch(() => {})
-      if (!asked.complete) return
-      whole += 1
-      await uses(60, 40)(asked, reply)
+      if (asked.complete) await uses(60, 40, { ms: 300 })(asked, reply)
     }
-    expect((await ask(owner.agent, { body: inSession(session, 1024 * 1024) })).status).toBe(200)
-    await usedUntil(owner, 100, owner.path)
-    const refused = async () => ask(owner.agent, { body: inSession(session, 1024 * 1024) })
-    await until('it to be used up', async () => (await refused()).text.includes('is used up'))
-    const before = whole
-    expect(await refused()).toMatchObject({ status: 429, headers: { 'x-should-retry': 'false' } })
-    await sleep(200)
-    expect(whole).toBe(before)
-    expect((await ask(owner.agent, { body: inSession('s-2', 1024 * 1024) })).status).toBe(200)
+    expect((await long('s-1')).status).toBe(200)
+    await usedUntil(owner, 100)
+    await sleep(250)
+    expect(await long('s-1')).toMatchObject({ status: 429, headers: { 'x-should-retry': 'false' } })
+    expect((await long('s-2')).status).toBe(200)
+    expect(await usedBy(owner)).toBe(100)
   })
 
-  test.each([
-    ['refuse', 503],
-    ['allow', 200],
-  ] as const)('that cannot be read has calls %s, as it is set', async (onFault, expected) => {
-    const owner = await newKeyOwner([daily(1000, { on_fault: onFault })])
-    const { $client } = relayed.chowder.deps.db
-    const query = $client.query.bind($client) as (...asked: unknown[]) => unknown
-    const failing = vi.spyOn($client, 'query').mockImplementation(((...asked: [{ name?: string }]) => {
-      if (asked[0].name === 'find_key_budgets') return Promise.reject(new Error('planted'))
-      return query(...asked)
-    }) as never)
-    const { status, text } = await ask(owner.agent, { body: inSession(session) })
-    failing.mockRestore()
-    expect(status).toBe(expected)
-    if (status === 503) expect(text).toContain('The budgets of this key cannot be read now')
-    expect((await ask(owner.agent, { body: inSession(session) })).status).toBe(200)
-  })
-})
-
-describe('a fault of budgets', () => {
-  test.each([
-    ['refuse', 503],
-    ['allow', 200],
-  ] as const)('has calls %s, as it is set', async (onFault, expected) => {
+  test('that cannot be read refuses calls for that time', async () => {
     const owner = await newOwner()
-    await setBudgets(owner, [daily(1000, { on_fault: onFault })])
+    await setBudgets(owner, [perUser(1000)])
     const { $client } = relayed.chowder.deps.db
     const query = $client.query.bind($client) as (...asked: unknown[]) => unknown
     const failing = vi.spyOn($client, 'query').mockImplementation(((...asked: [{ name?: string }]) => {
-      if (asked[0].name === 'lease_budgets') return Promise.reject(new Error('planted'))
+      if (asked[0].name === 'find_user_budgets') return Promise.reject(new Error('planted'))
       return query(...asked)
     }) as never)
-    const { status, text } = await ask(owner.agent)
+    const { status, text, headers } = await ask(owner.agent, { body: inSession('s-1') })
     failing.mockRestore()
-    expect(status).toBe(expected)
-    if (status === 503) expect(text).toContain('The budget “daily” of the organization cannot be checked now')
-    expect((await ask(owner.agent)).status).toBe(200)
-    await usedUntil(owner, status === 200 ? 200 : 100)
+    expect(status).toBe(503)
+    expect(text).toContain('The budgets of this call cannot be read now')
+    expect(headers).toHaveProperty('retry-after')
+    expect((await ask(owner.agent, { body: inSession('s-1') })).status).toBe(200)
   })
-})
 
-test('what a killed relay had reserved is free again within 20 s, and its calls count as lost', async () => {
-  const owner = await newOwner()
-  await setBudgets(owner, [daily(1000)])
-  const dataDir = await makeDataDir()
-  const port = await freePort()
-  const started = await startChowder({
-    dataDir,
-    role: 'relay',
-    env: {
-      DATABASE_URL: urlOf(relayed.chowder.database.connection),
-      CHOWDER_SECRET_KEY: relayed.secretKey.toString('base64'),
-      RELAY_ROLE: 'relay',
-      RELAY_HOST: '127.0.0.1',
-      RELAY_PORT: String(port),
-      ANTHROPIC_BASE_URL: vendor.url,
-    },
+  describe('unattended calls', () => {
+    const cron = inSession('cron:1')
+    const heartbeat = inSession('main')
+    const path = ({ agent }: Owner) => `/v1/instances/${agent.id}`
+    /** Calls of the last minutes, as the relay writes them. */
+    const made = ({ organizationId, agent }: Owner, count: number, cause: string | null) =>
+      query(
+        `INSERT INTO model_calls (id, organization_id, instance_id, cause, provider, began_at, outcome)
+         SELECT gen_random_uuid(), $1, $2, $3, 'anthropic', now(), 'answered' FROM generate_series(1, $4)`,
+        [organizationId, agent.id, cause, count],
+      )
+    const events = async (owner: Owner) =>
+      (await relayed.chowder.call('GET', `${path(owner)}/events?type=budget.reached`, owner)).body.map(
+        ({ subject, reason }: { subject: string; reason: string }) => `${subject}: ${reason}`,
+      )
+
+    test('end at 200 an hour without any budget being set, by an event and a refusal', async () => {
+      const owner = await newOwner()
+      await made(owner, 199, 'cron')
+      answerNext = uses(60, 40, { ms: 300 })
+      expect((await ask(owner.agent, { body: cron })).status).toBe(200)
+      await until('the event', async () => (await events(owner)).length > 0)
+      expect(await events(owner)).toEqual(['unattended: 100 % of 200 unattended calls in this hour'])
+      await sleep(250)
+      const { status, text, headers } = await ask(owner.agent, { body: cron })
+      expect([status, headers['x-should-retry']]).toEqual([429, 'false'])
+      expect(text).toMatch(
+        /The budget “unattended” of unattended calls of this agent is used up until .*:00 \(UTC\).* Hourly usage limit: 200 calls\./,
+      )
+      for (const body of [
+        heartbeat,
+        inSession('subagent:1'),
+        inSession(null),
+        inSession('main', { messageBytes: 1e6 }),
+      ])
+        expect((await ask(owner.agent, { body })).status).toBe(429)
+      for (const body of [inSession('s-1'), inSession('main', { channel: 'telegram' })])
+        expect((await ask(owner.agent, { body })).status).toBe(200)
+      const other = await relayed.addAgent('anthropic', owner.key)
+      expect((await ask(other, { body: cron })).status).toBe(200)
+    })
+
+    test('are those of cron, and others while no person has asked for an hour', async () => {
+      const owner = await newOwner()
+      const asked = { ...owner, agent: await relayed.addAgent('anthropic', owner.key) }
+      await setBudgets(owner, [{ name: 'few', scope: 'unattended', limit: { calls: 5 }, per: 'hour' }])
+      await made(asked, 1, 'channel')
+      await made(asked, 10, null)
+      await made(asked, 10, 'subagent')
+      expect(await usedBy(owner)).toBe(0)
+      await made(owner, 3, null)
+      await made(owner, 2, 'subagent')
+      expect(await usedBy(owner)).toBe(5)
+      await sleep(250)
+      expect((await ask(owner.agent, { body: heartbeat })).status).toBe(429)
+      // A turn of the API in the session of heartbeats is allowed at once.
+      await query(
+        `INSERT INTO responses (id, organization_id, instance_id, session_key, status)
+         VALUES ($1, $2, $3, 'main', 'in_progress')`,
+        [newId(), owner.organizationId, owner.agent.id],
+      )
+      expect((await ask(owner.agent, { body: heartbeat })).status).toBe(200)
+      expect((await ask(owner.agent, { body: cron })).status).toBe(429)
+      expect((await ask(asked.agent, { body: heartbeat })).status).toBe(200)
+    })
+
+    test('have the limit of the instance, else that of its organization, else the default', async () => {
+      const owner = await newOwner()
+      const limit = (calls: number, more: object = {}) => ({
+        ...{ name: 'own', scope: 'unattended', limit: { calls }, per: 'hour' },
+        ...more,
+      })
+      await setBudgets(owner, [limit(3)])
+      await made(owner, 3, 'cron')
+      await sleep(250)
+      expect((await ask(owner.agent, { body: cron })).text).toContain('Hourly usage limit: 3 calls.')
+      await setBudgets(owner, [limit(1000, { mode: 'warn' })], path(owner))
+      await made(owner, 250, 'cron')
+      await sleep(250)
+      expect((await ask(owner.agent, { body: cron })).status).toBe(200)
+      expect(await events(owner)).toEqual(['own: 100 % of 3 unattended calls in this hour'])
+    })
   })
-  try {
-    answerNext = () => {}
-    const open = Array.from({ length: 10 }, () =>
-      ask(owner.agent, { relay: `http://127.0.0.1:${port}` }).catch(() => {}),
-    )
-    await until('the calls to be open', () => askedOfVendor === 10)
-    answerNext = uses(60, 40)
-    expect((await ask(owner.agent)).text).toContain('is taken by calls that run now')
-    await started.kill('SIGKILL')
-    await Promise.all(open)
-    await query("UPDATE budget_leases SET renewed_at = renewed_at - interval '20 s'")
-    expect((await ask(owner.agent)).status).toBe(200)
-  } finally {
-    await started.kill('SIGKILL').catch(() => {})
-    await removeDataDir(dataDir)
-  }
 })
 
 test('an event says once in a period that 50, 80 and 100 % are used', async () => {

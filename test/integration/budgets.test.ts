@@ -36,50 +36,43 @@ const instancePath = () => `/v1/instances/${id}`
 const query = async (text: string, values: unknown[] = []) => (await chowder.database.pool.query(text, values)).rows
 
 /** A call of a model, as a relay writes it. */
-const use = (tokens: number, { session = null as string | null, instanceId = id } = {}) =>
+const use = (tokens: number, endUser: string | null = null) =>
   query(
-    `INSERT INTO model_calls (id, organization_id, instance_id, session, provider, began_at, outcome, input_tokens, output_tokens)
+    `INSERT INTO model_calls (id, organization_id, instance_id, end_user, provider, began_at, outcome, input_tokens, output_tokens)
      VALUES ($1, $2, $3, $4, 'anthropic', now(), 'answered', $5, 0)`,
-    [newId(), organizationId, instanceId, session, tokens],
+    [newId(), organizationId, id, endUser, tokens],
   )
-const turn = async (as = key, session = 'main') => {
+const turn = async (as = key, { session = 'main', ...more }: { session?: string; user?: string } = {}) => {
   const path = session === 'main' ? 'responses' : `session/${session}/responses`
-  return call('POST', `${instancePath()}/${path}`, { model: 'openclaw', input: 'hello' }, as)
+  return call('POST', `${instancePath()}/${path}`, { model: 'openclaw', input: 'hello', ...more }, as)
 }
 /** The check of turns remembers for a moment that nothing is used up. */
 const untilChecked = () => sleep(300)
 
 describe('budgets are set and shown', () => {
-  test('of the organization, of an instance and of a key, each with its defaults', async () => {
+  test('of the organization and of an instance, each with its defaults', async () => {
     const shown = {
       ...daily,
+      scope: 'total',
       time_zone: 'UTC',
       mode: 'hard',
       unpriced_price: 20,
-      on_fault: 'refuse',
       used: 0,
-      reserved: 0,
       remaining: 100,
       state: 'ok',
     }
-    const labelled = { ...daily, name: 'free', selector: { plan: 'free' } }
-    const set = await call('PATCH', '/v1/organization', { budgets: [daily, labelled] })
+    const perUser = { ...daily, name: 'each', scope: 'end_user' }
+    const unattended = { name: 'night', limit: { calls: 10 }, per: 'hour', scope: 'unattended' }
+    const set = await call('PATCH', '/v1/organization', { budgets: [daily, perUser, unattended] })
     expect(set.body.budgets).toMatchObject([
-      { ...shown, selector: {} },
-      { ...shown, ...labelled },
+      shown,
+      { ...shown, ...perUser },
+      { ...shown, ...unattended, remaining: 10 },
     ])
     expect((await call('GET', '/v1/organization')).body.budgets).toEqual(set.body.budgets)
     expect((await call('PATCH', instancePath(), { budgets: [daily] })).body.budgets).toMatchObject([shown])
     const [listed] = (await call('GET', '/v1/instances')).body
     expect(listed.budgets).toEqual((await call('GET', instancePath())).body.budgets)
-    const { body: created } = await call('POST', '/v1/keys', {
-      name: 'k',
-      instance_ids: [id],
-      permissions: ['interact'],
-    })
-    const ofKey = await call('PATCH', `/v1/keys/${created.id}`, { budgets: [daily] })
-    expect(ofKey.body.budgets).toMatchObject([shown])
-    expect((await call('GET', `/v1/keys/${created.id}`)).body.budgets).toEqual(ofKey.body.budgets)
     const other = await call('POST', '/v1/instances', { name: 'y', budgets: [daily] })
     expect([other.status, other.body.budgets]).toMatchObject([201, [shown]])
     const berlin = { ...daily, time_zone: 'Europe/Berlin', per: 'month', limit: { usd: 2.5 }, unpriced_price: null }
@@ -112,6 +105,7 @@ describe('budgets are set and shown', () => {
     [{ ...daily, limit: {} }, 422, undefined],
     [{ ...daily, limit: { tokens: 1, usd: 1 } }, 422, undefined],
     [{ ...daily, limit: { tokens: 0 } }, 422, undefined],
+    [{ ...daily, scope: 'key' }, 422, undefined],
     [{ ...daily, name: 'spend limit' }, 422, undefined],
     [{ ...daily, per: 'week' }, 422, undefined],
     [{ ...daily, time_zone: '+02:00' }, 400, 'unknown_time_zone'],
@@ -132,7 +126,7 @@ describe('budgets are set and shown', () => {
     expect((await call('GET', instancePath(), undefined, scoped)).body.budgets).toEqual([])
   })
 
-  test('what is used stays with the name, and not with another unit or period', async () => {
+  test('what is used stays with the name, and not with another scope, unit or period', async () => {
     const set = async (budget: object) => (await call('PATCH', instancePath(), { budgets: [budget] })).body.budgets[0]
     await set(daily)
     await use(60)
@@ -143,6 +137,7 @@ describe('budgets are set and shown', () => {
     })
     expect(await set({ ...daily, per: 'month' })).toMatchObject({ used: 0 })
     expect(await set(daily)).toMatchObject({ used: 0 })
+    expect(await set({ ...daily, scope: 'end_user' })).toMatchObject({ used: 0 })
     await set({ ...daily, name: 'other' })
     await call('PATCH', instancePath(), { budgets: [] })
   })
@@ -176,39 +171,52 @@ describe('a turn', () => {
     await call('PATCH', instancePath(), { budgets: [] })
   })
 
-  test('counts under the budget of its key, in its session, and only there', async () => {
-    const body = { name: 'k', instance_ids: [id], permissions: ['interact'] }
-    const [one, two] = [(await call('POST', '/v1/keys', body)).body, (await call('POST', '/v1/keys', body)).body]
-    const path = `/v1/keys/${one.id}`
-    await call('PATCH', path, { budgets: [daily] })
+  test('counts under the budget of its end user, in every session, and no other is refused', async () => {
+    await call('PATCH', '/v1/organization', { budgets: [{ ...daily, scope: 'end_user' }] })
+    const [ann, bob] = [{ user: 'ann' }, { user: 'bob' }]
+    expect((await turn(key, { ...ann, session: 'of-ann' })).status).toBe(200)
+    await use(60, 'ann')
+    await use(60, 'bob')
+    await use(1000)
+    expect((await call('GET', '/v1/organization')).body.budgets[0]).toMatchObject({ used: 60, remaining: 40 })
+    await use(60, 'ann')
     await untilChecked()
-    const used = async () => (await call('GET', path)).body.budgets[0].used
-    const session = `s-${Buffer.from('shared').toString('hex')}`
-    expect((await turn(one.raw_key, 'shared')).status).toBe(200)
-    await use(60, { session })
-    await use(1000, { session: 'cron:1' })
-    expect(await used()).toBe(60)
-    expect((await turn(two.raw_key, 'shared')).status).toBe(200)
-    await use(1000, { session })
-    expect(await used()).toBe(60)
-    expect((await turn(one.raw_key, 'shared')).status).toBe(200)
-    await use(60, { session })
+    for (const session of ['of-ann', 'another'])
+      expect(await refused(turn(key, { ...ann, session }))).toMatch(/^The budget “daily” of this end user is used up/)
+    // Without a `user` the turn is of the one whom its session had last.
+    await refused(turn(key, { session: 'of-ann' }))
+    expect((await turn(key, { session: 'of-nobody' })).status).toBe(200)
+    expect((await turn(key, { ...bob, session: 'of-ann' })).status).toBe(200)
     await untilChecked()
-    expect(await refused(turn(one.raw_key, 'shared'))).toContain('The budget “daily” of this key is used up')
-    expect((await turn(two.raw_key, 'shared')).status).toBe(200)
+    expect((await turn(key, { session: 'of-ann' })).status).toBe(200)
+    const chat = { model: 'openclaw', messages: [{ role: 'user', content: 'hello' }] }
+    await refused(call('POST', `${instancePath()}/chat/completions`, { ...chat, ...ann }))
+    expect((await call('POST', `${instancePath()}/chat/completions`, { ...chat, ...bob })).status).toBe(200)
+    const token = async (endUser: string) =>
+      (await call('POST', `${instancePath()}/client_tokens`, { session_ids: ['of-ann'], end_user: endUser })).body
+        .client_token
+    await refused(turn(await token('ann'), { session: 'of-ann' }))
+    // The holder of a token is who the token says.
+    await refused(turn(await token('ann'), { ...bob, session: 'of-ann' }))
+    expect((await turn(await token('bob'), { ...ann, session: 'of-ann' })).status).toBe(200)
     const { body: events } = await call('GET', '/v1/organization/events?order=asc&type=budget.reached')
-    expect(events.at(-1).reason).toBe(`100 % of 100 tokens in this day, by the key ${one.id}`)
+    expect(events.at(-1).reason).toBe('100 % of 100 tokens in this day, by the end user ann')
+    await call('PATCH', '/v1/organization', { budgets: [] })
   })
 
-  test('is not refused by the budget of labels that its instance has not', async () => {
-    await call('PATCH', '/v1/organization', { budgets: [{ ...daily, selector: { plan: 'free' } }] })
-    await call('PATCH', instancePath(), { metadata: { plan: 'free' } })
-    await use(100)
+  test('is not held back by unattended calls', async () => {
+    await call('PATCH', instancePath(), {
+      budgets: [{ name: 'x', scope: 'unattended', limit: { calls: 1 }, per: 'day' }],
+    })
+    await query(
+      `INSERT INTO model_calls (id, organization_id, instance_id, cause, provider, began_at, outcome)
+       VALUES ($1, $2, $3, 'cron', 'anthropic', now(), 'answered')`,
+      [newId(), organizationId, id],
+    )
     await untilChecked()
-    expect(await refused(turn())).toContain('of agents with these labels')
-    await call('PATCH', instancePath(), { metadata: null })
+    expect((await call('GET', instancePath())).body.budgets[0].state).toBe('used_up')
     expect((await turn()).status).toBe(200)
-    await call('PATCH', '/v1/organization', { budgets: [] })
+    await call('PATCH', instancePath(), { budgets: [] })
   })
 
   test('is not counted twice when a lost call is corrected by its end', async () => {
@@ -222,7 +230,7 @@ describe('a turn', () => {
   })
 })
 
-test('nothing is left of the budgets of an organization, a key or an instance that is gone', async () => {
+test('nothing is left of the budgets of an organization or an instance that is gone', async () => {
   const { key: own, id: owner } = await chowder.signUp()
   await call('PATCH', '/v1/organization', { budgets: [daily] }, own)
   const made = (await call('POST', '/v1/instances', { name: 'z', budgets: [daily] }, own)).body.id

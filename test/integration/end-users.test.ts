@@ -76,7 +76,7 @@ afterAll(async () => {
   await gateway.close()
 })
 
-test('the usage of a session knows the end user of its last token', async () => {
+test('the usage of a session knows its last end user, by a token or the `user` of a turn', async () => {
   const noted = async () =>
     (await chowder.database.pool.query('SELECT session, end_user FROM session_end_users ORDER BY session')).rows
   await say(key, 'usage-1')
@@ -90,6 +90,13 @@ test('the usage of a session knows the end user of its last token', async () => 
   expect(await noted()).toEqual([{ session, end_user: 'bob' }])
   await say(key, 'usage-1')
   expect(await noted()).toEqual([{ session, end_user: 'bob' }])
+  const of = (as: string, user: string | null) => ask(as, 'POST', 'session/usage-1/responses', { ...said, user })
+  await of(key, 'c\0arl')
+  expect(await noted()).toEqual([{ session, end_user: 'carl' }])
+  await of(key, null)
+  expect(await noted()).toEqual([{ session, end_user: 'carl' }])
+  await of(await tokenFor('ann'), 'carl')
+  expect(await noted()).toEqual([{ session, end_user: 'ann' }])
 })
 
 const noSession = errorBody('session_not_found', 'Session not found.')

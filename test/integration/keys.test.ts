@@ -225,7 +225,7 @@ describe('GET /v1/keys/{key_id}', () => {
     const { raw_key, ...created } = (await create(tenant, { instance_ids, permissions: ['channels', 'files'] })).body
     const { status, body } = await chowder.call('GET', `/v1/keys/${created.id}`, { key: tenant.key })
     const { instances, ...rest } = body
-    expect([status, rest]).toEqual([200, { ...created, session_ids: null, session_prefix: null, budgets: [] }])
+    expect([status, rest]).toEqual([200, { ...created, session_ids: null, session_prefix: null }])
     expect(instances).toEqual(instance_ids.map((instance_id) => ({ instance_id, permissions: ['channels', 'files'] })))
   })
 })

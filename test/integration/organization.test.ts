@@ -28,7 +28,6 @@ describe('POST /v1/organization/signup', () => {
         instance_count: 0,
         resources: { memory_mb: 2048, cpus: 2, pids: 512, disk_mb: 10_240 },
         max_resources: { memory_mb: 8192, cpus: 8, pids: 2048, disk_mb: 40_960 },
-        unattended_calls_per_hour: null,
         isolation: 'one_room',
         egress: null,
         budgets: [],

@@ -131,10 +131,14 @@ test('much memory and many processes are told, and an agent that nobody uses is 
 
   const idleSince = `UPDATE instances SET ready_at = now() - interval '11 min' WHERE id = $1`
   await query(idleSince, [id])
-  await query('INSERT INTO instance_turns (instance_id) VALUES ($1)', [id])
+  await query(
+    `INSERT INTO responses (id, organization_id, instance_id, session_key, status)
+     SELECT gen_random_uuid(), organization_id, id, 'main', 'completed' FROM instances WHERE id = $1`,
+    [id],
+  )
   await look()
   expect(starts()).toBe(1) // somebody uses it
-  await query('DELETE FROM instance_turns WHERE instance_id = $1', [id])
+  await query('DELETE FROM responses WHERE instance_id = $1', [id])
   await look()
   await until('the restart', async () => starts() === 2 && (await isRunning(id)))
   expect(await reasons(id, 'instance.restart')).toEqual([

@@ -36,10 +36,12 @@ export async function* runChatCompletion(
   turn: Turn,
   { caller, instanceId, body, errorContext, log }: ChatCompletionOptions,
 ): AsyncGenerator<string[], string | undefined> {
-  const gateway = await admission.admit(caller, instanceId)
+  const { organizationId } = caller
+  const asker = { caller, user: body.user }
+  // The session begins with the turn: it has no end user of its own yet.
+  const gateway = await admission.admit(asker, { organizationId, instanceId, sessionKey: '' })
   const isStreamed = body.stream === true
   const gatewayBody = readBody(body, gateway)
-  const { organizationId } = caller
   const sessionKey = await createEphemeralSession(db, { organizationId, instanceId })
   const agentRequest: AgentRequest = {
     instanceId,
@@ -51,7 +53,7 @@ export async function* runChatCompletion(
     body: { ...gatewayBody, ...(isStreamed && { stream: true }) },
   }
   try {
-    await admission.begin(caller, { organizationId, instanceId, sessionKey })
+    await admission.begin(asker, { organizationId, instanceId, sessionKey })
     const events = await runner.ask(turn, agentRequest)
     const writer = new ChatCompletionWriter(body.model, body.stream_options?.include_usage === true)
     const output = writeOutput(events, (one) => writer.write(one))

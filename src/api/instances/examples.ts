@@ -18,9 +18,7 @@ export const exampleInstance = {
   openclaw_version: 'v1',
   openclaw_config: { 'agents.defaults.thinkingDefault': 'low' },
   region: null,
-  unattended_calls_per_hour: null,
   isolation: 'one_room' as const,
-  automation_paused: false,
   resources: { memory_mb: 4096, cpus: null, pids: null, disk_mb: null },
   limits: {
     memory_mb: { value: 4096, kept_by: 'kernel' as const },

@@ -1,7 +1,6 @@
 import { Type } from '@sinclair/typebox'
 import { isolations } from '#database/schema.ts'
 import { OneOf, plainText, textRule, visibleText } from '#http/validation.ts'
-import { defaultUnattendedCalls } from '#instances/storm-guard.ts'
 import { modelPattern } from '#openclaw/model.ts'
 import { maxLabels } from './patch.ts'
 
@@ -55,14 +54,6 @@ export const Metadata = Type.Unsafe<Record<string, string>>({
   description:
     'Your own labels: at most 16 keys of 1 to 64 characters, with values of at most 512 characters. Chowder does not ' +
     'interpret them.',
-})
-
-export const UnattendedCallsPerHour = Type.Integer({
-  minimum: 0,
-  maximum: 1_000_000,
-  description:
-    'How many calls of models the agent may make in an hour that nobody asked for, before its heartbeat and cron are ' +
-    `paused; 0 is any number, null that of the organization, which is ${defaultUnattendedCalls} by default.`,
 })
 
 export const egressDescription =

@@ -25,7 +25,6 @@ interface Labels {
   name?: string
   external_id?: string | null
   metadata?: Record<string, string | null> | null
-  unattended_calls_per_hour?: number | null
   resources?: ResourceChanges
   egress?: NewEgress | null
   budgets?: readonly NewBudget[]
@@ -35,7 +34,6 @@ export interface Patch extends Labels {
   model?: string | null
   instructions?: string | null
   openclaw_config?: Record<string, unknown> | null
-  automation_paused?: boolean
   isolation?: Isolation
 }
 
@@ -44,7 +42,7 @@ export function requireNoneOfOrganization({ external_id: externalId, ...patch }:
   if (externalId !== undefined) {
     throw new AppError('needs_organization_key', texts.externalIdOfOrganization, { param: 'external_id' })
   }
-  for (const param of ['budgets', 'isolation', 'resources', 'unattended_calls_per_hour'] as const) {
+  for (const param of ['budgets', 'isolation', 'resources'] as const) {
     if (patch[param] === undefined) continue
     throw new AppError('needs_organization_key', texts.limitOfOrganization(param), { param })
   }
@@ -96,10 +94,9 @@ async function patchRow(deps: ChangeDeps, row: Instance, patch: Patch): Promise<
   const settings = settingsOf(patch)
   const { budgets } = patch
   const storeBudgets = async (tx: Db) => {
-    if (budgets) await setBudgets(tx, { organizationId, scope: 'instance', id }, budgets)
+    if (budgets) await setBudgets(tx, { organizationId, id }, budgets)
   }
-  const paused = patch.automation_paused
-  if (Object.keys(settings).length === 0 && paused === undefined) {
+  if (Object.keys(settings).length === 0) {
     if (Object.keys(columns).length === 0 && !budgets) return row
     return deps.db.transaction(async (tx) => {
       const changed = await changeLabels(tx, organizationId, id, columns)
@@ -113,11 +110,10 @@ async function patchRow(deps: ChangeDeps, row: Instance, patch: Patch): Promise<
   }
   check({ ...unsealSettings(deps.vault, row), ...settings }) // before a running agent is held up
   return changeConfig(deps, organizationId, id, {
-    edit: (stored) => check({ ...stored, ...settings, isAutomationPaused: paused ?? stored.isAutomationPaused }),
+    edit: (stored) => check({ ...stored, ...settings }),
     columns: (latest) => ({
       ...columns,
       ...sealSettings(deps.vault, latest.id, settings),
-      ...automationColumns(paused),
     }),
     store: storeBudgets,
     whenNotRunning: 'store',
@@ -145,28 +141,12 @@ const settingsOf = ({ model, instructions, openclaw_config: openclawConfig }: Pa
   ...(openclawConfig !== undefined && { openclawConfig }),
 })
 
-/** Calls before they are resumed count no more. */
-const automationColumns = (paused: boolean | undefined): Partial<EditableColumns> => {
-  if (paused === undefined) return {}
-  return paused
-    ? { automationPausedAt: sql`coalesce(${instances.automationPausedAt}, now())` }
-    : { automationPausedAt: null, automationResumedAt: sql`now()` }
-}
-
 const columnsOf = (
-  {
-    name,
-    external_id: externalId,
-    metadata,
-    resources,
-    unattended_calls_per_hour: unattendedCallsPerHour,
-    egress,
-  }: Labels,
+  { name, external_id: externalId, metadata, resources, egress }: Labels,
   row: Instance,
 ): Partial<EditableColumns> => ({
   ...(name !== undefined && { name }),
   ...(externalId !== undefined && { externalId }),
-  ...(unattendedCallsPerHour !== undefined && { unattendedCallsPerHour }),
   ...(resources !== undefined && { resources: mergedResources(resources) }),
   ...egressColumns(egress),
   ...(metadata !== undefined && { metadata: mergedLabels(metadata, row) }),

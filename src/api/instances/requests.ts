@@ -19,7 +19,6 @@ import {
   Overrides,
   overridesDescription,
   RegionName,
-  UnattendedCallsPerHour,
 } from './fields.ts'
 
 export const CreateInstance = Type.Object(
@@ -104,22 +103,10 @@ export const PatchInstance = Type.Object(
         description: `${overridesDescription} Replaces all stored overrides; null removes them.`,
       }),
     ),
-    unattended_calls_per_hour: Type.Optional(
-      Nullable({
-        ...UnattendedCallsPerHour,
-        description: `${UnattendedCallsPerHour.description} Needs an organization key.`,
-      }),
-    ),
     isolation: Type.Optional({
       ...Isolation,
       description: `${Isolation.description} Restarts an agent that runs otherwise. Needs an organization key.`,
     }),
-    automation_paused: Type.Optional(
-      Type.Boolean({
-        description:
-          'true pauses heartbeat and cron of the agent, false resumes them: a running agent has it before the answer.',
-      }),
-    ),
     resources: Type.Optional({
       ...ResourceChanges,
       description: `${ResourceChanges.description ?? ''} Needs an organization key.`.trimStart(),

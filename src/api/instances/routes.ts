@@ -92,7 +92,7 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
           return error.instance
         })
         if (inserted.id === row.id) created = inserted
-        if (created && budgets) await setBudgets(tx, { organizationId, scope: 'instance', id: row.id }, budgets)
+        if (created && budgets) await setBudgets(tx, { organizationId, id: row.id }, budgets)
         return showWith(inserted, created && !budgets ? [] : await readOwnBudgets(tx, inserted.id))
       }
       const body = await idempotent(deps, request, reply.code(201), create, { isOneStatement: !budgets })

@@ -11,16 +11,7 @@ import { instanceStatuses, isSettled, publicStatus, shownStep } from '#instances
 import { toMicroseconds } from '#platform/timestamps.ts'
 import type { HeldLimits, ResourceName } from '#settings/resources.ts'
 import { exampleId, exampleInstance, exampleUrl } from './examples.ts'
-import {
-  ExternalId,
-  egressDescription,
-  Instructions,
-  Isolation,
-  Metadata,
-  Model,
-  RegionName,
-  UnattendedCallsPerHour,
-} from './fields.ts'
+import { ExternalId, egressDescription, Instructions, Isolation, Metadata, Model, RegionName } from './fields.ts'
 
 const Status = {
   ...OneOf(
@@ -82,12 +73,6 @@ export const Instance = Type.Object(
     region: Nullable({
       ...RegionName,
       description: `${RegionName.description} Null on a server whose operator has named none.`,
-    }),
-    unattended_calls_per_hour: Nullable(UnattendedCallsPerHour),
-    automation_paused: Type.Boolean({
-      description:
-        'Whether heartbeat and cron of the agent are paused: by you, or because it made too many calls of models that ' +
-        'nobody asked for. The event `instance.automation_paused` says when and why.',
     }),
     resources: Type.Object(
       limitFields((name) => Nullable(limitOf(name))),
@@ -212,8 +197,6 @@ export const toInstance = (
   isolation: row.isolation,
   openclaw_config: openclawConfig,
   region: view.region,
-  unattended_calls_per_hour: row.unattendedCallsPerHour,
-  automation_paused: row.automationPausedAt !== null,
   resources: { ...noLimits, ...row.resources },
   limits: row.limits && toLimits(row.limits),
   stopped_for: row.stoppedFor,

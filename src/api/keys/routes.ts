@@ -1,7 +1,6 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { type Static, Type } from '@sinclair/typebox'
 import type { FastifyReply } from 'fastify'
-import { readOwnBudgets } from '#budgets/store.ts'
 import type { Db } from '#database/client.ts'
 import { readDatabaseMs } from '#database/clock.ts'
 import { idempotent } from '#http/idempotency.ts'
@@ -62,9 +61,6 @@ const KeyParams = Type.Object({ key_id: Uuid('The id of the key.') })
 /** The routes of scoped keys, and of the other organization keys, which need an organization key; and of one's own. */
 export const keyRoutes: FastifyPluginAsyncTypebox<KeyDeps> = async (app, deps) => {
   const { db, findSummary, forgetCaller, publicUrl } = deps
-  const shown = async (row: Parameters<typeof toKeyWithGrants>[0]) =>
-    toKeyWithGrants(row, await readOwnBudgets(db, row.id))
-
   async function answerList(
     reply: FastifyReply,
     kind: 'scoped' | 'organization',
@@ -189,7 +185,7 @@ export const keyRoutes: FastifyPluginAsyncTypebox<KeyDeps> = async (app, deps) =
         response: { 200: KeyWithGrants, ...failures(404) },
       },
     },
-    async ({ caller, params }) => shown(await getKey(db, caller.organizationId, 'scoped', params.key_id)),
+    async ({ caller, params }) => toKeyWithGrants(await getKey(db, caller.organizationId, 'scoped', params.key_id)),
   )
 
   app.patch(
@@ -198,9 +194,9 @@ export const keyRoutes: FastifyPluginAsyncTypebox<KeyDeps> = async (app, deps) =
       config: { access: 'org', event: 'key.update' },
       schema: {
         operationId: 'updateKey',
-        summary: 'Rename a scoped key, or set its expiry or budgets',
+        summary: 'Rename a scoped key, or set its expiry',
         description:
-          'Changes what is sent of the name, the expiry and the budgets, never the permissions. To rotate a key, create ' +
+          'Changes what is sent of the name and the expiry, never the permissions. To rotate a key, create ' +
           'a new one and set an expiry on the old one. A revoked key cannot be changed.',
         tags: ['keys'],
         params: KeyParams,
@@ -209,10 +205,10 @@ export const keyRoutes: FastifyPluginAsyncTypebox<KeyDeps> = async (app, deps) =
       },
     },
     async ({ body, caller, params }) => {
-      const patch = { name: body.name, expiresAt: body.expires_at, budgets: body.budgets }
+      const patch = { name: body.name, expiresAt: body.expires_at }
       const row = await patchKey(db, caller.organizationId, params.key_id, patch)
       forgetCaller(row.keyHash)
-      return shown(row)
+      return toKeyWithGrants(row)
     },
   )
 

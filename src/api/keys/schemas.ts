@@ -1,5 +1,4 @@
 import { type Static, Type } from '@sinclair/typebox'
-import { Budget, NewBudgets, type ShownBudget } from '#budgets/schemas.ts'
 import { permissions } from '#database/schema.ts'
 import type { Caller } from '#http/auth.ts'
 import type { RateLimits } from '#http/rate-limit.ts'
@@ -60,11 +59,6 @@ export const KeyWithGrants = Type.Object(
       { description: 'The permissions of the key, for each instance.' },
     ),
     ...shownSessions,
-    budgets: Type.Array(Budget, {
-      description:
-        'What models may use in turns of the key: in the sessions whose last turn came with it, while the agent tells ' +
-        'the session. Turns are refused while it is used up.',
-    }),
   },
   {
     $id: 'KeyWithGrants',
@@ -73,7 +67,6 @@ export const KeyWithGrants = Type.Object(
         ...example,
         instances: [{ instance_id: instanceId, permissions: ['read', 'interact'] }],
         ...everySession,
-        budgets: [],
       },
     ],
   },
@@ -182,7 +175,8 @@ export const CreateClientToken = Type.Object(
       Type.String({
         minLength: 1,
         maxLength: 200,
-        description: 'Your own id of the person: all tokens for it share a limit of requests.',
+        description:
+          'Your own id of the person: all tokens for it share a limit of requests, and the budgets of the end user.',
       }),
     ),
     expires_in: Type.Optional(
@@ -212,7 +206,6 @@ export const PatchKey = Type.Object(
       ...ExpiresAt,
       description: 'A time in the future, ISO 8601 with a zone. With null, the key is valid until it is revoked.',
     }),
-    budgets: Type.Optional(NewBudgets),
   },
   { additionalProperties: false, examples: [{ expires_at: '2026-12-31T23:59:59Z' }] },
 )
@@ -234,12 +227,11 @@ export const toKey = (row: KeyRow): Static<typeof Key> => ({
   created_at: toSeconds(row.createdAt),
 })
 
-export const toKeyWithGrants = (row: KeyRow, budgets: ShownBudget[]): Static<typeof KeyWithGrants> => ({
+export const toKeyWithGrants = (row: KeyRow): Static<typeof KeyWithGrants> => ({
   ...toKey(row),
   instances: (row.instanceIds ?? []).map((id) => ({ instance_id: id, permissions: row.permissions ?? [] })),
   session_ids: row.sessionIds,
   session_prefix: row.sessionPrefix,
-  budgets,
 })
 
 export type KeyLimits = Pick<RateLimits, 'requestsPerMinute' | 'organizationRequestsPerMinute'>

@@ -1,7 +1,5 @@
 import { hash } from 'node:crypto'
 import { and, desc, eq, getTableColumns, inArray, isNotNull, isNull, ne, sql } from 'drizzle-orm'
-import type { NewBudget } from '#budgets/schemas.ts'
-import { setBudgets } from '#budgets/store.ts'
 import type { Db } from '#database/client.ts'
 import { after, cutPage } from '#database/page.ts'
 import { type ApiKey, apiKeys, instances, organizations, type Permission } from '#database/schema.ts'
@@ -227,18 +225,14 @@ export async function findKey(db: Db, organizationId: string, id: string): Promi
 }
 
 /**
- * Changes the name, the expiry or the budgets of a scoped key; null removes the expiry. Throws what `setBudgets`
- * throws, and AppError `conflict` for a revoked key, and for an expired one when there are too many keys without it.
+ * Changes the name or the expiry of a scoped key; null removes the expiry. Throws AppError `conflict` for a revoked key,
+ * and for an expired one when there are too many keys without it.
  */
 export async function patchKey(
   db: Db,
   organizationId: string,
   id: string,
-  patch: {
-    name?: string | undefined
-    expiresAt?: string | null | undefined
-    budgets?: readonly NewBudget[] | undefined
-  },
+  patch: { name?: string | undefined; expiresAt?: string | null | undefined },
 ): Promise<KeyRow> {
   const { revokedAt, isActive: wasActive } = await getKey(db, organizationId, 'scoped', id)
   if (revokedAt) throw new AppError('key_revoked', texts.keyRevoked)
@@ -251,7 +245,6 @@ export async function patchKey(
       .where(and(isOwnedKey(organizationId, 'scoped', id), isNull(apiKeys.revokedAt)))
       .returning(columns)
     if (!row) throw new AppError('key_revoked', texts.keyRevoked)
-    if (patch.budgets) await setBudgets(tx, { organizationId, scope: 'key', id: row.id }, patch.budgets)
     await recordEvent(tx, { organizationId, subject: row.id })
     return row
   })

@@ -1,12 +1,11 @@
 import { type Static, type TSchema, Type } from '@sinclair/typebox'
-import { NewOrganizationBudgets, OrganizationBudget, type ShownBudget } from '#budgets/schemas.ts'
+import { Budget, NewBudgets, type ShownBudget } from '#budgets/schemas.ts'
 import { isolations, modelProviders, type Organization as Row, tiers } from '#database/schema.ts'
 import { Egress, NewEgress } from '#egress/schemas.ts'
 import { namedExamples } from '#http/examples.ts'
 import { limitFields, limitOf, ResourceChanges } from '#http/resource-fields.ts'
 import { DateTime, Name, Nullable, OneOf, textRule, Uuid } from '#http/validation.ts'
 import { limitsFor, maximaOf } from '#instances/resources.ts'
-import { defaultUnattendedCalls } from '#instances/storm-guard.ts'
 import { toMicroseconds } from '#platform/timestamps.ts'
 import { type ResourceSettings, usualMaxima, usualResources } from '#settings/resources.ts'
 import type { StoredKey } from './store.ts'
@@ -19,7 +18,6 @@ const example = {
   subscription_tier: 'crab' as const,
   instance_limit: 10,
   instance_count: 1,
-  unattended_calls_per_hour: null,
   resources: usualResources,
   max_resources: usualMaxima,
   isolation: 'one_room' as const,
@@ -47,14 +45,6 @@ const StoredModelKey = Type.Object(
   { description: 'A stored key of the organization.' },
 )
 
-const UnattendedCallsPerHour = Type.Integer({
-  minimum: 0,
-  maximum: 1_000_000,
-  description:
-    'How many calls of models an agent may make in an hour that nobody asked for, before its heartbeat and cron are ' +
-    `paused; 0 is any number, null the default of ${defaultUnattendedCalls}. An instance may have another number.`,
-})
-
 const egressDescription =
   'What the agents of instances without an `egress` of their own may reach beside models; null is `open`. Holds within a ' +
   'second, also for open connections.'
@@ -75,7 +65,6 @@ export const Organization = Type.Object(
     instance_count: Type.Integer({
       description: 'The number of instances that are not terminated. Stopped instances count.',
     }),
-    unattended_calls_per_hour: Nullable(UnattendedCallsPerHour),
     resources: Type.Object(limitFields(limitOf), {
       description: 'What an agent may use that has no limits of its own.',
     }),
@@ -88,9 +77,7 @@ export const Organization = Type.Object(
       type: ['object', 'null'],
       description: egressDescription,
     }),
-    budgets: Type.Array(OrganizationBudget, {
-      description: 'What models may use for all instances, or for those with some labels.',
-    }),
+    budgets: Type.Array(Budget, { description: 'What models may use for all instances.' }),
     created_at: DateTime('When the organization signed up.'),
     updated_at: DateTime('When its name, its keys or its plan were last changed.'),
   },
@@ -151,7 +138,6 @@ export const PatchOrganization = Type.Object(
   {
     name: Type.Optional(Name),
     model_api_keys: keyOfEach(Nullable(ProviderKey), 'The keys to set, by model provider.'),
-    unattended_calls_per_hour: Type.Optional(Nullable(UnattendedCallsPerHour)),
     resources: Type.Optional({
       ...ResourceChanges,
       description:
@@ -160,7 +146,7 @@ export const PatchOrganization = Type.Object(
     }),
     isolation: Type.Optional(DefaultIsolation),
     egress: Type.Optional(Nullable({ ...NewEgress, description: egressDescription })),
-    budgets: Type.Optional(NewOrganizationBudgets),
+    budgets: Type.Optional(NewBudgets),
     verify: Type.Optional(
       Type.Boolean({
         description:
@@ -176,7 +162,7 @@ export const PatchOrganization = Type.Object(
       budgets: {
         budgets: [
           { name: 'monthly', limit: { usd: 100 }, per: 'month', time_zone: 'Europe/Berlin' },
-          { name: 'free-plan', limit: { tokens: 1_000_000 }, per: 'day', selector: { plan: 'free' } },
+          { name: 'each-user', scope: 'end_user', limit: { tokens: 100_000 }, per: 'day' },
         ],
       },
     }),
@@ -251,7 +237,6 @@ export const toOrganization = (
   subscription_tier: row.subscriptionTier,
   instance_limit: row.instanceLimit,
   instance_count: row.instanceCount,
-  unattended_calls_per_hour: row.unattendedCallsPerHour,
   resources: limitsFor({}, row, settings),
   max_resources: maximaOf(row, settings),
   isolation: row.isolation,

@@ -85,7 +85,6 @@ export interface OrganizationPatch {
   name?: string
   /** null and the empty text remove a key. */
   model_api_keys?: Partial<Record<ModelProvider, string | null>>
-  unattended_calls_per_hour?: number | null
   resources?: ResourceChanges
   isolation?: Isolation
   egress?: NewEgress | null
@@ -107,15 +106,11 @@ export function patchOrganization(
   const change = async (tx: Db) => {
     const [before] = await tx.select().from(organizations).where(existing(id)).for('update')
     if (!before) throw new AppError('invalid_api_key', texts.unknownKey)
-    const {
-      name = before.name,
-      unattended_calls_per_hour: unattendedCallsPerHour = before.unattendedCallsPerHour,
-      isolation = before.isolation,
-    } = patch
+    const { name = before.name, isolation = before.isolation } = patch
     const { egress = before.egress } = egressColumns(patch.egress)
     requireWithin(patch.resources ?? null, maximaOf(before, settings))
     const resources = patch.resources === null ? {} : ownResources({ ...before.resources, ...patch.resources })
-    const columns = { name, unattendedCallsPerHour, isolation, resources, egress }
+    const columns = { name, isolation, resources, egress }
     let hasChanged = !isDeepStrictEqual({ ...before, ...columns }, before)
     let isDue = false
     for (const provider of modelProviders) {
@@ -125,7 +120,7 @@ export function patchOrganization(
       hasChanged = true
       if (await makeKeyUsersDue(tx, id, provider)) isDue = true
     }
-    if (patch.budgets) await setBudgets(tx, { organizationId: id, scope: 'organization', id }, patch.budgets)
+    if (patch.budgets) await setBudgets(tx, { organizationId: id, id }, patch.budgets)
     const organization = hasChanged ? await touch(tx, id, columns) : before
     await recordEvent(tx, { organizationId: id })
     return { organization, keys: await keysOf(tx, id), budgets: await readOwnBudgets(tx, id), isDue }
@@ -137,7 +132,7 @@ export function patchOrganization(
 async function touch(
   tx: Db,
   id: string,
-  columns: Pick<Organization, 'name' | 'unattendedCallsPerHour' | 'isolation' | 'resources' | 'egress'>,
+  columns: Pick<Organization, 'name' | 'isolation' | 'resources' | 'egress'>,
 ): Promise<Organization> {
   const [changed] = await tx
     .update(organizations)

@@ -53,7 +53,8 @@ export async function* runResponse(
   options: ResponseOptions,
 ): AsyncGenerator<ResponseEvent[], string> {
   const { caller, session, body, isStreamed, log } = options
-  const gateway = await admission.admit(caller, session.instanceId)
+  const asker = { caller, user: body.user }
+  const gateway = await admission.admit(asker, session)
   const request = readRequest(body, gateway)
   const draft = { id: newResponseId(), createdAt: nowInSeconds(), echo: request.echo }
   const writer = new ResponseWriter(draft)
@@ -78,7 +79,7 @@ export async function* runResponse(
       }
       await place.begun
     }
-    await admission.begin(caller, session)
+    await admission.begin(asker, session)
     const events = await runner.ask(turn, agentRequest)
     const output = writeOutput(events, (one) => writer.write(one))
     if (isStreamed) {

@@ -22,8 +22,6 @@ export interface UnsealedInstance extends AgentSettings {
   skills: Readonly<Record<string, Record<string, unknown>>>
   /** Models that are in no table and that turns have asked for. */
   unlistedModels: readonly string[]
-  /** Whether heartbeat and cron are off, whatever the overrides say. */
-  isAutomationPaused: boolean
 }
 
 export const channelConfigPlace = (instanceId: string, channel: string): Place =>
@@ -71,7 +69,6 @@ export async function unsealInstance(db: Db, vault: Vault, row: Instance): Promi
     channels: await unsealChannels(db, vault, row.id),
     skills: await unsealSkills(db, vault, row.id),
     unlistedModels: row.unlistedModels,
-    isAutomationPaused: row.automationPausedAt !== null,
   }
 }
 
@@ -99,8 +96,7 @@ export function renderGateway(
   unsealed: UnsealedInstance,
   { relayUrl, paths }: { relayUrl: string; paths: SandboxPaths },
 ): { config: GatewayConfig; systemPrompt: string | null } {
-  const { relayToken, model, instructions, openclawConfig, channels, skills, unlistedModels, isAutomationPaused } =
-    unsealed
+  const { relayToken, model, instructions, openclawConfig, channels, skills, unlistedModels } = unsealed
   const { tree, systemPrompt } = parseOverrides(openclawConfig ?? {})
   const { openclawVersion: release, modelProvider: provider } = row
   const config = renderConfig({
@@ -115,7 +111,6 @@ export function renderGateway(
     skills,
     model: model === null ? null : toGatewayModel(provider, model),
     unlistedModels,
-    isAutomationPaused,
     overrides: tree,
   })
   return { config, systemPrompt: systemPrompt ?? instructions }

@@ -81,11 +81,11 @@ export const organizationCodes = {
     },
     budget_exceeded: {
       meaning:
-        'A hard budget is used up: of the organization, of some of its labels, of the instance or of the key. The turn ' +
+        'A hard budget is used up: of the organization, of the instance or of the end user. The turn ' +
         'did not reach the agent or, if its agent was already at work, a call of a model was refused.',
       remedy:
         '`detail` names the budget and the time from which on it allows calls again. An organization key may raise it ' +
-        'meanwhile: `PATCH` with `budgets` on the organization, the instance or the key.',
+        'meanwhile: `PATCH` with `budgets` on the organization or the instance.',
       repeat: 'After the time that `detail` names, or once the budget is raised.',
     },
   }),

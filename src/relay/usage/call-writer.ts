@@ -4,8 +4,7 @@ import type { ModelProvider } from '#database/schema.ts'
 import type { CallOutcome } from '#database/usage-schema.ts'
 import { type Logger, logFirstAndRecovery } from '#platform/log.ts'
 import { usageLost } from '#platform/metrics.ts'
-import type { CallAmount } from './caps.ts'
-import type { CountedUsage } from './cost.ts'
+import type { CallAmount, CountedUsage } from './cost.ts'
 import type { ToldRequest } from './read-request.ts'
 
 /** How long calls that begin or end wait for others, in ms: a short call is then written once, when it has ended. */
@@ -19,7 +18,7 @@ const maxWaiting = 20_000
 const isOfData = (error: unknown) => /^2[23]/.test(String((error as { code?: unknown }).code))
 
 /** A call that a vendor has been asked. What the request tells is filled in as it comes. */
-export interface BegunCall extends Omit<ToldRequest, 'maxOutputTokens'> {
+export interface BegunCall extends ToldRequest {
   id: string
   organizationId: string
   instanceId: string
@@ -32,8 +31,6 @@ interface EndedCall extends BegunCall {
   outcome: CallOutcome
   usage: CountedUsage | null
   untold: CallAmount | null
-  /** Called once it is written, or given up. */
-  onWritten(): void
 }
 
 /**
@@ -47,13 +44,7 @@ export interface CallWriter {
   /** The call is open. Called again when its request tells more. */
   begin(call: BegunCall): void
   /** The call has ended: what has been told of its usage, and an estimate of the rest. */
-  end(
-    call: BegunCall,
-    outcome: CallOutcome,
-    usage: CountedUsage | null,
-    untold?: CallAmount | null,
-    onWritten?: () => void,
-  ): void
+  end(call: BegunCall, outcome: CallOutcome, usage: CountedUsage | null, untold?: CallAmount | null): void
   /** The vendor has not taken the call: it counts nothing. */
   drop(call: BegunCall): void
   /** Writes what waits, and gives up after so many ms. */
@@ -148,13 +139,8 @@ export function createCallWriter(db: Db, processId: string, log: Logger): CallWr
       for (const call of opening) if (opened.has(call.id)) begun.set(call.id, call)
       throw error
     }
-    for (const { onWritten } of ended.splice(0, ending.length)) onWritten()
+    ended.splice(0, ending.length)
     gone.splice(0, closed.length)
-  }
-
-  function giveUp(calls: EndedCall[]): void {
-    usageLost.inc(calls.length)
-    for (const { onWritten } of calls) onWritten()
   }
 
   async function write(): Promise<void> {
@@ -165,7 +151,7 @@ export function createCallWriter(db: Db, processId: string, log: Logger): CallWr
         outage.recovered()
       } catch (error) {
         outage.failed(error)
-        if (isOfData(error)) giveUp(ended.splice(0, batchSize))
+        if (isOfData(error)) usageLost.inc(ended.splice(0, batchSize).length)
         await sleep(retryMs, undefined, { ref: !isClosing })
       }
     }
@@ -189,10 +175,9 @@ export function createCallWriter(db: Db, processId: string, log: Logger): CallWr
       begun.set(call.id, call)
       schedule()
     },
-    end(call, outcome, usage, untold = null, onWritten = () => {}) {
-      const endedCall = { ...call, outcome, usage, untold, onWritten }
-      if (ended.length >= maxWaiting) giveUp([endedCall])
-      else ended.push(endedCall)
+    end(call, outcome, usage, untold = null) {
+      if (ended.length >= maxWaiting) usageLost.inc()
+      else ended.push({ ...call, outcome, usage, untold })
       close(call)
     },
     drop: close,

@@ -16,6 +16,13 @@ export interface CountedUsage {
   cost: number | null
 }
 
+/** What a call has used beside the usage that its vendor reported. */
+export interface CallAmount {
+  tokens: number
+  /** US dollars; null without a known price. */
+  cost: number | null
+}
+
 const priceProviders = { anthropic: 'anthropic', openai: 'openai', gemini: 'google' } as const
 const maxModels = 1000
 const maxModelLength = 256

@@ -1,13 +1,9 @@
-import { budgetTexts } from '#platform/budget-texts.ts'
 import { newId } from '#platform/ids.ts'
-import { budgetRefusals } from '#platform/metrics.ts'
-import type { GrantedBudget } from '#relay/budget.ts'
+import { texts } from '#platform/texts.ts'
 import { type CallEnd, CallRefused, type ObserveCall, type RelayedCall } from '#relay/call.ts'
-import type { BudgetLeases, Reservation } from './budget-leases.ts'
+import { type BudgetReader, isUsedUp, needsPrice, requireLeft, requirePrice } from './budgets.ts'
 import { type BegunCall, type CallWriter, storable } from './call-writer.ts'
-import { type CallAmount, capOf, requirePrice } from './caps.ts'
 import { type CountedUsage, countUsage, estimateCost } from './cost.ts'
-import type { FindKeyBudgets } from './key-budgets.ts'
 import { createRequestReader } from './read-request.ts'
 import { createUsageReader, type UsageReader } from './read-usage.ts'
 
@@ -19,16 +15,16 @@ const retryAfterSeconds = 2
 const isMetered = ({ method, path }: RelayedCall) => method === 'POST' && !free.test(path)
 
 /**
- * Meters the calls that a vendor charges for: who asked, which model, and the usage that the vendor told. A call that
- * was refused, or that the vendor has not answered because it could not be reached, counts nothing. Lets a call through
- * when all its budgets do; what they reserve for it returns when it is written down. The key of a call is that of its
- * session, which the request tells: some say it after their messages.
+ * Meters the calls that a vendor charges for: their session, their model, and the usage that the vendor reported. A
+ * call that was refused, or that the vendor has not answered because it could not be reached, counts nothing. Refuses a
+ * call when one of its budgets is used up. The end user and the cause of a call are those of its session, which the
+ * request names; in a long request it may come late, and then a call that is being sent is ended.
  */
 export const createMeter =
-  (writer: CallWriter, leases: BudgetLeases, findKeyBudgets: FindKeyBudgets): ObserveCall =>
-  (call) => {
+  (writer: CallWriter, reader: BudgetReader): ObserveCall =>
+  (call, refuse) => {
     if (!isMetered(call)) return null
-    const { organizationId, instanceId, provider, path, budgets, keyBudgetFault } = call
+    const { organizationId, instanceId, provider, path, budgets, hasUserBudgets } = call
     const request = createRequestReader(provider, path)
     const begun: BegunCall = {
       ...request.told(),
@@ -38,67 +34,54 @@ export const createMeter =
       provider,
       beganAt: performance.now(),
     }
+    const unattended = budgets.filter((budget) => budget.scope === 'unattended' && isUsedUp(budget))
+    const asksPrice = budgets.some(needsPrice)
+    let needsSession = hasUserBudgets || unattended.length > 0
     let hasEnded = false
-    let answered: number | null = null
-    let reader: UsageReader | null = null
-    const reservations: Reservation[] = []
     let isAdmitted = false
-    let needsKey = keyBudgetFault !== null
+    let length = Number.POSITIVE_INFINITY
+    let answered: number | null = null
+    let usageReader: UsageReader | null = null
     let askedBytes = 0
     let answeredBytes = 0
-    function tellsAll(): boolean {
-      const { model, maxOutputTokens, session } = request.told()
-      return model !== null && maxOutputTokens !== null && (session !== null || !needsKey)
+
+    const namesAll = () => {
+      const { model, session } = request.told()
+      return (model !== null || !asksPrice) && (session !== null || !needsSession)
     }
 
-    async function reserve(allowing: readonly GrantedBudget[], requestBytes: number): Promise<void> {
-      if (allowing.length === 0) return
-      try {
-        const { model, maxOutputTokens } = request.told()
-        const cap = capOf(provider, { model, maxOutputTokens }, requestBytes)
-        requirePrice(allowing, cap, model)
-        const reservation = await leases.reserve(allowing, cap)
-        if (hasEnded) reservation.end(null)
-        else reservations.push(reservation)
-      } catch (error) {
-        leases.tolerate(allowing, error)
-      }
-    }
-
-    /** Reserves in the budgets of the key, once the session is told. */
-    async function reserveOfKey(requestBytes: number): Promise<void> {
+    /** Checks the budgets that depend on the session, once it is known or the whole request has come. Throws CallRefused. */
+    async function checkSession(): Promise<void> {
+      const { cause } = request.told()
       const session = storable(request.told().session)
-      if (!needsKey || session === null) return
-      needsKey = false
-      let ofKey: readonly GrantedBudget[] = []
+      if (!needsSession || (session === null && askedBytes < length)) return
+      needsSession = false
       try {
-        ofKey = await findKeyBudgets({ instanceId, session })
+        if (hasUserBudgets && session !== null) requireLeft(await reader.ofEndUser({ instanceId, session }))
+        if (unattended.length === 0 || cause === 'api' || cause === 'channel') return
+        if (cause === 'cron' || !(await reader.wasAsked(instanceId))) requireLeft(unattended)
       } catch (error) {
-        leases.tolerate([], error)
-        if (keyBudgetFault === 'refuse') throw keyBudgetsUnread()
+        throw error instanceof CallRefused ? error : new CallRefused(503, texts.relayBudgets, retryAfterSeconds)
       }
-      await reserve(ofKey, requestBytes)
-    }
-
-    const endReservations = (used: readonly CallAmount[] | null) => {
-      for (const reservation of reservations) reservation.end(used)
     }
 
     return {
       async admit(body) {
-        if (budgets.length > 0 || needsKey) await body.readAhead(tellsAll)
-        const bytes = body.length ?? askedBytes
-        await reserve(budgets, bytes)
-        await reserveOfKey(bytes)
+        requireLeft(budgets.filter(({ scope }) => scope === 'total'))
+        if (asksPrice || needsSession) await body.readAhead(namesAll)
+        length = body.length ?? (body.hasEnded() ? askedBytes : length)
+        const { model } = request.told()
+        if (asksPrice && estimateCost(provider, model, 1, 1) === null) requirePrice(budgets, model)
+        await checkSession()
         if (hasEnded) return
         isAdmitted = true
         writer.begin(begun)
       },
-      ...(needsKey && { admitWhole: () => reserveOfKey(askedBytes) }),
       asked(bytes) {
         if (hasEnded) return
         askedBytes += bytes.length
         request.read(bytes)
+        if (isAdmitted) void checkSession().catch(refuse)
         const { model, session, cause } = request.told()
         if (model === begun.model && session === begun.session) return
         Object.assign(begun, { model, session, cause })
@@ -106,19 +89,16 @@ export const createMeter =
       },
       answer(status, headers) {
         answered = status
-        if (status < 400) reader = createUsageReader(provider, headers)
+        if (status < 400) usageReader = createUsageReader(provider, headers)
       },
       chunk(bytes) {
         answeredBytes += bytes.length
-        reader?.read(bytes)
+        usageReader?.read(bytes)
       },
       end(end) {
         hasEnded = true
-        if (!isTaken(answered, end)) {
-          endReservations(null)
-          return writer.drop(begun)
-        }
-        const told = reader?.told() ?? { model: null, usage: null }
+        if (!isTaken(answered, end)) return writer.drop(begun)
+        const told = usageReader?.told() ?? { model: null, usage: null }
         const asked = begun.model
         const usage = countUsage(provider, path, told, asked)
         begun.model = told.model ?? asked
@@ -126,20 +106,10 @@ export const createMeter =
         const estimate = isWhole && usage ? null : estimateRest(usage, { askedBytes, answeredBytes })
         const cost = estimate && estimateCost(provider, begun.model, estimate.input, estimate.output)
         const untold = estimate && { tokens: estimate.input + estimate.output, cost }
-        writer.end(begun, isWhole ? 'answered' : 'cut', usage, untold, () => endReservations(amountsOf(usage, untold)))
+        writer.end(begun, isWhole ? 'answered' : 'cut', usage, untold)
       },
     }
   }
-
-function keyBudgetsUnread(): CallRefused {
-  budgetRefusals.inc({ reason: 'fault' })
-  return new CallRefused(503, budgetTexts.keyFault, retryAfterSeconds)
-}
-
-const amountsOf = (usage: CountedUsage | null, untold: CallAmount | null): CallAmount[] => [
-  ...(usage ? [{ tokens: usage.inputTokens + usage.outputTokens, cost: usage.cost }] : []),
-  ...(untold ? [untold] : []),
-]
 
 /** Bytes of JSON for a token of a request, and of an answer, whose tokens come one or a few at a time in an event. */
 const bytesPerToken = { asked: 4, answered: 32 }

@@ -6,8 +6,6 @@ import { readOrigin, type ToldOrigin } from './runtime-line.ts'
 export interface ToldRequest extends ToldOrigin {
   /** The model that is asked; null when it is not told. */
   model: string | null
-  /** The most output that it allows; null when it is not told. */
-  maxOutputTokens: number | null
 }
 
 export interface RequestReader extends Pick<FieldReader, 'read'> {
@@ -20,12 +18,6 @@ const prompts: Record<ModelProvider, string[]> = {
   openai: ['instructions', 'input.0.content'],
   gemini: ['systemInstruction'],
 }
-/** Where a request says how much output it allows. */
-const outputLimits: Record<ModelProvider, string[]> = {
-  anthropic: ['max_tokens'],
-  openai: ['max_output_tokens', 'max_completion_tokens', 'max_tokens'],
-  gemini: ['generationConfig.maxOutputTokens'],
-}
 const firstRole = 'input.0.role'
 
 /** The model in the path of a call of Gemini. */
@@ -34,12 +26,11 @@ const modelInPath = /\/models\/([^/:]+):/
 /** Reads who asks a call, and for which model, as its bytes pass. */
 export function createRequestReader(provider: ModelProvider, path: string): RequestReader {
   const [, named = null] = modelInPath.exec(path) ?? []
-  const told: ToldRequest = { model: named, session: null, cause: null, maxOutputTokens: null }
+  const told: ToldRequest = { model: named, session: null, cause: null }
   let isOfUser = false
   const fields = createFieldReader(
-    ['model', firstRole, ...prompts[provider], ...outputLimits[provider]],
+    ['model', firstRole, ...prompts[provider]],
     (field, value) => {
-      if (typeof value === 'number' && value > 0 && outputLimits[provider].includes(field)) told.maxOutputTokens = value
       if (typeof value !== 'string') return
       if (field === 'model') told.model ??= value
       else if (field === firstRole) isOfUser = value === 'user'

@@ -84,7 +84,14 @@ export const sharedFields = {
   safety_identifier: OptionalOrNull(Type.String({ description: 'No effect.' })),
   prompt_cache_key: OptionalOrNull(Type.String({ description: 'No effect.' })),
   prompt_cache_retention: OptionalOrNull(Type.String({ description: 'No effect.' })),
-  user: OptionalOrNull(Type.String({ description: 'No effect. Send each user’s messages in a session of their own.' })),
+  user: OptionalOrNull(
+    Type.String({
+      maxLength: 200,
+      description:
+        'Your own id of the end user, for usage and budgets; no effect with a client token, which has its own. Send each ' +
+        'user’s messages in a session of their own.',
+    }),
+  ),
 }
 const Refused = Type.Optional(Type.Unknown({ description: 'Refused.' }))
 
