@@ -15,7 +15,7 @@ export interface TurnSession {
 }
 
 /** The sender of a turn. */
-export interface Asker {
+interface Asker {
   caller: Pick<Caller, 'token'>
   /** The field `user` of the body. */
   user?: string | null | undefined
@@ -35,7 +35,7 @@ export interface Admission {
  * The end user that a turn names: the one of its client token, else the `user` of its body; null for none. The holder of
  * a client token cannot choose another one.
  */
-export function endUserOf({ caller: { token }, user }: Asker): string | null {
+function endUserOf({ caller: { token }, user }: Asker): string | null {
   const named = (token ? token.endUser : user) ?? ''
   return named.replaceAll('\0', '').toWellFormed() || null
 }
