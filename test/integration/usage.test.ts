@@ -173,6 +173,10 @@ describe('a call through the relay', () => {
   })
 })
 
+/** A process that has beaten for a minute: while there is none, all count as alive. */
+const beating = (id: string) =>
+  query("INSERT INTO processes (id, seen_at, since) VALUES ($1, now(), now() - interval '1 minute')", [id])
+
 describe('calls whose relay was lost', () => {
   const open = (processId: string, began = "now() - interval '2 minutes'") =>
     query(
@@ -181,9 +185,9 @@ describe('calls whose relay was lost', () => {
       [newId(), relayed.organizationId, processId],
     )
 
-  test('are counted as lost once their process has not reported itself', async () => {
+  test('are counted as lost once their process is dead', async () => {
     const [lives, died] = [newId(), newId()]
-    await query('INSERT INTO processes (id, seen_at) VALUES ($1, now())', [lives])
+    await beating(lives)
     await query("INSERT INTO processes (id, seen_at) VALUES ($1, now() - interval '1 minute')", [died])
     for (const id of [lives, died, newId()]) await open(id)
     await open(newId(), 'now()') // its process may be about to report itself
@@ -204,6 +208,7 @@ describe('calls whose relay was lost', () => {
     const asking = askWhole(await relayed.addAgent())
     await until('the open call', async () => (await openCalls()).length === 1)
     await query("UPDATE open_model_calls SET began_at = now() - interval '2 minutes'")
+    await beating(newId())
     await settleLostCalls(relayed.chowder.deps.db)
     expect(await calls()).toMatchObject([{ outcome: 'lost' }])
     answer.resolve()
@@ -254,6 +259,7 @@ test('a relay that is killed loses no call: what had ended is counted, and what 
     await started.kill('SIGKILL')
     await query("UPDATE open_model_calls SET began_at = now() - interval '2 minutes'")
     await query("UPDATE processes SET seen_at = now() - interval '1 minute'")
+    await beating(newId())
     await settleLostCalls(relayed.chowder.deps.db)
     const outcomes = await query(
       'SELECT session, outcome, count(*)::int AS calls, sum(input_tokens)::int AS input FROM model_calls GROUP BY 1, 2',
