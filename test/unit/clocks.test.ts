@@ -11,6 +11,7 @@ const uses: Record<string, string> = {
   'commands/doctor/report.ts': 'a time that is shown',
   'lifecycle/queue.ts': 'a figure',
   'openclaw/make-once.ts': 'a name that is used once',
+  'platform/budget-texts.ts': 'a time that is shown',
   'relay/headers.ts': 'a time that a vendor gave, and after which it is asked again; there is no other clock for it',
   'sandbox/docker/network.ts': 'a time that dockerd of the same host wrote',
   'sandbox/local/folder.ts': 'a time that the file system of the same host wrote',
