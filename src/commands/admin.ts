@@ -44,7 +44,7 @@ async function main(args: string[]): Promise<void> {
       db,
       defaultTier: defaultTier(config),
       isOneOrganization: () => isOneOrganization(config, db),
-      regions: () => regionPlaces({ config, dataDir: dataFolder(config.CHOWDER_DATA_DIR), db }),
+      regions: () => regionPlaces({ config, db }),
       vault: () => openVaultForOperator(config, db),
       secretKeys: () => secretKeysForOperator(config),
       report: (text: string) => console.error(text),

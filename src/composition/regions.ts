@@ -111,29 +111,17 @@ const defaultOf = (settings: readonly RegionSettings[]): string =>
 /** The region of the rows without one: that which was the default when there were regions for the first time. */
 const regionOfUnnamed = (db: Db, named: string) => storeOnce(db, 'region-of-rows-without-one', named)
 
-/** What two regions of a driver have in common that have the same files. */
-const storageOf = (config: Config, storage: string): readonly string[] =>
-  ({
-    local: [resolve(storage)],
-    docker: [config.DOCKER_HOST],
-    kubernetes: [config.KUBECONFIG ?? '', config.KUBERNETES_CONTEXT ?? '', config.KUBERNETES_NAMESPACE ?? ''],
-  })[config.SANDBOX_DRIVER]
-
 /** The regions, without opening their drivers. Throws BadEnvironment. */
-export async function regionPlaces({ config, dataDir, db }: Omit<Parts, 'log'>): Promise<RegionPlace[]> {
-  const placeOf = (own: Config, storage = dataDir) => ({
-    sandboxDriver: own.SANDBOX_DRIVER,
-    storage: [own.SANDBOX_DRIVER, ...storageOf(own, storage)].join(' '),
-  })
+export async function regionPlaces({ config, db }: Pick<Parts, 'config' | 'db'>): Promise<RegionPlace[]> {
   if (config.CHOWDER_CONFIG_FILE === undefined) {
-    return [{ region: config.SANDBOX_DRIVER, hasUnnamed: true, ...placeOf(config) }]
+    return [{ region: config.SANDBOX_DRIVER, hasUnnamed: true, sandboxDriver: config.SANDBOX_DRIVER }]
   }
   const settings = readRegionsFile(config.CHOWDER_CONFIG_FILE, config)
   const ofUnnamed = await regionOfUnnamed(db, defaultOf(settings))
-  return settings.map(({ name, config: own, storage }) => ({
+  return settings.map(({ name, config: own }) => ({
     region: name,
     hasUnnamed: name === ofUnnamed,
-    ...placeOf(own, storage),
+    sandboxDriver: own.SANDBOX_DRIVER,
   }))
 }
 

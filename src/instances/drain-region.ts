@@ -1,11 +1,11 @@
-import { and, eq, inArray, isNull, ne, or, type SQL, sql } from 'drizzle-orm'
+import { and, eq, inArray, or, type SQL, sql } from 'drizzle-orm'
 import type { PgUpdateSetSource } from 'drizzle-orm/pg-core'
 import type { Db } from '#database/client.ts'
 import { instances } from '#database/schema.ts'
 import { changedBy } from '#history/record.ts'
 import { raiseGeneration } from './intent.ts'
-import { isShownIn, type Region, type RegionPlace } from './regions.ts'
-import { isFree, isNotTerminated } from './status.ts'
+import { isShownIn, type Region } from './regions.ts'
+import { isNotTerminated } from './status.ts'
 
 /** Rows that one statement changes at most: each has its trigger and its event. */
 const batchSize = 250
@@ -62,36 +62,3 @@ export const startAfterDrain = (db: Db, region: Named): Promise<number> =>
     ...raiseGeneration('start'),
     changedBy: changedBy({ type: 'instance.start', reason: `The region ${region.region} takes instances again.` }),
   })
-
-/**
- * Moves the stopped instances of a region to another one that has the same storage, and has workers start those there
- * that a drain has stopped. Returns how many have moved.
- */
-export async function moveInstances(
-  db: Db,
-  from: Named,
-  { region, sandboxDriver }: Pick<RegionPlace, 'region' | 'sandboxDriver'>,
-): Promise<number> {
-  const to = { region, sandboxDriver }
-  const reason = `The operator moved it from the region ${from.region} to ${region}.`
-  const isAtRest = and(
-    isShownIn(from),
-    eq(instances.desiredState, 'stopped'),
-    eq(instances.observedGeneration, instances.generation),
-    isFree,
-  )
-  const started = await changeAll(db, and(isAtRest, isStoppedForDrain), {
-    ...to,
-    ...raiseGeneration('start'),
-    changedBy: changedBy({ type: 'instance.start', reason }),
-  })
-  const others = await changeAll(
-    db,
-    and(isAtRest, or(isNull(instances.stoppedFor), ne(instances.stoppedFor, 'drain'))),
-    {
-      ...to,
-      changedBy: changedBy({ type: 'instance.update', reason }),
-    },
-  )
-  return started + others
-}

@@ -4,8 +4,8 @@ import { readValue, storeValue } from '#database/installation.ts'
 import { installation } from '#database/schema.ts'
 
 /**
- * `cordoned`: no instance is created there. `drained`: none is started there either, and those that ran are stopped or
- * moved. The operator says so, and every process reads it from the database.
+ * `cordoned`: no instance is created there. `drained`: none is started there either, and those that ran are stopped.
+ * The operator says so, and every process reads it from the database.
  */
 const regionStates = ['open', 'cordoned', 'drained'] as const
 export type RegionState = (typeof regionStates)[number]

@@ -29,11 +29,9 @@ export interface Region {
   readonly baseUrls: BaseUrls
 }
 
-/** What the operator needs to know of a region to move instances: nothing of its platform is asked. */
+/** A region without its open driver, for the commands of the operator. */
 export interface RegionPlace extends Pick<Region, 'region' | 'hasUnnamed'> {
   readonly sandboxDriver: string
-  /** Where the files of its instances are: two regions with the same text have the same files. */
-  readonly storage: string
 }
 
 /** The columns that say where an instance runs. */

@@ -73,7 +73,7 @@ describe('the commands of the operator', () => {
         db: chowder.deps.db,
         defaultTier: 'whale' as const,
         isOneOrganization: async () => isOneOrganization,
-        regions: async () => [{ region: 'fake', hasUnnamed: true, sandboxDriver: 'fake', storage: '/' }],
+        regions: async () => [{ region: 'fake', hasUnnamed: true, sandboxDriver: 'fake' }],
         ...unused,
         vault: async () => chowder.vault,
         ask,

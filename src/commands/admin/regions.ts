@@ -2,13 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { and } from 'drizzle-orm'
 import type { Db } from '#database/client.ts'
 import { instances } from '#database/schema.ts'
-import {
-  countStoppedForDrain,
-  countUndrained,
-  moveInstances,
-  startAfterDrain,
-  stopForDrain,
-} from '#instances/drain-region.ts'
+import { countStoppedForDrain, countUndrained, startAfterDrain, stopForDrain } from '#instances/drain-region.ts'
 import { type RegionState, readRegionStates, setRegionState } from '#instances/region-states.ts'
 import { isShownIn, type RegionPlace } from '#instances/regions.ts'
 import { hasStatus, isNotTerminated } from '#instances/status.ts'
@@ -75,43 +69,17 @@ async function empty({ db, report }: Pick<CommandDeps, 'db' | 'report'>, place: 
   }
 }
 
-/** The first open region that has the files of the instances of another one. */
-async function findTarget(
-  db: Db,
-  regions: readonly RegionPlace[],
-  from: RegionPlace,
-): Promise<RegionPlace | undefined> {
-  const states = await readRegionStates(db)
-  return regions.find(
-    ({ region, storage }) =>
-      region !== from.region && storage === from.storage && (states.get(region) ?? 'open') === 'open',
-  )
-}
-
-async function drain(
-  { db, report }: Pick<CommandDeps, 'db' | 'report'>,
-  regions: readonly RegionPlace[],
-  from: RegionPlace,
-) {
-  await setRegionState(db, from.region, 'drained')
-  await empty({ db, report }, from)
-  const to = await findTarget(db, regions, from)
-  const moved = to ? await moveInstances(db, from, to) : 0
-  const left = await countStoppedForDrain(db, from)
+async function drain({ db, report }: Pick<CommandDeps, 'db' | 'report'>, region: RegionPlace) {
+  await setRegionState(db, region.region, 'drained')
+  await empty({ db, report }, region)
+  const stopped = await countStoppedForDrain(db, region)
   const sentences = [
-    `No agent runs in ${from.region} any more.`,
-    ...(to ? [`${moved} instances moved to ${to.region}, which has the same storage.`] : []),
-    ...(left > 0
-      ? [
-          `${left} instances are stopped: their files are in ${from.region} alone. ` +
-            `They start again with: npm run admin -- uncordon ${from.region}`,
-        ]
+    `No agent runs in ${region.region} any more.`,
+    ...(stopped > 0
+      ? [`${stopped} instances are stopped. They start again with: npm run admin -- uncordon ${region.region}`]
       : []),
   ]
-  return {
-    text: sentences.join('\n'),
-    data: { region: from.region, state: 'drained', moved_to: to?.region ?? null, moved, stopped: left },
-  }
+  return { text: sentences.join('\n'), data: { region: region.region, state: 'drained', stopped } }
 }
 
 export const regionCommands: Readonly<Record<string, Command>> = {
@@ -141,10 +109,9 @@ export const regionCommands: Readonly<Record<string, Command>> = {
   },
   drain: {
     parameters: ['<region>'],
-    summary: 'stops its agents as planned, and starts them in another region where that has the same storage',
+    summary: 'it takes no new instances and starts none, and its agents are stopped',
     async run({ db, report, regions, words: [name = ''] }) {
-      const all = await regions()
-      return drain({ db, report }, all, findRegion(all, name))
+      return drain({ db, report }, findRegion(await regions(), name))
     },
   },
 }
