@@ -49,6 +49,7 @@ CREATE TABLE "idempotency_keys" (
 	"request_hash" "bytea" NOT NULL,
 	"sealed_answer" text,
 	"status" integer,
+	"process_id" uuid,
 	"expires_at" timestamp with time zone NOT NULL,
 	CONSTRAINT "idempotency_keys_organization_id_key_pk" PRIMARY KEY("organization_id","key")
 );

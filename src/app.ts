@@ -74,7 +74,7 @@ export interface AppDeps
 const bodyLimitBytes = 1024 * 1024
 /** A session id is a path segment of up to 200 bytes, three characters each when encoded. */
 const maxParamLength = 1024
-/** For the largest upload over a slow connection. `useBodyDeadlines` ends all other slow requests far sooner. */
+/** For the largest upload over a slow connection. `useBodyDeadlines` ends other slow requests far sooner. */
 const requestTimeoutMs = 2 * 60 * 60_000
 /** Longer than the idle timeouts of common load balancers: they close first, and send no request to a closed socket. */
 const keepAliveTimeoutMs = 75_000
@@ -129,13 +129,9 @@ export async function buildApp(deps: AppDeps) {
     const inFlight = useInFlight(v1, deps.inFlightLimits)
     useEvents(v1, deps.db)
     useIdempotency(v1, deps)
-    await v1.register(eventRoutes, deps)
-    await v1.register(usageRoutes, deps)
+    // The reference has the calls of each section in this order.
     await v1.register(organizationRoutes, { ...deps, ...counters })
     await v1.register(keyRoutes, deps)
-    await v1.register(subscriptionRoutes, deps)
-    await v1.register(releaseRoutes, deps)
-    await v1.register(regionRoutes, deps)
     await v1.register(instanceRoutes, deps)
     await v1.register(logRoutes, deps)
     await v1.register(metricsRoutes, deps)
@@ -148,6 +144,11 @@ export async function buildApp(deps: AppDeps) {
     await v1.register(channelRoutes, { ...deps, ...counters })
     await v1.register(skillRoutes, { ...deps, ...counters })
     await v1.register(fileRoutes, deps)
+    await v1.register(eventRoutes, deps)
+    await v1.register(usageRoutes, deps)
+    await v1.register(releaseRoutes, deps)
+    await v1.register(regionRoutes, deps)
+    await v1.register(subscriptionRoutes, deps)
   })
   return app
 }

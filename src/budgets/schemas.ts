@@ -1,6 +1,6 @@
 import { type Static, Type } from '@sinclair/typebox'
 import { budgetModes, budgetPeriodNames, budgetScopes, unitsPerUsd } from '#database/budget-schema.ts'
-import { DateTime, Nullable, OneOf, textRule } from '#http/validation.ts'
+import { DateTime, Nullable, OneOf, textRule } from '#platform/typebox.ts'
 
 const maxBudgets = 10
 

@@ -3,11 +3,11 @@ import { budgets, unitsPerUsd } from '#database/budget-schema.ts'
 import type { Db } from '#database/client.ts'
 import { deleteInBatches } from '#database/delete-batches.ts'
 import { recordEvent } from '#history/record.ts'
-import { requireTimeZone } from '#http/time-zone.ts'
 import { shownAmount } from '#platform/budget-texts.ts'
 import { AppError } from '#platform/errors.ts'
 import { newId } from '#platform/ids.ts'
 import { texts } from '#platform/texts.ts'
+import { requireTimeZone } from '#platform/time-zone.ts'
 import { toMicroseconds } from '#platform/timestamps.ts'
 import { type NewBudget, type ShownBudget, stateOf } from './schemas.ts'
 
@@ -48,12 +48,12 @@ const isSame = (row: Row, values: Values): boolean =>
 async function requireUsable(tx: Db, wanted: readonly Values[]): Promise<void> {
   const names = wanted.map(({ name }) => name)
   const twice = names.find((name, index) => names.indexOf(name) !== index)
-  if (twice !== undefined) throw new AppError('invalid_budget', texts.budgetTwice(twice), { param: 'budgets' })
+  if (twice !== undefined) throw new AppError('invalid_value', texts.budgetTwice(twice), { param: 'budgets' })
   for (const { timeZone } of wanted) {
     requireTimeZone(timeZone, 'budgets')
     await tx.execute(sql`SELECT now() AT TIME ZONE ${timeZone}`).catch((error: { cause?: { code?: string } }) => {
       if (error.cause?.code !== unknownTimeZone) throw error
-      throw new AppError('unknown_time_zone', texts.unknownTimeZone, { param: 'budgets' })
+      throw new AppError('invalid_value', texts.unknownTimeZone, { param: 'budgets' })
     })
   }
 }
@@ -61,7 +61,7 @@ async function requireUsable(tx: Db, wanted: readonly Values[]): Promise<void> {
 /**
  * Replaces the budgets of an owner, in the transaction of `tx`. A budget that keeps its name, scope, unit, period and
  * time zone keeps what it has used; any other one begins with nothing. Records what was changed. Throws AppError
- * `invalid_budget` and `unknown_time_zone`.
+ * `invalid_value`.
  */
 export async function setBudgets(tx: Db, owner: BudgetOwner, budgetList: readonly NewBudget[] | null): Promise<void> {
   const wanted = (budgetList ?? []).map((budget, position) => valuesOf(owner, budget, position))

@@ -2,7 +2,6 @@ import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { FastifyInstance } from 'fastify'
 import { pino } from 'pino'
-import { errorsMarkdown } from '#api/docs/error-pages.ts'
 import { apiSettings, createApi } from '#composition/api.ts'
 import { loadConfig } from '#settings/config.ts'
 
@@ -37,7 +36,5 @@ export const documentText = (app: Pick<FastifyInstance, 'swagger'>): string =>
   `${JSON.stringify(app.swagger(), null, 2)}\n`
 
 if (import.meta.main) {
-  const root = join(import.meta.dirname, '..', '..')
-  await writeFile(join(root, 'openapi.json'), documentText(await createRoutes()))
-  await writeFile(join(root, 'docs', 'errors.md'), errorsMarkdown())
+  await writeFile(join(import.meta.dirname, '../../openapi.json'), documentText(await createRoutes()))
 }

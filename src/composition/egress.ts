@@ -9,13 +9,13 @@ import {
   type Egress,
   type EgressLimits,
 } from '#egress/proxy.ts'
+import { createResolve, type Resolve } from '#egress/reach.ts'
 import { createEgressRecords } from '#egress/records.ts'
-import { createResolve, type Resolve } from '#egress/resolve.ts'
 import { relayUrlFor } from '#instances/gateway/relay-url.ts'
 import { isNamed } from '#instances/regions.ts'
 import type { Logger } from '#platform/log.ts'
 import type { Vault } from '#platform/secrets.ts'
-import { createPlaces, type PlaceLimits } from '#relay/places.ts'
+import { createPlaces, type PlaceLimits } from '#platform/throttle.ts'
 import { placeOf } from './operator-hosts.ts'
 import type { OpenRegion, OpenRegions } from './regions.ts'
 import type { Startup } from './startup.ts'

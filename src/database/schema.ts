@@ -190,6 +190,8 @@ export const idempotencyKeys = pgTable(
     sealedAnswer: text(),
     /** The HTTP status of the answer; null is 201. */
     status: integer(),
+    /** The process that carries out the request, until its answer is stored: it is free when that process is dead. */
+    processId: uuid(),
     expiresAt: instant().notNull(),
   },
   (table) => [

@@ -1,19 +1,36 @@
+import { hash, timingSafeEqual } from 'node:crypto'
 import type { IncomingMessage } from 'node:http'
 import type { Duplex } from 'node:stream'
 import { egressTexts } from '#platform/egress-texts.ts'
 import type { Logger } from '#platform/log.ts'
-import { createRefusals } from '#relay/refusals.ts'
-import { isSameToken, readCredentials } from './credentials.ts'
+import { createRefusals } from '#platform/throttle.ts'
 import type { EgressGrant, FindEgressGrant } from './grants.ts'
 import { clientLeft, EgressRefused } from './refused.ts'
 
+/** Who asks: the id of an instance, and what proves it. */
+interface Credentials {
+  instanceId: string
+  token: string
+}
+
+/** Whether a token is the one that an instance has; takes the same time for each wrong one. */
+const isSameToken = (shown: string, own: string): boolean =>
+  timingSafeEqual(hash('sha256', shown, 'buffer'), hash('sha256', own, 'buffer'))
+
+/** Reads `Basic` credentials; null without usable ones. */
+function readCredentials(header: string | undefined): Credentials | null {
+  const [, encoded = ''] = /^basic +([A-Za-z0-9+/=]{1,512})$/i.exec(header ?? '') ?? []
+  const [, instanceId = '', token = ''] = /^([^:]+):(.+)$/.exec(Buffer.from(encoded, 'base64').toString()) ?? []
+  return token === '' ? null : { instanceId, token }
+}
+
 /**
- * Finds out who asks, and what that agent may reach. Throws EgressRefused, and `clientLeft` when too many wrong
+ * Identifies the agent of a request, and returns its grant. Throws EgressRefused, and `clientLeft` when too many wrong
  * credentials wait for their refusal.
  */
 export type Authenticate = (request: IncomingMessage) => Promise<EgressGrant>
 
-/** `instanceOf` tells the instance of a connection where that is known: then credentials that are shown do not count. */
+/** `instanceOf` returns the instance of a connection if it is known: then its credentials are ignored. */
 export function createAuthenticate(
   findGrant: FindEgressGrant,
   instanceOf: (connection: Duplex) => string | undefined,
@@ -23,7 +40,7 @@ export function createAuthenticate(
 
   async function find(instanceId: string): Promise<EgressGrant | null> {
     return findGrant(instanceId).catch((error: unknown) => {
-      log.warn({ err: error }, 'what an agent may reach could not be looked up')
+      log.warn({ err: error }, 'failed to read the egress policy of an agent')
       throw new EgressRefused(503, 'proxy_internal_error', egressTexts.unavailable)
     })
   }

@@ -9,12 +9,12 @@ import type { Vault } from '#platform/secrets.ts'
 import type { HostRule } from './hosts.ts'
 import { defaultPolicy, type Rules, readRules } from './policy.ts'
 
-/** For this long a policy and a token count that have been replaced. */
+/** A replaced policy or token stays valid for this long. */
 const cachedMs = 250
 /** While this many queries run, connections wait and share the next one. */
 const maxConcurrentQueries = 2
 
-/** What the agent of an instance may reach. */
+/** The hosts that the agent of an instance may reach. */
 export interface EgressGrant {
   instanceId: string
   organizationId: string
@@ -22,7 +22,7 @@ export interface EgressGrant {
   rules: Rules
   /** The hosts that it may reach though they are not public. */
   operatorHosts: readonly HostRule[]
-  /** What proves a connection to be the agent's. */
+  /** The token that proves a connection to be the agent's. */
   token: string
 }
 

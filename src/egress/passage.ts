@@ -1,6 +1,11 @@
 import type { Socket } from 'node:net'
+import { egressTexts } from '#platform/egress-texts.ts'
 import { egressBytes } from '#platform/metrics.ts'
+import { startRechecks } from '#platform/throttle.ts'
+import type { FindEgressGrant } from './grants.ts'
+import { createDecide } from './policy.ts'
 import type { Asked, EgressRecords } from './records.ts'
+import { block, EgressRefused } from './refused.ts'
 
 /** A connection to a host, from when its client has asked until it ends. */
 export interface Passage {
@@ -8,7 +13,7 @@ export interface Passage {
   isToRelay: boolean
   /** Where the client has reached this process, if the relay that it asks for answers there. */
   ownServer: { address: string; port: number } | null
-  /** Of the host, once they are looked up. */
+  /** The addresses of the host, once they are looked up. */
   addresses: readonly string[] | null
   upstream: Socket | null
   /** Bytes that are counted already. */
@@ -17,7 +22,7 @@ export interface Passage {
   end: AbortController
 }
 
-/** Counts and records the bytes that have passed since this was called last. */
+/** Counts and records the bytes since the last call. */
 export function countBytes(records: EgressRecords, passage: Passage): void {
   const { upstream, asked } = passage
   if (!upstream) return
@@ -28,4 +33,28 @@ export function countBytes(records: EgressRecords, passage: Passage): void {
   egressBytes.inc({ direction: 'sent' }, sent)
   egressBytes.inc({ direction: 'received' }, received)
   if (!passage.isToRelay) records.noteBytes(asked, { sent, received })
+}
+
+interface RecheckParts {
+  findGrant: FindEgressGrant
+  records: EgressRecords
+}
+
+/**
+ * Counts the bytes of open connections every half second, and ends those that their instances may no longer have. While
+ * the database is away, what was allowed stays allowed. Returns what stops it.
+ */
+export function startRecheck(open: ReadonlySet<Passage>, { findGrant, records }: RecheckParts): () => void {
+  async function recheck(passage: Passage): Promise<void> {
+    countBytes(records, passage)
+    const { asked, addresses, isToRelay, end } = passage
+    const grant = await findGrant(asked.instanceId).catch(() => undefined)
+    if (grant === undefined || !open.has(passage)) return
+    if (grant === null) return end.abort(new EgressRefused(403, 'http_request_denied', egressTexts.stopped))
+    if (isToRelay) return
+    const decision = createDecide(grant.operatorHosts)(grant.rules, asked, addresses)
+    if (!decision.isAllowed) end.abort(block(records, asked, decision.reason))
+  }
+
+  return startRechecks(() => Promise.all([...open].map(recheck)))
 }

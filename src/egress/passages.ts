@@ -3,16 +3,15 @@ import type { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import { egressTexts } from '#platform/egress-texts.ts'
 import { egressConnections, egressOpen } from '#platform/metrics.ts'
-import type { Places } from '#relay/places.ts'
+import type { Places } from '#platform/throttle.ts'
 import type { Authenticate } from './authenticate.ts'
 import type { EgressGrant } from './grants.ts'
 import { hostAndPort } from './hosts.ts'
 import { countBytes, type Passage } from './passage.ts'
-import type { Destination } from './policy.ts'
+import { type Destination, readTarget, type Target } from './policy.ts'
 import type { Reach } from './reach.ts'
 import type { EgressRecords } from './records.ts'
 import { clientLeft, EgressRefused } from './refused.ts'
-import { readTarget, type Target } from './target.ts'
 
 /** The proxy has ended. */
 export const proxyEnded = new Error('the proxy ends')
@@ -25,7 +24,7 @@ interface PassagesParts {
   ownServerOf(socket: Socket): Passage['ownServer']
   places: Places
   records: EgressRecords
-  /** To look a name up and to connect. */
+  /** Time to resolve a name and to connect. */
   connectMs: number
 }
 

@@ -1,12 +1,13 @@
 import { isIP } from 'node:net'
 import type { EgressPolicy } from '#database/schema.ts'
 import { isPublicAddress } from './addresses.ts'
-import { type HostRule, hasPort, matches, parseHostRule, webPorts } from './hosts.ts'
+import { type HostRule, hasPort, matches, parseHostRule, readHost, readPort, webPorts } from './hosts.ts'
 
-/** Mail servers take mail there from everybody: nobody's agent is to send spam in the name of this host. */
+/** Servers take mail there from any host: an agent could send spam in the name of this one. */
 const mailPort = 25
+const httpPort = 80
 
-/** What holds where neither the instance nor its organization says anything. */
+/** The policy where neither the instance nor its organization has one. */
 export const defaultPolicy: EgressPolicy = { mode: 'open', hosts: [] }
 
 /** Why a connection is refused. */
@@ -28,6 +29,30 @@ export interface Destination {
   port: number
 }
 
+/** The target of a request to the proxy: a tunnel to a destination, or one request to it without TLS. */
+export interface Target extends Destination {
+  /** The path with the query of a request, and its Host header; null for a tunnel. */
+  request: { path: string; hostHeader: string } | null
+}
+
+/** Reads `host:port` of a CONNECT. */
+function readAuthority(text: string): Target | null {
+  const [, written = '', writtenPort = ''] = /^(\[[^\]]+\]|[^:]+):([0-9]+)$/.exec(text) ?? []
+  const host = readHost(written)
+  const port = readPort(writtenPort)
+  return host === null || port === null ? null : { host, port, request: null }
+}
+
+/** Reads the target of a request line; null for what a proxy does not serve. */
+export function readTarget(method: string, url: string): Target | null {
+  if (method === 'CONNECT') return readAuthority(url)
+  if (!URL.canParse(url)) return null
+  const { protocol, hostname, port, host: hostHeader, pathname, search } = new URL(url)
+  const host = readHost(hostname)
+  if (protocol !== 'http:' || host === null) return null
+  return { host, port: port === '' ? httpPort : Number(port), request: { path: pathname + search, hostHeader } }
+}
+
 const blocked = (reason: BlockReason): Decision => ({ isAllowed: false, reason })
 
 /** Reads the hosts of a policy. A text that is no rule, which the API does not take, allows nothing. */
@@ -37,8 +62,8 @@ export const readRules = ({ mode, hosts }: EgressPolicy): Rules => ({
 })
 
 /**
- * Decides by the name alone, with `addresses` null, or by all addresses of the name too. Nobody needs to look up a name
- * that the first refuses: the question itself would tell something to whoever has the name.
+ * Decides by the name alone, with `addresses` null, or by all addresses of the name too. A name that
+ * the first refuses must not be resolved: the query itself would leak to the owner of the name.
  */
 export type Decide = (rules: Rules, destination: Destination, addresses: readonly string[] | null) => Decision
 

@@ -3,24 +3,23 @@ import type { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import { egressTexts } from '#platform/egress-texts.ts'
 import type { Logger } from '#platform/log.ts'
-import type { PlaceLimits, Places } from '#relay/places.ts'
+import type { PlaceLimits, Places } from '#platform/throttle.ts'
 import { createAuthenticate } from './authenticate.ts'
 import { forwardRequest } from './forward.ts'
 import type { FindEgressGrant } from './grants.ts'
+import { startRecheck } from './passage.ts'
 import { createPassages, type FindRelay, proxyEnded } from './passages.ts'
-import { createReach } from './reach.ts'
-import { startRecheck } from './recheck.ts'
+import { createReach, type Resolve } from './reach.ts'
 import type { EgressRecords } from './records.ts'
 import { clientLeft, EgressRefused, refusalHeaders } from './refused.ts'
-import type { Resolve } from './resolve.ts'
 
 const keepAliveTimeoutMs = 30_000
 
 /** The bounds of what goes out. */
 export interface EgressLimits {
-  /** To look a name up and to connect. */
+  /** Time to resolve a name and to connect. */
   connectMs: number
-  /** A connection without a byte either way for so long is cut. Chats say nothing for minutes. */
+  /** A connection without a byte in either direction is cut after this time. Chats are silent for minutes. */
   silentMs: number
   /** Connections of one sandbox that a driver hands over. */
   handedOverPerInstance: number
@@ -66,7 +65,7 @@ export interface Egress {
 
 /**
  * Creates a proxy, which listens nowhere: its callers hand it requests and connections. A host is looked up here, all
- * of its addresses are checked, and one of those is connected to. Until `close` a timer looks at open connections every
+ * of its addresses are checked, and one of those is connected to. Until `close` a timer checks open connections every
  * half second. A kill loses what `records` has not written, and nothing else.
  */
 export function createEgress(parts: EgressParts): Egress {
@@ -83,14 +82,14 @@ export function createEgress(parts: EgressParts): Egress {
     ...{ authenticate, reach, findRelay, ownServerOf, places, records },
     connectMs: limits.connectMs,
   })
-  const rechecking = startRecheck(passages.open, { findGrant, records })
+  const stopRechecks = startRecheck(passages.open, { findGrant, records })
   const socketsOf = new Map<string, Set<Socket>>()
   let isClosed = false
-  /** For the connections that are handed over. It listens nowhere. */
+  /** The server for connections that drivers hand over. It listens nowhere. */
   const server = createServer({ keepAliveTimeout: keepAliveTimeoutMs, requestTimeout: 0 })
   server.setTimeout(limits.silentMs)
 
-  /** What the client is told; null for nothing. */
+  /** The refusal for the client; null for none. */
   function refusalOf(error: unknown): EgressRefused | null {
     if (error === clientLeft || error === proxyEnded) return null
     if (error instanceof EgressRefused) return error
@@ -173,7 +172,7 @@ export function createEgress(parts: EgressParts): Egress {
     },
     close() {
       isClosed = true
-      rechecking.stop()
+      stopRechecks()
       passages.close()
       for (const held of socketsOf.values()) for (const socket of held) socket.destroy()
     },

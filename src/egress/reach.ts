@@ -1,16 +1,75 @@
-import type { Socket } from 'node:net'
-import { isIP } from 'node:net'
+import { lookup, Resolver } from 'node:dns/promises'
+import { once } from 'node:events'
+import { connect as connectSocket, isIP, type LookupFunction, type Socket } from 'node:net'
 import { egressTexts } from '#platform/egress-texts.ts'
 import type { Logger } from '#platform/log.ts'
 import { egressConnections } from '#platform/metrics.ts'
-import { connectTo } from './connect.ts'
 import type { EgressGrant } from './grants.ts'
 import { hostAndPort, matches } from './hosts.ts'
 import type { Passage } from './passage.ts'
 import { createDecide } from './policy.ts'
 import type { EgressRecords } from './records.ts'
 import { block, EgressRefused } from './refused.ts'
-import { type Resolve, resolveOfOperator } from './resolve.ts'
+
+/** Looks up all addresses of a name. Rejects when it has none, or when no name server answers. */
+export type Resolve = (name: string) => Promise<string[]>
+
+const timeoutMs = 2500
+const tries = 2
+const maxAddresses = 16
+
+/**
+ * Asks the name servers of this host without a thread of the pool, which files, compression and encryption of the whole
+ * process need: agents choose these names, and may choose servers that never answer. The hosts file of this machine is
+ * not read: its names are not for agents.
+ */
+export function createResolve(): Resolve {
+  const resolver = new Resolver({ timeout: timeoutMs, tries })
+  return async (name) => {
+    const answers = await Promise.allSettled([resolver.resolve4(name), resolver.resolve6(name)])
+    const addresses = answers.flatMap((answer) => (answer.status === 'fulfilled' ? answer.value : []))
+    if (addresses.length > 0) return addresses.slice(0, maxAddresses)
+    const failed = answers.find(({ status }) => status === 'rejected') as PromiseRejectedResult | undefined
+    throw failed?.reason ?? new Error(`${name} has no address`)
+  }
+}
+
+/** Looks up a name that the operator has chosen, as every program of this host does. */
+const resolveOfOperator: Resolve = async (name) => (await lookup(name, { all: true })).map(({ address }) => address)
+
+/** Time until the next address of a host is tried as well. */
+const nextAddressMs = 1000
+
+/**
+ * Connects to one of the addresses, and to no other: the name of the host is not looked up again. Rejects with the
+ * reason of the signal, or the error of the last address.
+ */
+async function connectTo(
+  host: string,
+  addresses: readonly string[],
+  port: number,
+  signal: AbortSignal,
+): Promise<Socket> {
+  signal.throwIfAborted()
+  const entries = addresses.map((address) => ({ address, family: isIP(address) }))
+  const addressesOf: LookupFunction = (_host, _options, done) => done(null, entries)
+  const socket = connectSocket({
+    host,
+    port,
+    lookup: addressesOf,
+    allowHalfOpen: true,
+    noDelay: true,
+    autoSelectFamily: true,
+    autoSelectFamilyAttemptTimeout: nextAddressMs,
+  })
+  try {
+    await once(socket, 'connect', { signal })
+    return socket
+  } catch (error) {
+    socket.on('error', () => {}).destroy()
+    throw signal.aborted ? signal.reason : error
+  }
+}
 
 interface ReachParts {
   /** Looks up the names that agents choose. */
@@ -35,7 +94,7 @@ export function createReach({ resolve, records, log }: ReachParts): Reach {
       return await Promise.race([isOfOperator ? resolveOfOperator(host) : resolve(host), aborted])
     } catch (error) {
       if (signal.aborted) throw signal.reason
-      log.debug({ err: error }, 'a name that an agent asked for has no address')
+      log.debug({ err: error }, 'failed to resolve a name for an agent')
       throw new EgressRefused(502, 'dns_error', egressTexts.unknownHost(host))
     } finally {
       signal.removeEventListener('abort', onAbort)

@@ -37,7 +37,7 @@ interface Waiting extends Asked {
 export interface EgressRecords {
   /** A connection was let through or refused. */
   note(asked: Asked, verdict: EgressVerdict, reason?: BlockReason): void
-  /** So many bytes have passed through a connection that was noted. */
+  /** Adds bytes to a connection that was recorded. */
   noteBytes(asked: Asked, bytes: { sent: number; received: number }): void
   /** Writes what waits, and gives up after so many ms. */
   close(timeoutMs: number): Promise<void>

@@ -4,7 +4,7 @@ import { hostAndPort } from './hosts.ts'
 import type { BlockReason } from './policy.ts'
 import type { Asked, EgressRecords } from './records.ts'
 
-/** The client has ended its connection: nobody waits for an answer. */
+/** The client has ended its connection: no answer is needed. */
 export const clientLeft = new Error('the client left')
 
 /** The connection is refused, or could not be made. The message is for the agent. */
@@ -28,7 +28,7 @@ const words: Record<BlockReason, string> = {
   private_address: 'destination_ip_prohibited',
 }
 
-/** Counts and records a connection that a policy does not allow, and returns what its client is told. */
+/** Counts and records a connection that a policy does not allow, and returns the refusal for its client. */
 export function block(records: EgressRecords, asked: Asked, reason: BlockReason): EgressRefused {
   records.note(asked, 'blocked', reason)
   egressConnections.inc({ verdict: 'blocked', reason })

@@ -1,8 +1,8 @@
 import { type Static, Type } from '@sinclair/typebox'
 import { egressModes, type EgressPolicy as Stored } from '#database/schema.ts'
-import { OneOf } from '#http/validation.ts'
 import { egressTexts } from '#platform/egress-texts.ts'
 import { AppError } from '#platform/errors.ts'
+import { OneOf } from '#platform/typebox.ts'
 import { hasPort, parseHostRule } from './hosts.ts'
 
 const maxHosts = 200
@@ -21,7 +21,7 @@ const hostsDescription =
 
 const examples = [{ mode: 'allowlist' as const, hosts: ['api.example.com', '*.example.org:443'] }]
 
-/** What agents may reach, as callers set it. */
+/** The egress policy as callers set it. */
 export const NewEgress = Type.Object(
   {
     mode,
@@ -45,9 +45,9 @@ export const Egress = Type.Object(
   { $id: 'Egress', description: 'What agents may reach beside models.', examples },
 )
 
-const refuse = (detail: string) => new AppError('invalid_egress', detail, { param: 'egress' })
+const refuse = (detail: string) => new AppError('invalid_value', detail, { param: 'egress' })
 
-/** The policy that a caller has sent, as it is stored. Throws AppError `invalid_egress`. */
+/** The policy that a caller has sent, as it is stored. Throws AppError `invalid_value`. */
 export function checkEgress({ mode, hosts = [] }: NewEgress): Stored {
   if (mode === 'none' && hosts.length > 0) throw refuse(egressTexts.noneWithHosts)
   if (hosts.length > maxHosts) throw refuse(egressTexts.tooManyHosts(maxHosts))

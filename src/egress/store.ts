@@ -28,7 +28,7 @@ async function deleteHosts(db: Db, condition: SQL, signal?: AbortSignal): Promis
   }
 }
 
-/** Deletes hosts that nobody has asked for in 30 days, and those of deleted instances. */
+/** Deletes hosts without a request in 30 days, and those of deleted instances. */
 export async function deleteOldEgressHosts(db: Db, signal?: AbortSignal): Promise<void> {
   await deleteHosts(db, sql`e.last_seen_at < now() - make_interval(days => ${keptDays})`, signal)
   const isGone = sql`NOT EXISTS (
@@ -57,7 +57,7 @@ async function policyOf(db: Db, instanceId: string): Promise<OwnedPolicy> {
   return { policy: defaultPolicy, owner: 'default' }
 }
 
-/** What would let a host through that was not, or would not be with an allow-list. */
+/** The rule that would allow a host that is blocked, or would be with an allow-list. */
 function allowWithOf({ verdict, reason, host, port }: typeof egressHosts.$inferSelect) {
   if (verdict === 'allowed' || reason === 'mail_port') return null
   const setting = reason === 'private_address' ? ('EGRESS_ALLOWED_HOSTS' as const) : ('egress.hosts' as const)
@@ -82,7 +82,7 @@ export async function readEgress(db: Db, instanceId: string) {
 }
 
 /**
- * Adds a host to the policy of an instance, which gets its own when it has none. Throws AppError `invalid_egress`,
+ * Adds a host to the policy of an instance, which gets its own when it has none. Throws AppError `invalid_value`,
  * `instance_not_found` and `instance_terminated`.
  */
 export async function allowHost(

@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import { crc32 } from 'node:zlib'
 
-/** What a key of each kind begins with. */
+/** The prefix of each kind of key. */
 export const keyPrefixes = { organization: 'chd_org_', scoped: 'chd_sk_' } as const
 
 const secretBytes = 32
@@ -16,11 +16,11 @@ export function newApiKey(kind: keyof typeof keyPrefixes): string {
   return key + checksumOf(key)
 }
 
-/** What a client token begins with. What follows is sealed: `api/keys/client-tokens.ts`. */
+/** The prefix of a client token. The rest is sealed: `api/keys/client-tokens.ts`. */
 export const clientTokenPrefix = 'chd_ct_'
 
 /**
- * What can be told of a key without the database. `checked`: its checksum is right. `unchecked`: it has none, as keys
+ * The form of a key, found without the database. `checked`: its checksum is right. `unchecked`: it has none, as keys
  * that were made before there was a checksum. `token`: it is a client token. `malformed`: it was not copied whole, or is
  * a guess. `foreign`: it is another server's.
  */

@@ -45,7 +45,7 @@ export const hasPermission = ({ permissions }: Pick<Caller, 'permissions'>, perm
 interface ClientToken {
   /** In ms since 1970, by the clock of the database. */
   expiresAt: number
-  /** The same moment, by the monotonic clock of this process. */
+  /** The end of the token by the monotonic clock of this process. */
   endsAt: number
   /** Names the person for the limits of requests; null when the token names none. */
   endUser: string | null
@@ -76,7 +76,7 @@ declare module 'fastify' {
     access?: Access
     /**
      * Where the session of a route is that needs the permission `interact` or `sessions` and names none in its path.
-     * `main`: it is this one. `handler`: the handler looks at `caller.sessions`. `none`: it is about no session.
+     * `main`: it is this one. `handler`: the handler checks `caller.sessions`. `none`: it is about no session.
      */
     session?: 'main' | 'handler' | 'none'
     /** OpenAI clients call these routes: errors also have the fields of OpenAI's `error`. */
@@ -115,15 +115,15 @@ export async function authorize(
   requireInstance: RequireInstance,
 ): Promise<void> {
   if (permissions === null || access === 'any') return
-  if (access === 'org') throw new AppError('needs_organization_key', texts.needsOrganizationKey)
+  if (access === 'org') throw new AppError('lacks_permission', texts.needsOrganizationKey)
   if (instanceId !== undefined && !instanceIds?.includes(instanceId)) {
     await requireInstance(organizationId, instanceId)
-    throw new AppError('key_not_for_instance', texts.notForInstance)
+    throw new AppError('lacks_permission', texts.notForInstance)
   }
   if (!permissions.includes(access)) throw new AppError('lacks_permission', texts.lacksPermission(access))
 }
 
-/** Processes remember callers for up to a second. With this interval an open connection ends in under 5 s. */
+/** Callers are cached for up to 1 s. With this interval an open connection ends in under 5 s. */
 const recheckEveryMs = 2000
 
 /** The checks of all open connections. They share one timer: a timer each costs too much beside a short request. */
@@ -194,7 +194,7 @@ export function useApiKeys(
     request.caller = caller
     await counters.countRequest(request, reply)
     if (request.isOfForeignPage && caller.permissions === null)
-      throw new AppError('needs_scoped_key', texts.needsScopedKey)
+      throw new AppError('lacks_permission', texts.needsScopedKey)
     if (caller.permissions !== null) await authorize(caller, access, instanceIdOf(request), requireInstance)
     if (caller.sessions !== null) {
       const { session_id: id = session === 'main' ? session : undefined } = request.params as { session_id?: string }

@@ -11,7 +11,7 @@ function openProperty(schema: Schema): Schema {
   return { ...open, description: open.description ? `${open.description} ${note}` : note }
 }
 
-/** A pattern for all names is `additionalProperties`, which generators know. */
+/** Replaces a pattern for all names by `additionalProperties`, which generators know. */
 function withoutPatterns(schema: Schema): Schema {
   const { patternProperties, ...rest } = schema
   if (!isObject(patternProperties)) return schema
@@ -21,7 +21,7 @@ function withoutPatterns(schema: Schema): Schema {
   return { ...rest, ...names, additionalProperties: value }
 }
 
-/** For a body whose unknown fields the route refuses by itself: a schema that did would give them another status. */
+/** Options of a body whose unknown fields the route refuses: a strict schema would answer another status. */
 export const closed = { additionalProperties: true, 'x-closed': true }
 
 /**

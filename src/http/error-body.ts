@@ -1,6 +1,6 @@
 import { type Static, Type } from '@sinclair/typebox'
 import { type ErrorCode, errorCodes } from '#platform/error-codes.ts'
-import { Nullable, Uri } from './validation.ts'
+import { Nullable, Uri } from '#platform/typebox.ts'
 import { faultsMessage, type ValidationFault } from './validation-faults.ts'
 
 const Fault = Type.Object({
@@ -52,7 +52,7 @@ export const ErrorBody = Type.Object(
 
 type Detail = string | { error: string } | ValidationFault[]
 
-/** What is known of a failure. */
+/** A failure before it is an answer. */
 export interface Failure {
   code: ErrorCode
   detail: Detail
@@ -61,7 +61,7 @@ export interface Failure {
   hint?: string | undefined
 }
 
-/** What an answer knows of its request and of this server. */
+/** The parts of an error that come from its request and this server. */
 export interface ErrorContext {
   requestId: string
   /** The address that clients reach this server at, without a slash at its end. */

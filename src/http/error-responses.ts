@@ -1,3 +1,5 @@
+import { STATUS_CODES } from 'node:http'
+import { kinds } from '#platform/error-codes/kinds.ts'
 import { type ErrorCode, type ErrorKind, errorCodes, kindOf } from '#platform/error-codes.ts'
 import { texts } from '#platform/texts.ts'
 import { answerHeaders } from './answer-headers.ts'
@@ -5,7 +7,7 @@ import { errorBody, type Failure } from './error-body.ts'
 
 /** An example of each kind of failure. */
 export const errorExamples: Record<ErrorKind, Failure> = {
-  invalid: { code: 'unknown_release', detail: texts.unknownVersion('v9', ['v1']), param: 'openclaw_version' },
+  invalid: { code: 'invalid_value', detail: texts.unknownVersion('v9', ['v1']), param: 'openclaw_version' },
   unauthenticated: { code: 'missing_api_key', detail: texts.sendKey },
   limit_reached: { code: 'instance_limit_reached', detail: texts.instanceLimit(1, 1) },
   forbidden: { code: 'lacks_permission', detail: texts.lacksPermission('configure') },
@@ -13,7 +15,7 @@ export const errorExamples: Record<ErrorKind, Failure> = {
   method_not_allowed: { code: 'method_not_allowed', detail: 'Method Not Allowed.' },
   timed_out: { code: 'timed_out', detail: 'Request Timeout.' },
   conflict: { code: 'instance_not_running', detail: texts.notRunning('stopped') },
-  too_large: { code: 'body_too_large', detail: texts.bodyTooLarge },
+  too_large: { code: 'too_large', detail: texts.bodyTooLarge },
   unsupported_media: { code: 'unsupported_media', detail: texts.sendJson },
   no_such_range: { code: 'no_such_range', detail: texts.noSuchRange(1024) },
   expectation_failed: { code: 'expectation_failed', detail: texts.noExpectations },
@@ -30,7 +32,7 @@ export const errorExamples: Record<ErrorKind, Failure> = {
   internal: { code: 'internal', detail: texts.internal },
   not_implemented: { code: 'billing_not_configured', detail: texts.noBilling },
   gateway_unreachable: { code: 'gateway_unreachable', detail: { error: texts.gatewayUnavailable } },
-  unavailable: { code: 'database_unavailable', detail: texts.databaseDown },
+  unavailable: { code: 'unavailable', detail: texts.databaseDown },
   gateway_timeout: { code: 'gateway_timeout', detail: { error: texts.gatewayUnavailable } },
   no_space: { code: 'no_space', detail: texts.diskFull },
 }
@@ -49,16 +51,18 @@ function kindWith(status: number): ErrorKind {
 const componentName = (kind: ErrorKind): string =>
   kind.replace(/(?:^|_)(\w)/g, (_, first: string) => first.toUpperCase())
 
-/** A reference to the documented answer of a status. Throws for a status that no error has. */
+/** A reference to the documented answer of a status. Throws if no error uses the status. */
 export const responseOf = (status: number) => ({ $ref: `#/components/responses/${componentName(kindWith(status))}` })
 
 const codesOf = (kind: ErrorKind) =>
   (Object.keys(errorCodes) as ErrorCode[]).filter((code) => errorCodes[code].kind === kind)
 
 function answerOf(kind: ErrorKind) {
-  const { status, meaning } = errorCodes[kind]
+  const { status } = kinds[kind]
   const codes = codesOf(kind)
-  const description = codes.length > 1 ? `${meaning} Codes: ${codes.map((code) => `\`${code}\``).join(', ')}.` : meaning
+  const list = codes.map((code) => `\`${code}\``).join(', ')
+  const description =
+    codes.length === 1 ? errorCodes[codes[0] as ErrorCode].meaning : `${STATUS_CODES[status]}: ${list}.`
   return {
     description,
     headers: {
@@ -78,6 +82,6 @@ function answerOf(kind: ErrorKind) {
 
 /** The documented answers of these statuses, by the names of their components. */
 export function errorResponses(statuses: Iterable<number>): Record<string, Record<string, unknown>> {
-  const kinds = [...statuses].sort((a, b) => a - b).map(kindWith)
-  return Object.fromEntries(kinds.map((kind) => [componentName(kind), answerOf(kind)]))
+  const documented = [...statuses].sort((a, b) => a - b).map(kindWith)
+  return Object.fromEntries(documented.map((kind) => [componentName(kind), answerOf(kind)]))
 }

@@ -24,7 +24,7 @@ const kindsWithObject = new Set<ErrorKind>(['gateway_unreachable', 'gateway_time
 /** The code and message that Fastify's own refusals are answered with. */
 const fastifyCodes: Partial<Record<string, [ErrorCode, string]>> = {
   FST_ERR_CTP_INVALID_MEDIA_TYPE: ['unsupported_media', texts.sendJson],
-  FST_ERR_CTP_BODY_TOO_LARGE: ['body_too_large', texts.bodyTooLarge],
+  FST_ERR_CTP_BODY_TOO_LARGE: ['too_large', texts.bodyTooLarge],
   FST_ERR_CTP_EMPTY_JSON_BODY: ['invalid_json', texts.emptyBody],
   FST_ERR_CTP_INVALID_CONTENT_LENGTH: ['malformed_request', texts.wrongContentLength],
 }
@@ -35,7 +35,7 @@ export function toAppError(error: FastifyError | AppError): AppError | null {
   const known = fastifyCodes[error.code]
   if (known) return new AppError(known[0], known[1], { cause: error })
   if (!isDatabaseDown(error)) return null
-  return new AppError('database_unavailable', texts.databaseDown, { cause: error, retryAfterSeconds: 1 })
+  return new AppError('unavailable', texts.databaseDown, { cause: error, retryAfterSeconds: 1 })
 }
 
 const expectedFailure = ({ kind, code, message, param, hint }: AppError): Failure => ({
@@ -44,6 +44,12 @@ const expectedFailure = ({ kind, code, message, param, hint }: AppError): Failur
   param,
   hint,
 })
+
+/** The code of a refusal of Fastify's own, whose reason is in its message only. */
+function generalCode(status: number): ErrorCode {
+  const kind = kindOf(status)
+  return kind !== undefined && kind in errorCodes ? (kind as ErrorCode) : 'invalid'
+}
 
 function otherFailure(error: FastifyError, hasBody: boolean): Failure & { status?: number } {
   if (error.validation) {
@@ -54,11 +60,11 @@ function otherFailure(error: FastifyError, hasBody: boolean): Failure & { status
   const { statusCode: status = 500, message } = error
   // The messages of Fastify's own refusals are safe to show; the message of a bug is not.
   return status < 500
-    ? { status, code: kindOf(status) ?? 'invalid', detail: message }
+    ? { status, code: generalCode(status), detail: message }
     : { code: 'internal', detail: texts.internal }
 }
 
-/** The failure that an answer tells of an error. `hasBody` says whether the request came with one. */
+/** The failure that answers an error. `hasBody` says whether the request came with one. */
 export function failureOf(thrown: FastifyError | AppError, hasBody: boolean): Failure & { status: number } {
   const error = toAppError(thrown)
   const failure = error ? expectedFailure(error) : otherFailure(thrown as FastifyError, hasBody)
@@ -72,7 +78,7 @@ export function failureOf(thrown: FastifyError | AppError, hasBody: boolean): Fa
 export function useErrors(app: FastifyInstance, publicUrl: () => string): void {
   const bodyFor = (failure: Failure, { id }: FastifyRequest) =>
     errorBody(failure, { requestId: id, publicUrl: publicUrl() })
-  // The default puts all faults into one text, which nobody reads: the answer is made of `validation`.
+  // The default joins all faults into one text. The answer is made of `validation` instead.
   app.setSchemaErrorFormatter(() => new Error('the request does not fit its schema'))
   app.addHook('onRequest', (request, reply, done) => {
     reply.headers({ 'x-request-id': request.id, ...safeHeaders })
@@ -146,13 +152,13 @@ export function clientErrorAnswer(
 
 const instancePath = /^\/v1\/instances\/([^/?]*)/
 
-/** Of a path that cannot be decoded, or has a part that is too long. */
+/** The failure of a path that cannot be decoded, or has a part that is too long. */
 function unroutable(url: string): Failure {
   const [, id] = instancePath.exec(url) ?? []
   const isInstanceWrong = id !== undefined && !isId(id)
   return isInstanceWrong
     ? { code: 'instance_not_found', detail: texts.instanceNotFound, hint: texts.noInstanceId(id) }
-    : { code: 'malformed_path', detail: texts.malformedPath }
+    : { code: 'malformed_request', detail: texts.malformedPath }
 }
 
 /** Answers a path that the router refuses before any route. */

@@ -33,7 +33,7 @@ function wordOf(value: unknown): string {
   return typeWords[value === null ? 'null' : typeof value] ?? typeof value
 }
 
-/** What a known word is called that is close to a wrong one; else all, when they are few. */
+/** Suggests the known word that is closest to a wrong one; else lists all, when they are few. */
 function suggestion(wrong: string, known: readonly string[], none: string): string {
   const close = closestWord(wrong, known)
   if (close !== undefined) return `; did you mean \`${close}\`?`
@@ -76,7 +76,7 @@ function wrongTag({ parentSchema = {}, params }: Fault): string {
 const atLeast = (limit: number, things: string) =>
   limit === 1 ? 'must not be empty' : `must have at least ${limit} ${things}`
 
-/** What a fault is and what is allowed, as the end of a sentence that begins with the name of the field. */
+/** Describes a fault and the rule, as the end of a sentence that begins with the name of the field. */
 export function describeFault(error: ErrorObject, part: RequestPart, hasBody: boolean): string {
   const fault = error as Fault
   const { keyword, params, parentSchema, propertyName, message = 'is not valid' } = fault

@@ -1,15 +1,15 @@
 import { createHash } from 'node:crypto'
 import { Type } from '@sinclair/typebox'
-import { and, eq, gt, isNull, lt, type SQL, sql } from 'drizzle-orm'
-import type { PgUpdateSetSource } from 'drizzle-orm/pg-core'
+import { and, eq, gt, isNull, sql } from 'drizzle-orm'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import { type Db, retryOnDeadlock } from '#database/client.ts'
+import { isProcessAlive } from '#database/processes.ts'
 import { idempotencyKeys } from '#database/schema.ts'
 import { AppError } from '#platform/errors.ts'
 import { poll } from '#platform/poll.ts'
 import type { Place, Vault } from '#platform/secrets.ts'
 import { texts } from '#platform/texts.ts'
-import { visibleText } from './validation.ts'
+import { visibleText } from '#platform/typebox.ts'
 import { idempotencyFault } from './validation-faults.ts'
 
 /** The headers of a POST that takes a key. */
@@ -28,11 +28,6 @@ export const IdempotencyHeaders = Type.Object({
 })
 
 const keptFor = sql`now() + interval '24 hours'`
-/** How long a claim outside a transaction lasts, unless it is renewed. */
-const claimedFor = sql`now() + interval '60 seconds'`
-const renewEveryMs = 20_000
-/** Longer than any call takes. A handler that never ends does not renew its claim for ever. */
-const maxRenewMs = 30 * 60_000
 const duplicateWaitMs = 10_000
 const pauseMs = 100
 const deletedRowsPerStatement = 500
@@ -56,7 +51,7 @@ const hashOf = ({ method, url, body }: FastifyRequest): Buffer =>
 const answerPlace = (organizationId: string, key: string): Place =>
   `idempotency_keys/${organizationId}.${key}/sealed_answer`
 
-/** Looks like an error of the schema of the header, which `detail` lists as one. */
+/** Has the form of a schema error of the header, so that `detail` lists it as one. */
 const keyOfOtherRequest = () =>
   Object.assign(new Error(texts.idempotencyKeyUsed), {
     validation: [
@@ -92,7 +87,7 @@ export async function idempotent<Body>(
   const place = answerPlace(organizationId, key)
   const stored = await untilAnswered(() =>
     db.transaction(async (tx): Promise<Answer | { own: Body } | null> => {
-      const claimed = await claim(tx, organizationId, key, requestHash, keptFor)
+      const claimed = await claim(tx, organizationId, key, requestHash, null)
       if (claimed === 'duplicate') return null
       if (claimed !== 'claimed') return unsealAnswer(vault, place, claimed)
       const own = await act(tx)
@@ -129,10 +124,11 @@ export interface Claim {
 
 /**
  * Claims the `Idempotency-Key` of a request whose work is in no transaction, or returns the answer that is stored for
- * it. Null without a key. The claim is renewed until it is settled, and ends a minute after its process. Throws what `idempotent` throws.
+ * it. Null without a key. The claim lasts until it is settled, or until its process is dead. Throws what `idempotent`
+ * throws.
  */
 export async function claimKey(
-  { db, vault }: { db: Db; vault: Vault },
+  { db, vault, processId }: { db: Db; vault: Vault; processId: string },
   request: FastifyRequest,
 ): Promise<Claim | Answer | null> {
   const key = request.headers['idempotency-key']
@@ -142,34 +138,24 @@ export async function claimKey(
   const place = answerPlace(organizationId, key)
   const claimed = await untilAnswered(() =>
     db.transaction(async (tx) => {
-      const result = await claim(tx, organizationId, key, requestHash, claimedFor)
+      const result = await claim(tx, organizationId, key, requestHash, processId)
       return result === 'duplicate' ? null : result
     }),
   )
   if (claimed !== 'claimed') return unsealAnswer(vault, place, claimed)
   const isOurs = and(
     owned(organizationId, key),
-    eq(idempotencyKeys.requestHash, requestHash),
+    eq(idempotencyKeys.processId, processId),
     isNull(idempotencyKeys.sealedAnswer),
   )
-  const update = (columns: PgUpdateSetSource<typeof idempotencyKeys>) =>
-    db.update(idempotencyKeys).set(columns).where(isOurs)
-  // A renewal that fails is made up for by the next one.
-  const renewal = setInterval(() => void update({ expiresAt: claimedFor }).catch(() => {}), renewEveryMs)
-  const end = setTimeout(() => clearInterval(renewal), maxRenewMs)
-  const stopRenewal = () => {
-    clearInterval(renewal)
-    clearTimeout(end)
-  }
   return {
-    store(status, answer) {
-      stopRenewal()
-      return update({ status, sealedAnswer: vault.seal(answer, place), expiresAt: keptFor }).execute()
-    },
-    release() {
-      stopRenewal()
-      return db.delete(idempotencyKeys).where(isOurs).execute()
-    },
+    store: (status, answer) =>
+      db
+        .update(idempotencyKeys)
+        .set({ status, sealedAnswer: vault.seal(answer, place), processId: null, expiresAt: keptFor })
+        .where(isOurs)
+        .execute(),
+    release: () => db.delete(idempotencyKeys).where(isOurs).execute(),
   }
 }
 
@@ -181,8 +167,12 @@ interface StoredAnswer {
 const owned = (organizationId: string, key: string) =>
   and(eq(idempotencyKeys.organizationId, organizationId), eq(idempotencyKeys.key, key))
 
+/** Whether another request may have the key: it has expired, or the process that claimed it is dead. */
+const isFree = sql`${idempotencyKeys.expiresAt} < now() OR (${idempotencyKeys.processId} IS NOT NULL
+  AND NOT ${sql.raw(isProcessAlive('idempotency_keys.process_id'))})`
+
 /**
- * Claims the key for this transaction. Returns `duplicate` when another transaction has it right now, or the answer
+ * Claims the key for this transaction or, until its answer is stored, for a process. Returns `duplicate` when another transaction has it right now, or the answer
  * that is already stored. Never waits: a hundred duplicates of a slow request would otherwise hold all database
  * connections.
  */
@@ -191,7 +181,7 @@ async function claim(
   organizationId: string,
   key: string,
   requestHash: Buffer,
-  expiresAt: SQL,
+  processId: string | null,
 ): Promise<'claimed' | 'duplicate' | StoredAnswer> {
   const { rows } = await tx.execute(
     sql`SELECT pg_try_advisory_xact_lock(hashtextextended(${`${organizationId} ${key}`}, 0)) AS mine`,
@@ -199,11 +189,11 @@ async function claim(
   if (rows[0]?.mine) {
     const claimed = await tx
       .insert(idempotencyKeys)
-      .values({ organizationId, key, requestHash, expiresAt })
+      .values({ organizationId, key, requestHash, processId, expiresAt: keptFor })
       .onConflictDoUpdate({
         target: [idempotencyKeys.organizationId, idempotencyKeys.key],
-        set: { requestHash, sealedAnswer: null, status: null, expiresAt },
-        setWhere: lt(idempotencyKeys.expiresAt, sql`now()`),
+        set: { requestHash, sealedAnswer: null, status: null, processId, expiresAt: keptFor },
+        setWhere: isFree,
       })
       .returning({ key: idempotencyKeys.key })
     if (claimed.length > 0) return 'claimed'
@@ -214,7 +204,7 @@ async function claim(
     .where(and(owned(organizationId, key), gt(idempotencyKeys.expiresAt, sql`now()`)))
   if (!stored) return 'duplicate'
   if (!stored.requestHash.equals(requestHash)) throw keyOfOtherRequest()
-  const { status, sealedAnswer } = stored // null for a claim outside a transaction
+  const { status, sealedAnswer } = stored // null while a process has claimed it
   return sealedAnswer === null ? 'duplicate' : { status: status ?? 201, sealedAnswer }
 }
 

@@ -6,7 +6,7 @@ import { type Claim, claimKey, IdempotencyHeaders } from './idempotency.ts'
 declare module 'fastify' {
   interface FastifyContextConfig {
     /**
-     * What a POST does with an `Idempotency-Key`. `transaction`: it answers through `idempotent`. `none`: it takes no
+     * How a POST treats an `Idempotency-Key`. `transaction`: it answers through `idempotent`. `none`: it takes no
      * key. By default its answer is stored after its work is done.
      */
     idempotency?: 'transaction' | 'none'
@@ -20,9 +20,9 @@ declare module 'fastify' {
 /**
  * Makes every POST with a caller take an `Idempotency-Key`, unless its route says otherwise. The key is claimed before
  * the handler runs, and the answer is stored before it is sent; a failure frees the key. When the process dies between
- * the work and the answer, the claim ends within a minute, and a repetition does the work again.
+ * the work and the answer, its claim ends with it, and a repetition does the work again.
  */
-export function useIdempotency(app: FastifyInstance, deps: { db: Db; vault: Vault }): void {
+export function useIdempotency(app: FastifyInstance, deps: { db: Db; vault: Vault; processId: string }): void {
   app.decorateRequest('idempotencyClaim', null)
   const claim: preHandlerAsyncHookHandler = async (request, reply) => {
     const claimed = await claimKey(deps, request)
@@ -37,8 +37,8 @@ export function useIdempotency(app: FastifyInstance, deps: { db: Db; vault: Vaul
     const answer = typeof payload === 'string' && payload !== '' ? payload : 'null'
     const settled =
       reply.statusCode < 300 ? idempotencyClaim.store(reply.statusCode, answer) : idempotencyClaim.release()
-    // The work is done: the caller gets the answer, and a repetition of the request within a minute a 409.
-    await settled.catch((err: unknown) => log.error({ err }, 'an answer could not be stored for its Idempotency-Key'))
+    // The work is done: the caller gets the answer, and a repetition of the request a 409 while this process lives.
+    await settled.catch((err: unknown) => log.error({ err }, 'failed to store an answer for its Idempotency-Key'))
   }
   app.addHook('onRoute', (route) => {
     const { access, idempotency } = route.config ?? {}

@@ -2,6 +2,7 @@ import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { AppError } from '#platform/errors.ts'
 import { inFlight } from '#platform/metrics.ts'
 import { texts } from '#platform/texts.ts'
+import { createAmounts } from '#platform/throttle.ts'
 
 /**
  * Maximum amounts in flight in this process. All but the last are for each organization. 0 is no limit.
@@ -17,7 +18,7 @@ export interface InFlightLimits {
   lists: number
   /** Bytes of the bodies of requests that are not answered yet. */
   bodyBytes: number
-  /** The same of all organizations together. */
+  /** The same for all organizations together. */
   processBodyBytes: number
 }
 
@@ -50,19 +51,6 @@ export interface InFlight {
 
 /** Such requests may be sent again soon: others end all the time. */
 const retryAfterSeconds = 1
-
-/** Amounts by organization. An organization without any takes no memory. */
-function createAmounts() {
-  const amounts = new Map<string, number>()
-  return {
-    of: (organizationId: string) => amounts.get(organizationId) ?? 0,
-    add(organizationId: string, amount: number): void {
-      const sum = (amounts.get(organizationId) ?? 0) + amount
-      if (sum > 0) amounts.set(organizationId, sum)
-      else amounts.delete(organizationId)
-    },
-  }
-}
 
 function createInFlight(limits: InFlightLimits) {
   const counts = {

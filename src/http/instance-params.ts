@@ -1,7 +1,7 @@
 import { Type } from '@sinclair/typebox'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { canonicalId } from '#platform/ids.ts'
-import { Uuid } from './validation.ts'
+import { Uuid } from '#platform/typebox.ts'
 
 /** The path parameters of an instance's routes. Any text passes: a malformed id is an unknown one, a 404. */
 export const InstanceParams = Type.Object({ instance_id: Uuid('The id of the instance.') })

@@ -57,7 +57,7 @@ export function useJsonBodies(app: FastifyInstance): void {
   app.removeAllContentTypeParsers()
   app.addHook('preParsing', (request, _reply, payload, done) => {
     const fault = hasBody(request) ? encodingFault(request) : null
-    done(fault === null ? null : new AppError('unsupported_encoding', fault), payload)
+    done(fault === null ? null : new AppError('unsupported_media', fault), payload)
   })
   app.addContentTypeParser('application/json', async (request: FastifyRequest, payload: Readable) => {
     const body = await readRequestBody(request, payload)

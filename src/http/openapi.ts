@@ -75,7 +75,7 @@ function typesOf({ $id, properties }: Schema): unknown[] | null {
   return several as unknown[]
 }
 
-/** Named shapes that their `type` tells apart: with this, generators make a union of them that narrows. */
+/** Adds a `discriminator` to a union of named shapes, so that generated unions narrow on `type`. */
 function discriminated(schema: Schema, resolved: Schema): Schema {
   const { anyOf, oneOf = anyOf, ...others } = resolved
   const shapes = (schema.oneOf ?? schema.anyOf) as Schema[] | undefined
@@ -200,29 +200,23 @@ function complete([method, operation]: [string, Operation]): number[] {
   return statuses
 }
 
-/** The paths, and the methods of each, in the order of a list of operation ids; those that it lacks come last. */
-function ordered(paths: ApiDocument['paths'], ids: readonly string[]): ApiDocument['paths'] {
-  const place = ({ operationId }: Operation) => (ids.includes(operationId) ? ids.indexOf(operationId) : ids.length)
-  const sorted = Object.entries(paths).map(([path, operations]) => {
-    const own = Object.entries(operations).sort(([, a], [, b]) => place(a) - place(b))
-    return { path, own, first: Math.min(...own.map(([, operation]) => place(operation))) }
-  })
-  sorted.sort((a, b) => a.first - b.first)
-  return Object.fromEntries(sorted.map(({ path, own }) => [path, Object.fromEntries(own)]))
+/** The paths in the order of the tags, and of their registration. */
+function ordered(paths: ApiDocument['paths'], tags: ApiDocument['tags']): ApiDocument['paths'] {
+  const places = new Map(tags.map(({ name }, at) => [name, at]))
+  const place = (operations: Record<string, Operation>) =>
+    places.get(Object.values(operations)[0]?.tags[0] ?? '') ?? tags.length
+  return Object.fromEntries(Object.entries(paths).sort(([, a], [, b]) => place(a) - place(b)))
 }
 
-/** What the routes do not say of the API. */
-export interface AboutApi extends Pick<ApiDocument, 'info' | 'servers' | 'tags'> {
-  /** The ids of all operations, as a reader should meet them. */
-  operationOrder: readonly string[]
-}
+/** The parts of the document that are not in the routes. */
+export type AboutApi = Pick<ApiDocument, 'info' | 'servers' | 'tags'>
 
 /**
  * Makes `app.swagger()` return the OpenAPI 3.1 document of the routes that are registered afterwards, from the schemas
  * that validate their requests. A schema with an `$id` becomes a component of that name. A route with `hide` in its
  * schema is left out.
  */
-export async function useOpenApi(app: FastifyInstance, { operationOrder, ...about }: AboutApi): Promise<void> {
+export async function useOpenApi(app: FastifyInstance, about: AboutApi): Promise<void> {
   const named = new Map<string, Schema>()
   await app.register(swagger, {
     openapi: {
@@ -261,7 +255,7 @@ export async function useOpenApi(app: FastifyInstance, { operationOrder, ...abou
         servers,
         security,
         tags,
-        paths: ordered(paths, operationOrder),
+        paths: ordered(paths, tags),
         components: { ...components, schemas: Object.fromEntries(sorted), responses, headers },
       } as never
     },

@@ -15,7 +15,7 @@ export interface RequestOrigins {
 
 declare module 'fastify' {
   interface FastifyContextConfig {
-    /** The route answers whatever the Host header and the origin are: for probes, which know an address only. */
+    /** The route answers any Host header and origin: probes know an address only. */
     answersEverybody?: boolean
   }
   interface FastifyRequest {
@@ -70,7 +70,7 @@ export async function useOrigins(app: FastifyInstance, { hosts, own, foreign }: 
       return done(new AppError('foreign_origin', texts.foreignOrigin(origin)))
     request.isOfForeignPage = true
     const isOpenCall = access === 'public' && !isSafe(method)
-    done(isOpenCall ? new AppError('needs_scoped_key', texts.needsScopedKey) : undefined)
+    done(isOpenCall ? new AppError('lacks_permission', texts.needsScopedKey) : undefined)
   })
   if (foreign.length === 0) return
   await app.register(cors, {

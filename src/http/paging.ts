@@ -19,14 +19,14 @@ export const PageQuery = Type.Object(
 )
 
 /**
- * The position in a cursor that `linkNext` made; undefined without a cursor. Throws AppError `unknown_cursor` for another
+ * The position in a cursor that `linkNext` made; undefined without a cursor. Throws AppError `invalid_value` for another
  * text.
  */
 export function positionOf(cursor: string | undefined, isPosition: (text: string) => boolean): string | undefined {
   if (cursor === undefined) return undefined
   const position = Buffer.from(cursor, 'base64url').toString()
   if (isPosition(position) && cursor === cursorOf(position)) return position
-  throw new AppError('unknown_cursor', texts.unknownCursor, { param: 'cursor' })
+  throw new AppError('invalid_value', texts.unknownCursor, { param: 'cursor' })
 }
 
 const cursorOf = (position: string): string => Buffer.from(position).toString('base64url')

@@ -44,7 +44,7 @@ export type CountRequest = (request: FastifyRequest, reply: FastifyReply) => Pro
 const rememberedWindows = 10_000
 const minute = 60
 const hour = 60 * minute
-/** Each is a request to a model provider, which must not be bothered, nor used to guess keys. */
+/** Each is a request to a model provider: it must not be flooded, nor used to guess keys. */
 const keyTestsPerMinute = 20
 /** Each starts OpenClaw's command line in the sandbox, and may guess a code. */
 const pairingsPerMinute = 10
@@ -89,7 +89,7 @@ export function connectLimits(url: string): Redis {
   return redis
 }
 
-/** A person's client tokens share a limit, so that nobody uses up that of the key that made them. */
+/** The client tokens of a person share a limit: one person cannot use up the limit of the key. */
 const limitedBy = ({ keyId, token }: Caller): string =>
   token ? `${keyId}-${hash('sha256', token.endUser ?? '')}` : keyId
 
@@ -149,14 +149,14 @@ export async function useRateLimits(app: FastifyInstance, limits: RateLimits) {
     await countOfKey(request, reply)
     await countOfOrganization(request, reply)
   }
-  /** Of calls that cost more than others. Counts only where requests are limited at all. */
+  /** Counts calls that cost more than others. No limit where requests have none. */
   const createCallCounter = (name: string, max: number, keyOf: (request: FastifyRequest) => string) =>
     createCounter(name, Math.min(limits.requestsPerMinute, max), minute, keyOf)
   return {
-    /** By its key, and if that has requests left, by its organization. */
+    /** Counts by key, then by organization if the key has requests left. */
     countRequest,
     countKeyTest: createCallCounter('key-test', keyTestsPerMinute, ofOrganization),
-    /** By the instance of the path, which must be the caller's. */
+    /** Counts by the instance of the path, which must be the caller's. */
     countPairing: createCallCounter('pairing', pairingsPerMinute, (request) => instanceIdOf(request) ?? ''),
     countSkillSearch: createCallCounter('skill-search', skillSearchesPerMinute, ofOrganization),
     countFailure: createCounter('failed-auth', limits.failedAuthPerMinute, minute, addressOf),

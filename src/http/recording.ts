@@ -50,7 +50,7 @@ export function useEvents(app: FastifyInstance, db: Db): void {
     const { type } = currentOrigin()
     if (!caller || reply.statusCode >= 300 || hasEvent() || reply.hasHeader('idempotent-replayed')) return
     await recordEvent(db, { organizationId: caller.organizationId, instanceId: instanceIdOf(request) ?? null }).catch(
-      (error: unknown) => log.error({ err: error, event: type }, 'the event of a request could not be recorded'),
+      (error: unknown) => log.error({ err: error, event: type }, 'failed to record the event of a request'),
     )
   }
   app.addHook('onRoute', (route) => {

@@ -6,7 +6,7 @@ import { instanceIdOf } from './instance-params.ts'
 /** Monitoring calls these every few seconds. */
 const unlogged = new Set(['/healthz', '/readyz'])
 
-/** Of a path that no route has, so many of its parts are logged: what follows may be the id of a session. */
+/** Number of parts that are logged of a path without a route: the next one may be the id of a session. */
 const loggedParts = 5
 
 /**

@@ -1,6 +1,6 @@
 import { type TSchema, Type } from '@sinclair/typebox'
+import { Nullable } from '#platform/typebox.ts'
 import { leastMemoryRule, type ResourceName, resourceBounds } from '#settings/resources.ts'
-import { Nullable } from './validation.ts'
 
 /** Fields for limits, each of this kind. */
 export const limitFields = <Field extends TSchema>(field: (name: ResourceName) => Field) => ({

@@ -22,7 +22,7 @@ const isInBranch = (error: ErrorObject | undefined, union: ErrorObject) =>
   error?.schemaPath.startsWith(`${union.schemaPath}/`) &&
   (error.instancePath === union.instancePath || error.instancePath.startsWith(`${union.instancePath}/`))
 
-/** Of a union that no branch fits: the errors of the best branch, or one error that names the types of all. */
+/** The errors of a union's best branch, or one error that names the types of all branches. */
 function errorsOfUnion(union: ErrorObject, errors: readonly ErrorObject[]): readonly ErrorObject[] {
   const branches = Map.groupBy(errors, ({ schemaPath }) => schemaPath.slice(union.schemaPath.length + 1).split('/')[0])
   const mismatches = errors.filter((error) => error.keyword === 'type' && error.instancePath === union.instancePath)

@@ -24,7 +24,7 @@ export function checkSettings(
 ): void {
   const { tree, systemPrompt } = checkOverrides(release, provider, openclawConfig ?? {})
   if (model !== null) {
-    if (model === 'openclaw') throw new AppError('model_of_itself', texts.modelOfItself, { param: 'model' })
+    if (model === 'openclaw') throw new AppError('invalid_value', texts.modelOfItself, { param: 'model' })
     const fault = modelFault(release, provider, model)
     if (fault) throw new AppError(fault.code, fault.message, { param: 'model' })
     if (setsModel(tree)) throw setTwice('model', 'agents.defaults.model')
@@ -33,4 +33,4 @@ export function checkSettings(
 }
 
 const setTwice = (field: 'model' | 'instructions', override: string) =>
-  new AppError('set_twice', texts.setTwice(field, override), { param: field })
+  new AppError('invalid_openclaw_config', texts.setTwice(field, override), { param: field })

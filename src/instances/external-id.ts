@@ -43,6 +43,6 @@ export async function explainTaken<T>(
     if (!isTaken(error)) throw error
     const instance = await findByExternalId(db, organizationId, externalId)
     // It was terminated between the violation and the query: the id is free again.
-    throw instance ? new ExternalIdTaken(instance, externalId) : new AppError('instance_busy', texts.isBusy)
+    throw instance ? new ExternalIdTaken(instance, externalId) : new AppError('resource_busy', texts.isBusy)
   }
 }

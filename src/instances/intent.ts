@@ -91,10 +91,10 @@ const actions = {
   start: {
     allowedFrom: ['stopped', 'error'],
     where: or(hasStatus.stopped, hasStatus.error),
-    refusal: 'instance_not_startable',
+    refusal: 'wrong_instance_status',
   },
-  stop: { allowedFrom: ['running'], where: hasStatus.running, refusal: 'instance_not_stoppable' },
-  restart: { allowedFrom: ['running'], where: hasStatus.running, refusal: 'instance_not_restartable' },
+  stop: { allowedFrom: ['running'], where: hasStatus.running, refusal: 'wrong_instance_status' },
+  restart: { allowedFrom: ['running'], where: hasStatus.running, refusal: 'wrong_instance_status' },
 } as const
 
 /**

@@ -7,7 +7,7 @@ import { AppError } from '#platform/errors.ts'
 import { texts } from '#platform/texts.ts'
 
 /**
- * Throws AppError `isolation_unavailable` where the tools of agents can have no room of their own, and
+ * Throws AppError `invalid_value` where the tools of agents can have no room of their own, and
  * `invalid_openclaw_config` for overrides that would run something outside of it.
  */
 export function requireIsolation(
@@ -16,7 +16,7 @@ export function requireIsolation(
   hasTwoRooms: boolean,
 ): void {
   if (isolation === 'one_room') return
-  if (!hasTwoRooms) throw new AppError('isolation_unavailable', texts.noTwoRooms, { param: 'isolation' })
+  if (!hasTwoRooms) throw new AppError('invalid_value', texts.noTwoRooms, { param: 'isolation' })
   const path = findOutsideRoom(parseOverrides(overrides ?? {}).tree)
   if (path) throw new AppError('invalid_openclaw_config', texts.outsideRoom(path), { param: 'openclaw_config' })
 }

@@ -43,7 +43,7 @@ export interface Regions<R extends Region = Region> {
   default(): R
   /** The region of a row. Throws SandboxUnavailableError for a region that there is not, or has another driver. */
   of(row: Placed): R
-  /** The region that a caller names. Throws `unknown_region`. */
+  /** The region that a caller names. Throws `invalid_value`. */
   named(name: string): R
   /** The region that a new row remembers for what its caller has named. */
   toStore(name: string | null): string | null
@@ -107,7 +107,7 @@ export function createRegions<R extends Region>(
     named(name) {
       const found = find(current, name)
       const known = current.regions.map(({ region }) => region)
-      if (!found) throw new AppError('unknown_region', texts.unknownRegion(name, known), { param: 'region' })
+      if (!found) throw new AppError('invalid_value', texts.unknownRegion(name, known), { param: 'region' })
       return found
     },
     toStore: (name) => name ?? (current.areNamed ? current.byDefault.region : null),

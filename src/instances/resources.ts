@@ -50,12 +50,12 @@ export async function findLimits(
   return limitsFor(resources, organization ?? { resources: {}, maxResources: {} }, settings)
 }
 
-/** Throws AppError `resources_above_maximum` for a limit that is above that of the organization. */
+/** Throws AppError `invalid_value` for a limit that is above that of the organization. */
 export function requireWithin(changes: ResourceChanges, maxima: ResourceLimits): void {
   for (const name of resourceNames) {
     const wanted = changes?.[name] ?? 0
     if (wanted <= maxima[name]) continue
-    throw new AppError('resources_above_maximum', texts.aboveMaximum(name, wanted, maxima[name]), {
+    throw new AppError('invalid_value', texts.aboveMaximum(name, wanted, maxima[name]), {
       param: `resources.${name}`,
     })
   }

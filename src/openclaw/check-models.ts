@@ -35,13 +35,13 @@ export function modelFault(release: string, provider: ModelProvider, model: stri
     const message =
       `This instance uses ${provider}: ${model} is no model of that provider. ` +
       `Use one such as ${known.join(', ')}. GET /v1/models lists them all.`
-    return { code: 'model_of_other_provider', message }
+    return { code: 'model_not_found', message }
   }
   const retired = findRetired(release, provider, prefix === null ? model : bareModel(model))
   if (!retired) return null
   const day = retired.retired_on === null ? '' : ` on ${retired.retired_on}`
   return {
-    code: 'model_retired',
+    code: 'model_not_found',
     message: `${vendors[provider]} shut down ${retired.id}${day}. Use ${retired.successor}.`,
   }
 }

@@ -36,7 +36,7 @@ export async function send(url: URL, init: RequestInit): Promise<RegistryAnswer>
     const response = await fetch(url, { ...init, redirect: 'manual' })
     const text = await readBounded(response.body)
     if (response.status === 429) {
-      throw new AppError('skill_registry_busy', 'The skill registry asks to wait before the next request.', {
+      throw new AppError('unavailable', 'The skill registry asks to wait before the next request.', {
         retryAfterSeconds: retrySeconds(response.headers.get('retry-after')),
       })
     }

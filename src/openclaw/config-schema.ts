@@ -46,7 +46,7 @@ function validatorOf(schema: Schema): z.ZodType {
 
 /**
  * Checks overrides against the schema of a release, which need not be installed. Throws AppError
- * `openclaw_config_refused` in OpenClaw's own words, with a hint at what may be meant. What the schema cannot say is
+ * `invalid_openclaw_config` in OpenClaw's own words, with a hint at what may be meant. What the schema cannot say is
  * left to the gateway: overrides that pass may still be refused at the start.
  */
 export function checkAgainstSchema(release: string, tree: Record<string, unknown>): void {
@@ -58,7 +58,7 @@ export function checkAgainstSchema(release: string, tree: Record<string, unknown
   const texts = shown.map(({ text }) => (text.length > shownCharacters ? `${text.slice(0, shownCharacters)}…` : text))
   const hint = shown.flatMap((issue) => issue.hint ?? []).join(' ') || undefined
   const sentence = `OpenClaw refused the configuration: invalid config: ${texts.join('; ')}${more}`
-  throw new AppError('openclaw_config_refused', sentence, { param: 'openclaw_config', hint })
+  throw new AppError('invalid_openclaw_config', sentence, { param: 'openclaw_config', hint })
 }
 
 /**

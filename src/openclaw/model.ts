@@ -18,7 +18,7 @@ export function toGatewayModel(provider: ModelProvider, model: string): string |
   const name = model.slice(slash + 1)
   if ((prefix !== provider && prefix !== gatewayProvider) || name === '') {
     throw new AppError(
-      'model_of_other_provider',
+      'model_not_found',
       `This instance uses ${provider}: model must be a model of that provider, such as ${provider}/<model>.`,
     )
   }

@@ -13,7 +13,7 @@ export function sessionKey(sessionId: string): string {
   const bytes = Buffer.from(sessionId, 'utf8')
   // A lone surrogate is encoded as U+FFFD, so two different ids would share a session.
   if (bytes.length === 0 || bytes.length > maxSessionIdBytes || !sessionId.isWellFormed()) {
-    throw new AppError('invalid_session_id', `A session id must have 1 to ${maxSessionIdBytes} bytes of UTF-8.`)
+    throw new AppError('invalid_value', `A session id must have 1 to ${maxSessionIdBytes} bytes of UTF-8.`)
   }
   return keyPrefix + bytes.toString('hex')
 }

@@ -51,7 +51,7 @@ export async function installVersion(
   if (fault !== null || !skill) {
     await removeSkill(gateway, files, reference, signal)
     const note = replace ? ' The previous content of its folder is removed too.' : ''
-    throw new AppError('skill_not_installed', `${slug} ${release.version} is not installed: ${fault}${note}`)
+    throw new AppError('skill_refused', `${slug} ${release.version} is not installed: ${fault}${note}`)
   }
   return { skill, output: mask(outputOf(answer), true) }
 }
@@ -65,7 +65,7 @@ function installError(cause: GatewayRefusal, slug: string, mask: Mask): AppError
   const message = mask(cause.message.slice(0, searchedCharacters), true)
     .replaceAll(/\/\S*\/workspace\//g, '')
     .slice(0, shownCharacters)
-  return new AppError('skill_not_installed', `OpenClaw did not install ${slug}: ${message}`, { cause })
+  return new AppError('skill_refused', `OpenClaw did not install ${slug}: ${message}`, { cause })
 }
 
 function outputOf(answer: unknown): string {

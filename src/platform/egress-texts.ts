@@ -12,7 +12,7 @@ const allow = ({ place, instanceId }: Refused) =>
 export const egressTexts = {
   target:
     'This is a proxy: it takes CONNECT host:port, and requests with a whole URL such as http://example.com/. ' +
-    'Other protocols do not pass.',
+    'Other protocols are not supported.',
   credentials: 'The proxy does not know you: send the credentials in the URL of the proxy that the agent was given.',
   unavailable: 'What this agent may reach cannot be looked up now. Try again soon.',
   places: (place: string) =>
@@ -23,8 +23,7 @@ export const egressTexts = {
     port: (of: Refused) =>
       `${of.place} is blocked: only the ports 80 and 443 are open unless a host is listed with its port. ${allow(of)}`,
     mail_port: ({ place }: Refused) =>
-      `${place} is blocked: no agent sends mail over port 25, and no setting allows it. Use the API of a mail service, ` +
-      'or its port 587.',
+      `${place} is blocked: port 25 is always closed. Use the API of a mail service, or its port 587.`,
     private_address: ({ place }: Refused) =>
       `${place} is blocked: it is, or its name leads to, an address that is not public. To allow it, the operator of ` +
       `this server adds ${JSON.stringify(place)} to EGRESS_ALLOWED_HOSTS.`,
@@ -35,7 +34,7 @@ export const egressTexts = {
   mailPort: (text: string) => `${JSON.stringify(text)} is refused: no setting opens port 25.`,
   noneWithHosts: 'The mode none has no hosts: nothing passes. Leave hosts out, or take the mode allowlist.',
   tooManyHosts: (most: number) => `There must be at most ${most} hosts. Names below one are one host: *.example.com.`,
-  stopped: 'This agent is to be stopped: it reaches no host any more.',
+  stopped: 'This agent is stopping: its network access is closed.',
   unknownHost: (host: string) =>
     `${host} cannot be looked up: the name does not exist, or its name server does not answer.`,
   unreachable: (place: string, code: string) => `${place} cannot be reached: ${code}.`,

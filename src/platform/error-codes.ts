@@ -1,32 +1,16 @@
-import { channelCodes } from '#platform/error-codes/channels.ts'
-import { fileCodes } from '#platform/error-codes/files.ts'
-import { instanceCodes } from '#platform/error-codes/instances.ts'
+import { agentCodes } from '#platform/error-codes/agents.ts'
 import { type ErrorKind, kinds } from '#platform/error-codes/kinds.ts'
-import { organizationCodes } from '#platform/error-codes/organization.ts'
-import { providerCodes } from '#platform/error-codes/providers.ts'
 import { requestCodes } from '#platform/error-codes/requests.ts'
-import { serverCodes } from '#platform/error-codes/server.ts'
-import { skillCodes } from '#platform/error-codes/skills.ts'
-import { turnCodes } from '#platform/error-codes/turns.ts'
 
 export type { ErrorKind } from '#platform/error-codes/kinds.ts'
 
 /**
- * Every code that an error of the API can have. The list is published in the OpenAPI document, at `/docs/errors` and in
- * docs/errors.md. To add a code, write it into a file of `error-codes/` under its kind, throw it, and run
- * `npm run openapi`. A code that was released keeps its name and its kind: programs compare with it.
+ * Every code that an error of the API can have. The list is published in the OpenAPI document and at `/docs/errors`.
+ * Programs branch on a code by what to do next: two failures with the same remedy share one. To add a code, write it into
+ * a file of `error-codes/` under its kind, throw it, and run `npm run openapi`. A code that was released keeps its name
+ * and its kind.
  */
-export const errorCodes = {
-  ...requestCodes,
-  ...organizationCodes,
-  ...instanceCodes,
-  ...turnCodes,
-  ...providerCodes,
-  ...fileCodes,
-  ...channelCodes,
-  ...skillCodes,
-  ...serverCodes,
-}
+export const errorCodes = { ...requestCodes, ...agentCodes }
 
 export type ErrorCode = keyof typeof errorCodes
 

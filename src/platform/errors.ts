@@ -14,7 +14,7 @@ export interface AppErrorOptions extends ErrorOptions {
 /** An expected failure whose message is safe to show the caller. Anything else is a bug and answers 500. */
 export class AppError extends Error {
   readonly code: ErrorCode
-  /** What the failure has in common with others. */
+  /** The kind of the failure. */
   readonly kind: ErrorKind
   readonly retryAfterSeconds: number | undefined
   readonly doNotRetry: boolean

@@ -1,11 +1,11 @@
 const verbs = { start: 'started', stop: 'stopped', restart: 'restarted' } as const
-/** What to do instead with an instance that is stopped. */
+/** The way out for an instance that is stopped. */
 const ifStopped = { start: '', stop: 'It is stopped already.', restart: 'Start it instead.' } as const
 const remedies: Record<string, string> = {
   provisioning: 'Wait until it is running.',
   running: 'It is running already.',
   stopped: 'Start it first.',
-  error: 'Its error_message says why. Mend that and start it to try again, or delete it.',
+  error: 'Its error_message says why. Fix that and start it to try again, or delete it.',
   terminated: 'It was deleted. Create another.',
 }
 
@@ -41,10 +41,9 @@ export const texts = {
   sendJson: 'Send the body as application/json.',
   bodyTooLarge: 'The body is too large.',
   bodyTooSlow: (seconds: number) => `The body did not arrive within ${seconds} seconds. Send it faster.`,
-  uploadTooSlow: (bytes: number, seconds: number) =>
-    `The upload is too slow: fewer than ${bytes} bytes arrived in ${seconds} seconds. Send it faster.`,
+  uploadStalled: (seconds: number) => `No bytes of the upload arrived for ${seconds} seconds. Send it again.`,
   notJson: (fault: string) => `The body is not valid JSON${fault}.`,
-  wrongQuotes: 'JSON wants double quotes around names and texts.',
+  wrongQuotes: 'JSON needs double quotes around names and texts.',
   prototypeKey:
     'The body has a key __proto__, or a key constructor with a key prototype in it. No call accepts them. Remove it.',
   compressedBody: (encoding: string) =>
@@ -65,9 +64,9 @@ export const texts = {
     'A web page of another origin may only make calls with a scoped key (chd_sk_…), because whoever opens the page ' +
     'can read its key. Make this call in your backend.',
   invalidSignupToken:
-    'Signing up on this server takes its token, in the header X-Signup-Token. Its operator prints the token with ' +
+    'Signing up on this server requires its sign-up token, in the header X-Signup-Token. Its operator prints the token with ' +
     'npm run admin -- signup-token (docker compose exec api node src/commands/admin.ts signup-token).',
-  oneOrganization: 'Agents are not isolated from each other here: there is no second organization.',
+  oneOrganization: 'Agents are not isolated from each other here: only one organization is allowed.',
   signupClosed:
     'Signing up is closed on this server. Its operator creates organizations: npm run admin -- create-org <name>.',
   noExpectations: 'The only supported expectation is 100-continue.',
@@ -246,7 +245,7 @@ export const texts = {
   pathIsLink: 'The path leads to a symbolic link, or through one. No call follows it. Name the file that it points to.',
   pathIsFolder: 'The path names a directory. A file is needed.',
   pathIsNoFolder: 'The path, or a part of it, names a file. A directory is needed there.',
-  pathIsSpecial: 'The path names neither a file nor a directory, but a pipe, a socket or a device.',
+  pathIsSpecial: 'The path names a pipe, a socket or a device. Name a file or a directory.',
   moveIntoItself: 'A directory cannot be moved into itself. Choose a destination outside of it.',
   nameTooLong: 'A name in the path is too long: each may have up to 255 bytes.',
   permissionDenied: 'The permissions of the file or of its directory forbid it. The agent can change them.',

@@ -4,14 +4,13 @@ import type { Logger } from '#platform/log.ts'
 import { logFirstAndRecovery } from '#platform/log.ts'
 import { relayAddedDuration, relayCalls, relayOpenCalls, relayWaits } from '#platform/metrics.ts'
 import { texts } from '#platform/texts.ts'
+import { createRefusals, type PlaceLimits, type Places } from '#platform/throttle.ts'
 import { BodyTooLarge, type ClientBody, readBody } from './body.ts'
 import { type CallEnd, type CallObserver, CallRefused, type ObserveCall } from './call.ts'
 import { forward } from './forward.ts'
 import type { FindGrant, Grant, ProviderKey } from './grants.ts'
 import { toVendor } from './headers.ts'
 import type { Pace } from './pace.ts'
-import type { Places } from './places.ts'
-import { createRefusals } from './refusals.ts'
 import { readTarget, type Target } from './target.ts'
 import type { Upstreams } from './upstreams.ts'
 import { vendors } from './vendors.ts'
@@ -48,6 +47,9 @@ interface OpenCall {
   token: string
   end: AbortController
 }
+
+/** OpenClaw runs a few turns at a time. */
+export const defaultPlaces: PlaceLimits = { perInstance: 32, perOrganization: 1000 }
 
 /** Lets calls of agents through to the model providers, with the keys of their organizations. */
 export function createRelay({ findGrant, pace, places, upstreams, observe, log }: RelayParts): Relay {

@@ -6,12 +6,11 @@ import { request } from 'undici'
 import { explainListening } from '#platform/listen-fault.ts'
 import { poll } from '#platform/poll.ts'
 import { StartupError } from '#platform/startup-error.ts'
+import { startRechecks } from '#platform/throttle.ts'
 import { boundConnections, type ConnectionLimits } from './connections.ts'
 import type { Relay } from './relay.ts'
 import { silenceMs } from './upstreams.ts'
 
-/** With the time that a token is cached, open calls end within a second. */
-const recheckEveryMs = 500
 /** For the header of a request; its body may come as slowly as a vendor takes it. */
 const headersTimeoutMs = 10_000
 /** Longer than clients keep a connection that they do not use. */
@@ -115,14 +114,7 @@ export async function serveRelay(
   await once(server, 'listening').catch((error: unknown) => {
     throw explainListening(error, address)
   })
-  let isChecking = false
-  const rechecking = setInterval(() => {
-    if (isChecking) return
-    isChecking = true
-    void relay.recheck().finally(() => {
-      isChecking = false
-    })
-  }, recheckEveryMs).unref()
+  const stopRechecks = startRechecks(() => relay.recheck())
   return {
     port,
     serve: (socket) => void server.emit('connection', socket),
@@ -141,7 +133,7 @@ export async function serveRelay(
         return (proxy?.openToRelay ?? 0) === 0 || now - lastOpenAt >= passOnMs
       }
       if (drainMs > 0) await poll(hasEnded, { pauseMs, timeoutMs: drainMs + passOnMs })
-      clearInterval(rechecking)
+      stopRechecks()
       server.closeAllConnections()
       for (const tunnel of tunnels) tunnel.destroy()
       await closed

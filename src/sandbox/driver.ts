@@ -252,7 +252,7 @@ export class SandboxUnavailableError extends AppError {
   readonly isLogged: boolean
 
   constructor(cause: unknown, { isLogged = false } = {}) {
-    super('sandboxes_unavailable', texts.sandboxesUnavailable, { cause, retryAfterSeconds })
+    super('unavailable', texts.sandboxesUnavailable, { cause, retryAfterSeconds })
     this.name = 'SandboxUnavailableError'
     this.isLogged = isLogged
   }

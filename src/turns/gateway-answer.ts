@@ -32,7 +32,7 @@ export type AgentEvent = AgentOutput | AgentEnd
 export type TurnEnd = AgentEnd | { kind: 'broken'; cause: unknown }
 
 /** The error for an answer of a gateway that cannot be used. The turn has begun, so it must not be repeated. */
-export const brokenAnswer = (text: string) => new AppError('broken_answer', text, { doNotRetry: true })
+export const brokenAnswer = (text: string) => new AppError('gateway_unreachable', text, { doNotRetry: true })
 
 /**
  * Writes each output of an agent with `write`, and yields together the pieces of outputs that arrived together. Returns
@@ -165,7 +165,7 @@ function limitOutput(): (output: AgentOutput) => AgentOutput {
 const unparsed = (error: unknown): unknown => {
   if (!(error instanceof AppError)) return error
   if (error.code === 'overloaded') return new AppError('overloaded', error.message, { doNotRetry: true })
-  return error.code === 'too_many_values' ? brokenAnswer(errorTexts.tooLarge) : unreadable()
+  return error.code === 'too_large' ? brokenAnswer(errorTexts.tooLarge) : unreadable()
 }
 
 /**

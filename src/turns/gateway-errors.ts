@@ -95,8 +95,8 @@ const commandAdvice = / Run `openclaw [^`]*`[^.]*\./g
 
 /** Refusals whose reason OpenClaw writes only to its log. */
 const knownRefusals: Partial<Record<string, { code: ErrorCode; text: string }>> = {
-  'invalid request': { code: 'media_refused', text: errorTexts.mediaRefused },
-  'invalid tool configuration': { code: 'tool_name_taken', text: errorTexts.toolRefused },
+  'invalid request': { code: 'invalid_media', text: errorTexts.mediaRefused },
+  'invalid tool configuration': { code: 'invalid_value', text: errorTexts.toolRefused },
 }
 
 /** Whether a 429 is the gateway's own for too many bad tokens. A 429 of the provider comes in a response object. */

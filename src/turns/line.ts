@@ -115,7 +115,7 @@ export interface PlaceInLine {
   mustWait: boolean
   /**
    * Resolves when the turn is the first of its line. Rejects with the turn's reason when the turn is ended, and with
-   * AppError database_unavailable when the database is away for 10 s.
+   * AppError unavailable when the database is away for 10 s.
    */
   begun: Promise<void>
   /** Lets the next turn begin. Call it once the agent has ended this one, and after every failure. */
@@ -129,7 +129,7 @@ export interface PlaceInLine {
  */
 export interface TurnLines {
   /**
-   * Puts a turn in line. Throws AppError session_busy when the line is full, database_unavailable without the database,
+   * Puts a turn in line. Throws AppError session_busy when the line is full, unavailable without the database,
    * and the turn's reason when the turn was ended.
    */
   enter(turn: Turn, session: LineKey): Promise<PlaceInLine>
@@ -145,7 +145,7 @@ interface Entry extends LineKey {
 }
 
 const unavailable = (cause?: unknown) =>
-  new AppError('database_unavailable', texts.databaseDown, { cause, retryAfterSeconds: 1 })
+  new AppError('unavailable', texts.databaseDown, { cause, retryAfterSeconds: 1 })
 const full = () =>
   new AppError('session_busy', errorTexts.lineFull(maxTurnsInLine), { retryAfterSeconds: fullRetryAfterSeconds })
 

@@ -70,10 +70,10 @@ export function providerFailure(
     return new AppError('provider_key_on_hold', errorTexts.keyOnHold(provider, minutes), { retryAfterSeconds })
   }
   if (message === withoutWords.overloaded) {
-    return new AppError('provider_overloaded', errorTexts.providerOverloaded(provider), { doNotRetry })
+    return new AppError('provider_error', errorTexts.providerOverloaded(provider), { doNotRetry })
   }
   if (message === withoutWords.timeout) {
-    return new AppError('provider_unreachable', errorTexts.providerUnreachable(provider), { doNotRetry })
+    return new AppError('provider_error', errorTexts.providerUnreachable(provider), { doNotRetry })
   }
   if (providerStatus === 413 || overflow.test(message)) {
     return new AppError('provider_request_too_large', errorTexts.providerRequestTooLarge(provider), { doNotRetry })

@@ -125,7 +125,7 @@ export class Turn {
 
   /** The error for a turn whose gateway hangs. */
   hung(): AppError {
-    return new AppError('gateway_hung', errorTexts.hung, { doNotRetry: this.#isAsked })
+    return new AppError('gateway_timeout', errorTexts.hung, { doNotRetry: this.#isAsked })
   }
 
   #stop(): void {

@@ -134,7 +134,7 @@ describe('a gateway that fails under the limits as they are', () => {
     await until('the gateway to be restarted', restarted, 90_000)
     expect(secondsSince(start)).toBeGreaterThan(hungSeconds.least)
     expect(secondsSince(start)).toBeLessThan(hungSeconds.most)
-    for (const answer of await turns) expect(answer).toEqual({ status: 504, code: 'gateway_hung', isInTime: true })
+    for (const answer of await turns) expect(answer).toEqual({ status: 504, code: 'gateway_timeout', isInTime: true })
     await until('an answer', () => say(chowder.client, sessionPath(id), 'hello').catch(() => ''), 30_000)
     expect(await chowder.starts(id)).toBe(2)
     // A health check may have one.

@@ -172,7 +172,7 @@ describe('streams through an API process', () => {
   ])('F18: a stream that ends %s ends with response.failed', async (_where, end) => {
     gateway.answer = (response) => void startStream(response).end(streamHead + delta('a') + end)
     const text = await textOf((await begin('cut')).response)
-    expectBroken(text, 'broken_answer')
+    expectBroken(text, 'gateway_unreachable')
   })
 
   test('F19: clients that do not read slow down their gateways, cost no more memory than their text, and get all of it', async () => {

@@ -215,9 +215,9 @@ describe('talking to a real agent', () => {
     const cases = [
       ['[[fake:status=429]] [[fake:message=slow down]] [[fake:retry-after=2]]', 429, 'provider_rate_limited'],
       ['[[fake:status=500]]', 502, 'provider_error'],
-      ['[[fake:status=529]]', 502, 'provider_overloaded'],
-      ['[[fake:hang-up]]', 502, 'provider_unreachable'],
-      ['[[fake:drop]]', 502, 'provider_unreachable'],
+      ['[[fake:status=529]]', 502, 'provider_error'],
+      ['[[fake:hang-up]]', 502, 'provider_error'],
+      ['[[fake:drop]]', 502, 'provider_error'],
       ['[[fake:status=404]]', 400, 'model_not_found'],
     ] as const
     const startedAt = performance.now()

@@ -68,10 +68,10 @@ describe('A15: what a body that breaks off, or is not as announced, is answered'
     ['cut off in its chunks', ['400 malformed_request'], [head(chunked), chunk(body).slice(0, 9)], true],
     ['longer than announced', ['400 malformed_request'], [head(exact), `${body}more of it`]],
     ['shorter than announced', ['408 timed_out'], [head('content-length: 900\r\n'), body]],
-    ['above the limit as announced', ['413 body_too_large'], [head(`content-length: ${megabyte + 1}\r\n`), body]],
+    ['above the limit as announced', ['413 too_large'], [head(`content-length: ${megabyte + 1}\r\n`), body]],
     [
       'above the limit in chunks',
-      ['413 body_too_large'],
+      ['413 too_large'],
       [head(chunked), ...Array(5).fill(chunk(`"${'x'.repeat(megabyte / 4)}"`)), chunk('')],
     ],
   ])('%s', async (_what, answers, pieces, isEnded) => {

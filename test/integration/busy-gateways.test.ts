@@ -60,7 +60,7 @@ test.concurrent('a gateway that is stopped is restarted, and its turns answer 50
   )
   await until('a restart', restarted, 40_000)
   for (const { status, body } of await Promise.all(turns))
-    expect([status, body.error.code]).toEqual([504, 'gateway_hung'])
+    expect([status, body.error.code]).toEqual([504, 'gateway_timeout'])
   await waitForStatus(client, id, 'running')
   expect(await say(client, sessionPath(id), 'hello')).toBe('Hello')
 })

@@ -141,7 +141,7 @@ describe('a body that is nested too deeply', () => {
       body: `{"model":"openclaw",${fields}}`,
     })
     const detail = 'The body nests lists and objects deeper than 200 levels. Send a flatter body.'
-    expect([answer.status, await answer.json()]).toEqual([400, errorBody('unsupported_json', detail)])
+    expect([answer.status, await answer.json()]).toEqual([400, errorBody('invalid_json', detail)])
   })
 })
 

@@ -13,7 +13,6 @@ import { formOf, openWorkspaces } from '../support/workspaces.ts'
 const run = promisify(execFile)
 const mebibyte = 1024 * 1024
 const filesMaxBytes = 3 * mebibyte
-const leastBytes = 64 * 1024
 /** Shorter than in production, so that the tests reach them. */
 const bodyTimes = { whole: 4000, linger: 10_000 }
 
@@ -121,30 +120,14 @@ describe('the files of an instance,', () => {
       const startedAt = performance.now()
       while (performance.now() - startedAt < 2.5 * bodyTimes.whole) {
         await new Promise((resolve) => setTimeout(resolve, bodyTimes.whole / 8))
-        upload.write(Buffer.alloc(leastBytes / 4))
+        upload.write('on')
       }
       expect(await files.temporaryFiles()).toHaveLength(1)
-      expect(await answer).toEqual({ status: 408, body: errorBody('timed_out', expect.stringContaining('too slow')) })
-      await until('the upload to be removed', async () => (await files.temporaryFiles()).length === 0)
-    })
-
-    test('S19: are a 408 when less than 64 KiB arrive in the time of an ordinary body, however steadily', {
-      timeout: 60_000,
-    }, async () => {
-      const files = await createInstance()
-      const upload = files.startUpload()
-      upload.on('error', () => {}) // what was sent after the answer
-      const answer = readAnswer(upload)
-      const startedAt = performance.now()
-      const trickle = setInterval(() => upload.write('on'), 50)
-      const text = 'The upload is too slow: fewer than 65536 bytes arrived in 4 seconds. Send it faster.'
-      expect(await answer.finally(() => clearInterval(trickle))).toEqual({
+      expect(await answer).toEqual({
         status: 408,
-        body: errorBody('timed_out', text),
+        body: errorBody('timed_out', 'No bytes of the upload arrived for 4 seconds. Send it again.'),
       })
-      expect(performance.now() - startedAt).toBeLessThan(bodyTimes.whole * 4)
       await until('the upload to be removed', async () => (await files.temporaryFiles()).length === 0)
-      expect(await readdir(files.workspace('.'))).toEqual(['.keep'])
     })
   })
 

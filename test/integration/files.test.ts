@@ -4,6 +4,7 @@ import { chmod, mkdir, readdir, readFile, rm, stat, symlink, writeFile } from 'n
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { texts } from '#platform/texts.ts'
 import { errorBody } from '../support/error-body.ts'
 import { openTestChowder } from '../support/test-chowder.ts'
 import { formOf, openWorkspaces } from '../support/workspaces.ts'
@@ -125,18 +126,19 @@ describe('the files of an instance', () => {
     await files.plant('folder/file', 'x')
     await symlink('file', files.workspace('link'))
     await run('mkfifo', [files.workspace('pipe')])
-    const refusals = {
-      not_a_directory: [await files.list('file'), await files.mkdir('file'), await files.put('file/below', 'x')],
-      move_into_itself: [await files.move({ source: 'folder', destination: 'folder/below' })],
-      invalid_path: [await files.put('x'.repeat(256), 'x')],
-      symbolic_link: [await files.content('link'), await files.list('link')],
-      not_a_file: [await files.content('pipe')],
+    const noFolder = 'The path, or a part of it, names a file. A directory is needed there.'
+    const refusals: [string, { status: number; body: { error: { code: string }; detail: unknown } }[]][] = [
+      [noFolder, [await files.list('file'), await files.mkdir('file'), await files.put('file/below', 'x')]],
+      [texts.moveIntoItself, [await files.move({ source: 'folder', destination: 'folder/below' })]],
+      [texts.nameTooLong, [await files.put('x'.repeat(256), 'x')]],
+      [texts.pathIsLink, [await files.content('link'), await files.list('link')]],
+      [texts.pathIsSpecial, [await files.content('pipe')]],
+    ]
+    for (const [rule, answers] of refusals) {
+      for (const { status, body } of answers) {
+        expect([status, body.error.code, body.detail]).toEqual([400, 'invalid_path', rule])
+      }
     }
-    for (const [code, answers] of Object.entries(refusals)) {
-      for (const { status, body } of answers) expect([status, body.error.code]).toEqual([400, code])
-    }
-    const [listed] = refusals.not_a_directory
-    expect(listed?.body.detail).toBe('The path, or a part of it, names a file. A directory is needed there.')
   })
 
   test('are an empty list before the workspace is made', async () => {

@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto'
 import pg from 'pg'
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { clearExpiredAnswers } from '#http/idempotency.ts'
@@ -166,15 +167,22 @@ describe('a POST whose work is in no transaction', () => {
   test('a claim of a process that died ends, and until then a duplicate is a 409', async () => {
     await restart('dead')
     const { pool } = chowder.database
-    const claimed = (until: string) =>
+    const other = randomUUID()
+    await pool.query('UPDATE idempotency_keys SET sealed_answer = NULL, process_id = $2 WHERE organization_id = $1', [
+      organizationId,
+      other,
+    ])
+    const beaten = (id: string, ago: string) =>
       pool.query(
-        `UPDATE idempotency_keys SET sealed_answer = NULL, expires_at = now() + $2::interval WHERE organization_id = $1`,
-        [organizationId, until],
+        `INSERT INTO processes (id, role, since, seen_at) VALUES ($1, 'api', now() - interval '1 hour', now() - $2::interval)
+         ON CONFLICT (id) DO UPDATE SET seen_at = excluded.seen_at`,
+        [id, ago],
       )
-    await claimed('1 minute')
+    await beaten(randomUUID(), '0 seconds')
+    await beaten(other, '2 seconds')
     const { status, body, headers } = await restart('dead')
     expect([status, headers['retry-after'], body.detail]).toEqual([409, '1', expect.stringContaining('in progress')])
-    await claimed('-1 second')
+    await beaten(other, '16 seconds')
     await become('ready_at = now()')
     expect([(await restart('dead')).status, await generation()]).toEqual([200, 3])
   })

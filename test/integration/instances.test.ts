@@ -272,7 +272,7 @@ describe('POST /v1/instances', () => {
   test('a path whose later part cannot be read is a 400 that does not speak of the instance', async () => {
     const id = await createIn('running')
     const { status, body } = await call('POST', `/${id}/session/%ff/responses`, { model: 'openclaw', input: 'hi' })
-    expect([status, body.error.code]).toEqual([400, 'malformed_path'])
+    expect([status, body.error.code]).toEqual([400, 'malformed_request'])
   })
 
   test.each(['/', '//start', '/$ID', '/undefined'])('the id in %j is said to be none', async (path) => {

@@ -285,7 +285,7 @@ test('a key that is missing, malformed, another organization’s or of the other
     const answer = await chowder.call(method, path, { key, body })
     return [answer.status, answer.body]
   }
-  const unknown = [404, errorBody('key_not_found', 'Key not found.')]
+  const unknown = [404, errorBody('not_found', 'Key not found.')]
   for (const id of [missing, 'nonsense', ofOther.id, ofOrganization]) {
     for (const method of ['GET', 'PATCH', 'DELETE'] as const) {
       expect(await answerOf(method, `/v1/keys/${id}`)).toEqual(unknown)

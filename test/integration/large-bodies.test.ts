@@ -90,13 +90,8 @@ describe('S7: a body of 20 MiB holds the event loop for a moment', () => {
     }
 
   test.each<Body>([
-    ['numbers', 400, 'too_many_values', () => `{"model":"openclaw","input":[${repeated('1,')}1]}`],
-    [
-      '8 MiB of numbers',
-      400,
-      'too_many_values',
-      () => `{"model":"openclaw","input":[${repeated('1,', 8 * mebibyte)}1]}`,
-    ],
+    ['numbers', 413, 'too_large', () => `{"model":"openclaw","input":[${repeated('1,')}1]}`],
+    ['8 MiB of numbers', 413, 'too_large', () => `{"model":"openclaw","input":[${repeated('1,', 8 * mebibyte)}1]}`],
     ['as many values as are allowed', 422, 'validation_failed', () => asMessage(Array(49_900).fill({}))],
     [
       '8 MiB in as many texts as are allowed',
@@ -104,7 +99,7 @@ describe('S7: a body of 20 MiB holds the event loop for a moment', () => {
       'validation_failed',
       () => asMessage(Array(49_900).fill('x'.repeat(165))),
     ],
-    ['long keys', 400, 'too_many_values', () => keys(24_900, 'x'.repeat(780))],
+    ['long keys', 413, 'too_large', () => keys(24_900, 'x'.repeat(780))],
     ['many keys', 422, 'validation_failed', () => keys(24_900, 'x'.repeat(50))],
   ])('small values: %s', expectTurnsWithin(mostMsOfSmallValues))
 
@@ -114,10 +109,10 @@ describe('S7: a body of 20 MiB holds the event loop for a moment', () => {
   ])('%s', expectTurnsWithin(mostMs))
 
   test.each<Body>([
-    ['objects', 400, 'too_many_values', () => `{"model":"openclaw","input":[${repeated('{},')}{}]}`],
-    ['too many keys', 400, 'too_many_values', () => keys(49_000)],
+    ['objects', 413, 'too_large', () => `{"model":"openclaw","input":[${repeated('{},')}{}]}`],
+    ['too many keys', 413, 'too_large', () => keys(49_000)],
     ['an unfinished text', 400, 'invalid_json', () => `{"model":"openclaw","input":"${repeated('x')}`],
-    ['instructions', 413, 'instructions_too_large', () => JSON.stringify({ ...hello, instructions: repeated('x') })],
+    ['instructions', 413, 'too_large', () => JSON.stringify({ ...hello, instructions: repeated('x') })],
     ['a text', 200, undefined, () => asMessage(repeated('x'))],
     ['parts', 200, undefined, () => asMessage(Array(64).fill({ role: 'user', content: Array(250).fill(part) }))],
   ])('%s', { tags: ['long'] }, expectTurnsWithin(mostMs))
@@ -126,7 +121,7 @@ describe('S7: a body of 20 MiB holds the event loop for a moment', () => {
     const readFrame = createFrameReader()
     const frame = () => Buffer.from(`{"type":"response.create","model":"openclaw","input":[${repeated('1,')}1]}`)
     const longestTurn = watchTurns()
-    await expect(readFrame(frame())).rejects.toMatchObject({ code: 'too_many_values' })
+    await expect(readFrame(frame())).rejects.toMatchObject({ code: 'too_large' })
     expect(longestTurn()).toBeLessThan(mostMsOfSmallValues)
   })
 })
@@ -208,7 +203,7 @@ describe('S7: a body of 20 MiB takes at most 6 times its size of memory, until i
   }
 
   test.each<Body>([
-    ['numbers', 400, () => `{"model":"openclaw","input":[${repeated('1,')}1]}`],
+    ['numbers', 413, () => `{"model":"openclaw","input":[${repeated('1,')}1]}`],
     ['a text of two bytes a character', 200, () => asMessage(`${repeated('x')}🥣`)],
     ['many texts', 200, () => asMessage(Array(2000).fill(message('x'.repeat(bytes / 2000 - 64))))],
   ])('%s', expectFewTimes)

@@ -158,7 +158,7 @@ describe('where the contract fixes `detail`, `error.message` goes on with what w
 })
 
 describe('a body that cannot be read says why, and where', () => {
-  const quotes = 'JSON wants double quotes around names and texts.'
+  const quotes = 'JSON needs double quotes around names and texts.'
   test.each([
     ["{'name':'a'}", `The body is not valid JSON: unexpected characters, at line 1, column 2. ${quotes}`],
     [`'{"name":"a"}'`, `The body is not valid JSON: unexpected characters, at line 1, column 1. ${quotes}`],

@@ -56,7 +56,7 @@ describe('a key that is set with `verify`', () => {
     onTestFinished(() => alone.close())
     const { key } = await alone.signUp({ providerKey: null })
     const { status, body } = await patch(key, { model_api_keys: { openai: good }, verify: true }, alone)
-    expect([status, body.error]).toMatchObject([502, { code: 'provider_unreachable', param: 'model_api_keys.openai' }])
+    expect([status, body.error]).toMatchObject([502, { code: 'provider_error', param: 'model_api_keys.openai' }])
     expect(await providersOf(key, alone)).toEqual([])
   })
 })

@@ -248,6 +248,6 @@ describe('other routes', () => {
     const { status, body } = await chowder.call('POST', '/v1/organization/signup', {
       body: { name: 'Acme', more: Array(8192).fill(1234567) },
     })
-    expect([status, body.error.code]).toEqual([413, 'body_too_large'])
+    expect([status, body.error.code]).toEqual([413, 'too_large'])
   })
 })

@@ -207,7 +207,7 @@ describe('pages of CORS_ALLOWED_ORIGINS', () => {
     expect(read).toMatchObject({ status: 200, body: { id: instance.id }, headers: { ...allowed, ...exposed } })
     expect(read.headers).not.toHaveProperty('access-control-allow-credentials')
     const failed = await chowder.call('DELETE', path, { key: scoped, headers: page })
-    expect(failed).toMatchObject({ status: 403, body: { error: { code: 'needs_organization_key' } }, headers: allowed })
+    expect(failed).toMatchObject({ status: 403, body: { error: { code: 'lacks_permission' } }, headers: allowed })
     const asked = {
       ...page,
       'access-control-request-method': 'POST',
@@ -223,7 +223,7 @@ describe('pages of CORS_ALLOWED_ORIGINS', () => {
     })
 
     const refused = await chowder.call('GET', path, { key, headers: page })
-    expect(refused).toMatchObject({ status: 403, body: { error: { code: 'needs_scoped_key' } }, headers: allowed })
+    expect(refused).toMatchObject({ status: 403, body: { error: { code: 'lacks_permission' } }, headers: allowed })
     const noPage = await chowder.call('GET', path, { key })
     expect([noPage.status, noPage.headers['access-control-allow-origin']]).toEqual([200, undefined])
   })
@@ -232,7 +232,7 @@ describe('pages of CORS_ALLOWED_ORIGINS', () => {
     const chowder = await withSettings(pages)
     expect((await chowder.call('GET', '/openapi.json', { headers: page })).status).toBe(200)
     const signUp = await chowder.call('POST', '/v1/organization/signup', { headers: page, body: { name: 'Page' } })
-    expect([signUp.status, signUp.body.error.code]).toEqual([403, 'needs_scoped_key'])
+    expect([signUp.status, signUp.body.error.code]).toEqual([403, 'lacks_permission'])
   })
 
   test('OPTIONS that is no preflight says what it says without them', async () => {

@@ -58,7 +58,7 @@ test('an instance has the region that its creator names, else the default one', 
 })
 
 test('an unknown region is a 400 that lists the known ones, in a create and in a list', async () => {
-  const expected = { status: 400, body: { error: { code: 'unknown_region', param: 'region' } } }
+  const expected = { status: 400, body: { error: { code: 'invalid_value', param: 'region' } } }
   const created = await call('POST', '/instances', { name: 'a', region: 'east' })
   expect(created).toMatchObject(expected)
   expect(created.body.detail).toBe('region "east" is unknown. Use one of: north, south, north-2.')

@@ -103,7 +103,7 @@ test('nobody gets more than the operator allows, and an error says how much that
       status: 400,
       body: {
         detail: 'resources.cpus is 9, and at most 8 is allowed here. The operator of this server can raise that.',
-        error: { code: 'resources_above_maximum', param: 'resources.cpus' },
+        error: { code: 'invalid_value', param: 'resources.cpus' },
       },
     })
   }

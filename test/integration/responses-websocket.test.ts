@@ -178,11 +178,11 @@ describe('a connection', () => {
     expectWholeStream(failed)
     expect(failed.at(-1)).toMatchObject({
       type: 'response.failed',
-      response: { error: { code: 'broken_answer' } },
+      response: { error: { code: 'gateway_unreachable' } },
     })
     gateway.answer = answerFailed(529, 'api_error', 'upstream provider overloaded')
     say()
-    expect(await turn()).toMatchObject([{ type: 'error', status: 502, error: { code: 'provider_overloaded' } }])
+    expect(await turn()).toMatchObject([{ type: 'error', status: 502, error: { code: 'provider_error' } }])
     gateway.answer = echo
     say()
     expectWholeStream(await turn())
@@ -525,7 +525,7 @@ describe('the end of a connection', () => {
     const empty = Buffer.from([0x82, 0x80, 0, 0, 0, 0])
     ;(socket as unknown as { _socket: Socket })._socket.write(Buffer.alloc(60_000 * empty.length, empty))
     expect(await closed).toBe(1008)
-    expect(frames.map(({ error }) => error.code)).toEqual(['invalid_frame', 'too_many_refused_frames'])
+    expect(frames.map(({ error }) => error.code)).toEqual(['invalid_json', 'rate_limited'])
     expect(end()).toBe(1)
   })
 

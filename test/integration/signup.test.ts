@@ -116,7 +116,7 @@ test('there is one organization where agents are not isolated from each other', 
   const chowder = await open({ sandboxes })
   const answers = await Promise.all(Array.from({ length: 5 }, () => signUp(chowder)))
   expect(answers.filter(([status]) => status === 201)).toHaveLength(1)
-  expect(answers.filter(([, code]) => code === 'one_organization')).toHaveLength(4)
+  expect(answers.filter(([, code]) => code === 'signup_closed')).toHaveLength(4)
   const shared = await open({ sandboxes, allowUnisolated: true })
   expect([await signUp(shared), await signUp(shared)]).toEqual([created, created])
 })

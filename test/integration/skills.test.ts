@@ -338,7 +338,7 @@ describe('list and read', () => {
 
   test('an unknown skill, and the skills of another organization, are a 404', async () => {
     const other = (await chowder.signUp()).key
-    expect((await skills('GET', '/nothing')).body).toEqual(errorBody('skill_not_found', 'Skill not found.'))
+    expect((await skills('GET', '/nothing')).body).toEqual(errorBody('not_found', 'Skill not found.'))
     for (const [method, path] of [
       ['GET', ''],
       ['GET', '/weather'],
@@ -396,7 +396,7 @@ describe('configure', () => {
     const lacking = await skills('PATCH', '/weather', { shell_env: ['FORECAST_KEY'] })
     expect([lacking.status, lacking.body.error]).toEqual([
       400,
-      expect.objectContaining({ code: 'invalid_skill_settings', message: expect.stringContaining('"FORECAST_KEY"') }),
+      expect.objectContaining({ code: 'invalid_value', message: expect.stringContaining('"FORECAST_KEY"') }),
     ])
     expect(await rows()).toEqual([])
     const env = { FORECAST_KEY: 'a-key-of-the-forecast', OTHER: 'value' }

@@ -182,7 +182,7 @@ describe('a failure of Stripe', () => {
       const { status, body, headers } = await request()
       expect([status, body, headers['retry-after']]).toEqual([
         503,
-        errorBody('stripe_unavailable', 'Stripe cannot be reached right now. Try again.'),
+        errorBody('unavailable', 'Stripe cannot be reached right now. Try again.'),
         '5',
       ])
     }

@@ -506,8 +506,8 @@ describe.concurrent('processes that come and go', () => {
     const { begun, mustWait } = await lines.enter(newTurn(), session)
     expect(mustWait).toBe(true)
     proxy.cut()
-    await expect(begun).rejects.toMatchObject({ code: 'database_unavailable' })
-    await expect(lines.enter(newTurn(), session)).rejects.toMatchObject({ code: 'database_unavailable' })
+    await expect(begun).rejects.toMatchObject({ code: 'unavailable' })
+    await expect(lines.enter(newTurn(), session)).rejects.toMatchObject({ code: 'unavailable' })
   })
 
   test('a turn takes two statements, one to enter and one to leave, which turns at the same moment share', async ({

@@ -114,7 +114,7 @@ test('the files API cannot plant a plugin for the gateway', async () => {
     ['POST', 'move', { source: 'x', destination: '.openclaw' }],
   ] as const) {
     const { status, body: answer } = await chowder.call(method, `${files}/${path}`, { key, body })
-    expect([status, answer.error.code]).toEqual([400, 'reserved_path'])
+    expect([status, answer.error.code]).toEqual([400, 'invalid_path'])
   }
 })
 
@@ -125,7 +125,7 @@ test('a driver without rooms refuses them, and a worker of one says why', async 
   const other = await openTestChowder({ sandboxes: poor })
   onTestFinished(() => other.close())
   const { key: theirs } = await other.signUp()
-  const unavailable = { status: 400, body: { error: { code: 'isolation_unavailable', param: 'isolation' } } }
+  const unavailable = { status: 400, body: { error: { code: 'invalid_value', param: 'isolation' } } }
   const body = { isolation: 'two_rooms' }
   expect(await other.call('POST', '/v1/instances', { key: theirs, body: { ...body, name: 'x' } })).toMatchObject(
     unavailable,

@@ -229,7 +229,7 @@ test('a time zone that only PostgreSQL does not know is refused, too', async () 
     0,
   )
   const reading = readUsage(chowder.deps.db, { ...filter, timeZone: 'Europe/Atlantis' }, 1)
-  await expect(reading).rejects.toMatchObject({ code: 'unknown_time_zone', param: 'time_zone' })
+  await expect(reading).rejects.toMatchObject({ code: 'invalid_value', param: 'time_zone' })
 })
 
 describe('another organization', () => {
@@ -255,17 +255,17 @@ describe('another organization', () => {
 })
 
 test.each([
-  ['from=yesterday', 'invalid_time', 'from'],
-  ['to=2026-02-30T00:00:00Z', 'invalid_time', 'to'],
-  ['from=2026-02-02T00:00:00Z&to=2026-02-02T00:00:00Z', 'invalid_time', 'from'],
-  ['from=2024-02-02T00:00:00Z&to=2026-02-02T00:00:00Z', 'invalid_time', 'from'],
-  ['time_zone=Mars/Olympus', 'unknown_time_zone', 'time_zone'],
-  ['time_zone=%2B02:00', 'unknown_time_zone', 'time_zone'],
+  ['from=yesterday', 'invalid_value', 'from'],
+  ['to=2026-02-30T00:00:00Z', 'invalid_value', 'to'],
+  ['from=2026-02-02T00:00:00Z&to=2026-02-02T00:00:00Z', 'invalid_value', 'from'],
+  ['from=2024-02-02T00:00:00Z&to=2026-02-02T00:00:00Z', 'invalid_value', 'from'],
+  ['time_zone=Mars/Olympus', 'invalid_value', 'time_zone'],
+  ['time_zone=%2B02:00', 'invalid_value', 'time_zone'],
   ['bucket=week', 'validation_failed', 'bucket'],
   ['group_by=color', 'validation_failed', 'group_by.0'],
   ['group_by=model&group_by=model', 'validation_failed', 'group_by'],
-  ['cursor=abc', 'unknown_cursor', 'cursor'],
-  [`cursor=${Buffer.from('["2026-02-02T00:00:00Z","x"]').toString('base64url')}`, 'unknown_cursor', 'cursor'],
+  ['cursor=abc', 'invalid_value', 'cursor'],
+  [`cursor=${Buffer.from('["2026-02-02T00:00:00Z","x"]').toString('base64url')}`, 'invalid_value', 'cursor'],
 ])('%s is refused: %s', async (query, code, param) => {
   const { status, body } = await read(query)
   expect([status, body.error.code, body.error.param]).toEqual([code === 'validation_failed' ? 422 : 400, code, param])

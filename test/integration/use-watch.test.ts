@@ -85,7 +85,7 @@ test('A7: an agent that fills its disk is warned, cannot be written to, is stopp
   await look()
   // What the API itself has written counts at once.
   expect((await write(id, 400_000)).status).toBe(204)
-  expect(await write(id, 400_000)).toMatchObject({ status: 507, body: { error: { code: 'disk_limit_reached' } } })
+  expect(await write(id, 400_000)).toMatchObject({ status: 507, body: { error: { code: 'no_space' } } })
   fill(96)
   await look()
   expect(await reasons(id, 'instance.disk_high')).toHaveLength(2)

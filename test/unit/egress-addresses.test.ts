@@ -2,8 +2,7 @@ import { networkInterfaces } from 'node:os'
 import { describe, expect, test } from 'vitest'
 import { isPublicAddress } from '#egress/addresses.ts'
 import { matches, parseHostRule, readHost } from '#egress/hosts.ts'
-import { createDecide, readRules } from '#egress/policy.ts'
-import { readTarget } from '#egress/target.ts'
+import { createDecide, readRules, readTarget } from '#egress/policy.ts'
 
 const metadata = [
   '169.254.169.254',

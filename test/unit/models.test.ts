@@ -121,7 +121,7 @@ describe('a model for a provider', () => {
   test('one that is shut down is refused with its successor', () => {
     for (const model of ['gemini-2.0-flash', 'google/gemini-2.0-flash', 'gemini/gemini-2.0-flash']) {
       expect(modelFault('v1', 'gemini', model)).toEqual({
-        code: 'model_retired',
+        code: 'model_not_found',
         message: 'Google shut down gemini-2.0-flash on 2026-06-01. Use gemini-2.5-flash.',
       })
     }

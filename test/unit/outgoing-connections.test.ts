@@ -11,7 +11,7 @@ const addresses: Record<string, 'its sandbox driver' | 'the operator' | 'Chowder
   'openclaw/health.ts': 'its sandbox driver',
   'openclaw/clawhub-http.ts': 'the operator',
   'openclaw/provider-key.ts': 'the operator',
-  'egress/connect.ts': 'an agent, within its policy',
+  'egress/reach.ts': 'an agent, within its policy',
   'egress/forward.ts': 'an agent, within its policy',
   'relay/server.ts': 'the operator',
   'relay/upstreams.ts': 'the operator',

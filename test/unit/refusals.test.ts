@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { createRefusals } from '#relay/refusals.ts'
+import { createRefusals } from '#platform/throttle.ts'
 
 test('a hundred tokens are refused a second, and those that would wait for longer not at all', async () => {
   const refusals = createRefusals()

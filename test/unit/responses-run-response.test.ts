@@ -84,10 +84,10 @@ test('a stream whose turn waits has a sign of life every 15 s, and tells why the
     await vi.advanceTimersByTimeAsync(100)
     expect((await next).value).toBe(': waiting\n\n')
   }
-  reject(new AppError('database_unavailable', 'no database'))
+  reject(new AppError('unavailable', 'no database'))
   expect((await batches.next()).value).toBe('response.in_progress ')
   expect((await batches.next()).value).toBe('response.failed ')
-  expectFailedOnce(finish, 'database_unavailable')
+  expectFailedOnce(finish, 'unavailable')
   expect(leave).toHaveBeenCalled()
 })
 

@@ -52,7 +52,7 @@ test('10 minutes without a byte and without a successful check end the turn', as
   await seconds(5.1)
   for (const { signal } of all) {
     expect(signal.reason).toBeInstanceOf(AppError)
-    expect(signal.reason).toMatchObject({ code: 'gateway_hung', kind: 'gateway_timeout', doNotRetry: true })
+    expect(signal.reason).toMatchObject({ code: 'gateway_timeout', kind: 'gateway_timeout', doNotRetry: true })
   }
 })
 
@@ -86,7 +86,7 @@ test('a turn knows whether the gateway answered the latest check', async () => {
   expect(turn.isUnanswered).toBe(false)
   await seconds(2)
   expect(turn.isUnanswered).toBe(true)
-  expect(turn.hung()).toMatchObject({ code: 'gateway_hung', doNotRetry: true })
+  expect(turn.hung()).toMatchObject({ code: 'gateway_timeout', doNotRetry: true })
   isHealthy = true
   await seconds(5)
   expect(turn.isUnanswered).toBe(false)
@@ -157,7 +157,7 @@ test('a turn that waits is ended like one that runs, and may be repeated', async
   expect(waiting.signal.reason).toMatchObject({ code: 'turn_waited_too_long', doNotRetry: false })
   const hung = begin(async () => false, false).turn
   await seconds(10 * 60)
-  expect(hung.signal.reason).toMatchObject({ code: 'gateway_hung', doNotRetry: false })
+  expect(hung.signal.reason).toMatchObject({ code: 'gateway_timeout', doNotRetry: false })
 })
 
 test('a turn that is asked after it has waited goes on with its checks', async () => {
@@ -169,5 +169,5 @@ test('a turn that is asked after it has waited goes on with its checks', async (
   await seconds(5)
   expect(probes).toHaveBeenCalledTimes(3)
   await seconds(10 * 60)
-  expect(turn.signal.reason).toMatchObject({ code: 'gateway_hung', doNotRetry: true })
+  expect(turn.signal.reason).toMatchObject({ code: 'gateway_timeout', doNotRetry: true })
 })

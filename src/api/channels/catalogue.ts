@@ -117,7 +117,7 @@ export function getChannelDefinition(channel: string): ChannelDefinition {
   const definition = Object.hasOwn(catalogue, channel) ? catalogue[channel] : undefined
   if (!definition) {
     const hint = texts.knownChannels(closestWord(channel, channelNames), channelNames)
-    throw new AppError('channel_not_found', texts.unknownChannel, { hint })
+    throw new AppError('not_found', texts.unknownChannel, { hint })
   }
   return definition
 }

@@ -99,16 +99,16 @@ async function prepareChannel(
   const requested = await requestChannel(db, vault, organizationId, id, settings)
   if (!requested) {
     requireRunning(instance)
-    throw new AppError('instance_busy', texts.isBusy) // it ran a moment ago
+    throw new AppError('resource_busy', texts.isBusy) // it ran a moment ago
   }
   queue.enqueue()
   const read = () => findStoredChannel(db, organizationId, id, settings.channel)
   const isFinished = (channel: Channel | undefined) => channel?.step == null
   const channel = await readUntil(await read(), isFinished, read, { organizationId, waitMs: maxPreparationMs, signal })
   if (!isFinished(channel)) return false
-  if (!channel) throw new AppError('instance_busy', texts.isBusy) // it was logged out in the meantime
+  if (!channel) throw new AppError('resource_busy', texts.isBusy) // it was logged out in the meantime
   if (channel.errorMessage === null) return true
-  throw new AppError(channel.enabled ? 'channel_not_prepared' : 'channel_refused', channel.errorMessage)
+  throw new AppError(channel.enabled ? 'unavailable' : 'channel_refused', channel.errorMessage)
 }
 
 async function verifyOrRemove(

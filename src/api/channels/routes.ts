@@ -5,9 +5,10 @@ import { shownAs } from '#http/examples.ts'
 import { InstanceParams } from '#http/instance-params.ts'
 import { failures } from '#http/openapi.ts'
 import type { CountRequest } from '#http/rate-limit.ts'
-import { NoBody, Nullable } from '#http/validation.ts'
+import { NoBody } from '#http/validation.ts'
 import { AppError } from '#platform/errors.ts'
 import { texts } from '#platform/texts.ts'
+import { Nullable } from '#platform/typebox.ts'
 import { getChannelDefinition } from './catalogue.ts'
 import { connectChannel } from './connect.ts'
 import type { ChannelDeps } from './deps.ts'
@@ -163,7 +164,7 @@ export const channelRoutes: FastifyPluginAsyncTypebox<RouteDeps> = async (app, d
     },
     async ({ caller, params: { instance_id: id, channel } }) => {
       if (getChannelDefinition(channel).type !== 'interactive')
-        throw new AppError('channel_has_no_qr_code', texts.notInteractive(channel))
+        throw new AppError('unsupported_value', texts.notInteractive(channel))
       await requireConnected(deps, caller.organizationId, id, channel)
       return toConnection(channel, await startQrLogin(caller.organizationId, id, channel))
     },

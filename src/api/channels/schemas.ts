@@ -1,7 +1,7 @@
 import { type Static, Type } from '@sinclair/typebox'
 import { namedExamples } from '#http/examples.ts'
-import { DateTime, Nullable, OneOf, textRule } from '#http/validation.ts'
 import { texts } from '#platform/texts.ts'
+import { DateTime, Nullable, OneOf, textRule } from '#platform/typebox.ts'
 import type { Connection } from './connect.ts'
 import type { PairingRequest } from './pairing.ts'
 import type { ChannelStatus as Status } from './status.ts'

@@ -23,7 +23,7 @@ const pathKeys = new Set([
 function checkConfig(config: Settings): void {
   if (Object.hasOwn(config, 'enabled')) {
     throw new AppError(
-      'invalid_channel_config',
+      'invalid_value',
       'config.enabled cannot be set: connect enables the channel, disconnect disables it.',
       { param: 'config' },
     )
@@ -31,11 +31,10 @@ function checkConfig(config: Settings): void {
   let values = 0
   for (const { key, depth } of nestedEntries(config)) {
     values += 1
-    if (depth > maxDepth)
-      throw new AppError('invalid_channel_config', `config is nested deeper than ${maxDepth} levels.`)
-    if (values > maxValues) throw new AppError('invalid_channel_config', `config has more than ${maxValues} values.`)
+    if (depth > maxDepth) throw new AppError('invalid_value', `config is nested deeper than ${maxDepth} levels.`)
+    if (values > maxValues) throw new AppError('invalid_value', `config has more than ${maxValues} values.`)
     if (unsafeKeys.has(key) || pathKeys.has(key))
-      throw new AppError('invalid_channel_config', `config cannot have a key ${key}.`)
+      throw new AppError('invalid_value', `config cannot have a key ${key}.`)
   }
 }
 
@@ -54,11 +53,11 @@ export function mergeSettings(channel: string, config: Settings, stored: Setting
   const settings = mergePatch(stored ?? { ...defaults, ...generate?.() }, translated) as Settings
   if (JSON.stringify(settings).length > maxCharacters) {
     throw new AppError(
-      'invalid_channel_config',
+      'invalid_value',
       `config and the stored settings have more than ${maxCharacters} characters together. Remove keys with null.`,
     )
   }
   const missing = [...keys].filter(([, key]) => !isFilled(settings[key])).map(([name]) => name)
-  if (missing.length > 0) throw new AppError('missing_channel_fields', texts.missingChannelFields(channel, missing))
+  if (missing.length > 0) throw new AppError('invalid_value', texts.missingChannelFields(channel, missing))
   return settings
 }

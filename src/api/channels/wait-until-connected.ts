@@ -34,7 +34,7 @@ export async function waitUntilConnected(
     if (status.connected) return true
     const { configured, refused, running } = status
     error = status.error && withoutCredentials(status.error, config)
-    if (refused && !configured) throw new AppError('missing_channel_fields', texts.channelUnconfigured(title))
+    if (refused && !configured) throw new AppError('invalid_value', texts.channelUnconfigured(title))
     if (refused) throw new AppError('channel_refused', texts.channelNotConnected(title, error ?? 'no reason given'))
     if (!running && !isStarted) {
       isStarted = true // a channel that was stopped or logged out does not start by itself

@@ -1,6 +1,6 @@
 import { type Static, Type } from '@sinclair/typebox'
 import { always } from '#api/responses/format/response-schema.ts'
-import { Nullable, OneOf } from '#http/validation.ts'
+import { Nullable, OneOf } from '#platform/typebox.ts'
 
 // These schemas allow no other fields: the tests validate every completion and chunk with them.
 const exact = { additionalProperties: false } as const

@@ -12,7 +12,7 @@ import {
 } from '#api/responses/format/request-schema.ts'
 import { closed } from '#http/client-schema.ts'
 import { namedExamples } from '#http/examples.ts'
-import { OneOf, Uri } from '#http/validation.ts'
+import { OneOf, Uri } from '#platform/typebox.ts'
 
 const Part = Type.Object({
   type: Type.String({ description: '`text`, `image_url` or `file`.' }),

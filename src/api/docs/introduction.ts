@@ -23,9 +23,8 @@ curl -s $URL/v1/instances/$ID/responses -H "authorization: Bearer $KEY" \\
   -H 'content-type: application/json' -d '{"model": "openclaw", "input": "Remember the number 42."}'
 \`\`\``
 
-/** The text above the reference, and the order of its sections and calls. */
+/** The text above the reference, and its sections. */
 export const about: AboutApi = {
-  operationOrder: sections.flatMap(({ operations }) => operations),
   info: {
     title: 'Chowder API',
     version,

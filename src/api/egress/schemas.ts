@@ -1,7 +1,7 @@
 import { type Static, Type } from '@sinclair/typebox'
 import { egressVerdicts } from '#database/egress-schema.ts'
 import { Egress } from '#egress/schemas.ts'
-import { DateTime, Nullable, OneOf } from '#http/validation.ts'
+import { DateTime, Nullable, OneOf } from '#platform/typebox.ts'
 
 const reasons = ['egress_none', 'not_listed', 'port', 'mail_port', 'private_address'] as const
 const settings = ['egress.hosts', 'EGRESS_ALLOWED_HOSTS'] as const

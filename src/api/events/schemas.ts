@@ -2,10 +2,10 @@ import { type Static, Type } from '@sinclair/typebox'
 import { actorTypes, type Event as Row } from '#database/schema.ts'
 import { type EventType, eventTypeFilters, eventTypes } from '#history/event-types.ts'
 import { PageQuery } from '#http/paging.ts'
-import { DateTime, Nullable, OneOf, plainText, Uuid } from '#http/validation.ts'
 import { shownMessage } from '#instances/failure-message.ts'
 import { type InstanceStatus, instanceStatuses } from '#instances/status.ts'
 import { toMicroseconds } from '#platform/timestamps.ts'
+import { DateTime, Nullable, OneOf, plainText, Uuid } from '#platform/typebox.ts'
 
 const defaultLimit = 50
 

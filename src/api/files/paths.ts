@@ -29,20 +29,20 @@ export function existingPath(text: string): string {
 /** The path of a file or directory to move or delete. Throws invalid for the workspace itself. */
 export function movablePath(text: string): string {
   const path = existingPath(text)
-  if (path === '.') throw new AppError('path_is_workspace', texts.wholeWorkspace)
+  if (path === '.') throw new AppError('invalid_path', texts.wholeWorkspace)
   return path
 }
 
 /** The path of a file or directory to create. Throws invalid for a hidden file. */
 export function newPath(text: string): string {
   const path = parsePath(text)
-  if (isHidden(path)) throw new AppError('reserved_path', texts.reservedPath)
+  if (isHidden(path)) throw new AppError('invalid_path', texts.reservedPath)
   return path
 }
 
 /** The path of a file to write. Throws invalid for a directory. */
 export function newFilePath(text: string): string {
   const path = newPath(text)
-  if (path === '.' || text.endsWith('/')) throw new AppError('path_is_directory', texts.pathIsFolder)
+  if (path === '.' || text.endsWith('/')) throw new AppError('invalid_path', texts.pathIsFolder)
   return path
 }

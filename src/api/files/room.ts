@@ -15,7 +15,7 @@ const mostOfLimit = 0.95
 
 const gigabytes = (bytes: number) => (bytes / 1024 / megabyte).toFixed(2)
 
-/** Throws AppError `disk_limit_reached` when an instance has no room for so many more bytes. */
+/** Throws AppError `no_space` when an instance has no room for so many more bytes. */
 async function requireRoom(db: Db, id: string, bytes: number): Promise<void> {
   const [found] = await db
     .select({ limits: instances.limits, used: instanceUse.diskBytes })
@@ -25,7 +25,7 @@ async function requireRoom(db: Db, id: string, bytes: number): Promise<void> {
   const limit = (found?.limits?.asked.disk_mb ?? Number.POSITIVE_INFINITY) * megabyte
   const used = found?.used ?? 0
   if (used + bytes <= limit * mostOfLimit) return
-  throw new AppError('disk_limit_reached', texts.diskLimitReached(gigabytes(used), gigabytes(limit)))
+  throw new AppError('no_space', texts.diskLimitReached(gigabytes(used), gigabytes(limit)))
 }
 
 /** Counts bytes that were written until a worker measures the files again. */
@@ -39,7 +39,7 @@ const countWritten = (db: Db, instanceId: string, bytes: number) =>
     })
 
 /**
- * As `withFiles`, for a call that writes so many bytes. Throws also AppError `disk_limit_reached`, and `host_disk_full`
+ * As `withFiles`, for a call that writes so many bytes. Throws also AppError `no_space`, and `host_disk_full`
  * while the rest of the host's disk is for the control plane.
  */
 export async function withFilesToWrite<T>(

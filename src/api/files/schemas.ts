@@ -1,6 +1,6 @@
 import { type Static, Type } from '@sinclair/typebox'
-import { DateTime } from '#http/validation.ts'
 import { toSeconds } from '#platform/timestamps.ts'
+import { DateTime } from '#platform/typebox.ts'
 import type { FileStat } from '#sandbox/driver.ts'
 
 export const maxPathCharacters = 4096

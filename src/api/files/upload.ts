@@ -21,7 +21,7 @@ const maxFormOverheadBytes = 64 * 1024
 const removeTimeoutMs = 10_000
 const limits = { fileSize: Number.POSITIVE_INFINITY, files: 1, fields: 1, fieldSize: 16 * 1024 }
 
-const brokenForm = (cause?: unknown) => new AppError('invalid_form', texts.brokenForm, { cause })
+const brokenForm = (cause?: unknown) => new AppError('invalid_value', texts.brokenForm, { cause })
 
 async function* partsOf(request: FastifyRequest): AsyncGenerator<Multipart> {
   try {
@@ -96,7 +96,7 @@ export const uploadRoute: FastifyPluginAsyncTypebox<FileDeps> = async (app, deps
         summary: 'Upload a file',
         description:
           'Creates or replaces the file once all of it has arrived, so that no reader sees a part of it. Missing ' +
-          'directories are created. An upload of which less than 64 KiB arrive in 60 seconds is a 408.',
+          'directories are created. An upload may take two hours; one that stalls for 60 seconds is a 408.',
         tags: ['files'],
         consumes: ['multipart/form-data'],
         params: InstanceParams,
@@ -106,9 +106,9 @@ export const uploadRoute: FastifyPluginAsyncTypebox<FileDeps> = async (app, deps
     },
     async (request, reply) => {
       const signal = clientLeft(reply)
-      if (!request.isMultipart()) throw new AppError('form_required', texts.sendForm)
+      if (!request.isMultipart()) throw new AppError('unsupported_media', texts.sendForm)
       if (Number(request.headers['content-length']) > deps.filesMaxBytes + maxFormOverheadBytes) {
-        throw new AppError('file_too_large', texts.fileTooLarge(deps.filesMaxBytes))
+        throw new AppError('too_large', texts.fileTooLarge(deps.filesMaxBytes))
       }
       // Without a length the file counts once a worker has measured it.
       const bytes = Number(request.headers['content-length'] ?? 0)

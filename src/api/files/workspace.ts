@@ -19,19 +19,19 @@ export const inWorkspace = (path: string): string => (path === '.' ? workspacePa
 
 const pathErrors: Record<PathFault, (deps: FileDeps) => [ErrorCode, string]> = {
   outside: () => ['invalid_path', texts.pathUpwards],
-  link: () => ['symbolic_link', texts.pathIsLink],
-  not_directory: () => ['not_a_directory', texts.pathIsNoFolder],
-  into_itself: () => ['move_into_itself', texts.moveIntoItself],
-  special: () => ['not_a_file', texts.pathIsSpecial],
+  link: () => ['invalid_path', texts.pathIsLink],
+  not_directory: () => ['invalid_path', texts.pathIsNoFolder],
+  into_itself: () => ['invalid_path', texts.moveIntoItself],
+  special: () => ['invalid_path', texts.pathIsSpecial],
   name_too_long: () => ['invalid_path', texts.nameTooLong],
   forbidden: () => ['permission_denied', texts.permissionDenied],
-  locked: () => ['file_locked', texts.fileLocked],
-  directory: () => ['path_is_directory', texts.pathIsFolder],
+  locked: () => ['resource_busy', texts.fileLocked],
+  directory: () => ['invalid_path', texts.pathIsFolder],
   missing: () => ['file_not_found', texts.noSuchFile],
   exists: () => ['destination_exists', texts.destinationExists],
   not_empty: () => ['directory_not_empty', texts.folderNotEmpty],
-  changed: () => ['file_changed', texts.fileChanges],
-  too_large: ({ filesMaxBytes }) => ['file_too_large', texts.fileTooLarge(filesMaxBytes)],
+  changed: () => ['resource_busy', texts.fileChanges],
+  too_large: ({ filesMaxBytes }) => ['too_large', texts.fileTooLarge(filesMaxBytes)],
 }
 
 /**
@@ -58,10 +58,10 @@ export async function withFiles<T>(
     }
     if (cause instanceof SandboxCapacityError) throw new AppError('no_space', texts.diskFull, { cause })
     if (cause instanceof DOMException && cause.name === 'TimeoutError') {
-      throw new AppError('sandbox_timeout', texts.filesTooSlow, { cause })
+      throw new AppError('gateway_timeout', texts.filesTooSlow, { cause })
     }
     if (cause instanceof SandboxAbsentError && instance.sandboxId === null) {
-      throw new AppError('instance_has_no_files', texts.noFilesYet(status), { cause })
+      throw new AppError('instance_not_running', texts.noFilesYet(status), { cause })
     }
     throw toCallerError(cause)
   }

@@ -1,6 +1,6 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { Type } from '@sinclair/typebox'
-import { Nullable, OneOf } from '#http/validation.ts'
+import { Nullable, OneOf } from '#platform/typebox.ts'
 import { commit, version } from '#platform/version.ts'
 
 export interface HealthDeps {

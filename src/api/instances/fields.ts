@@ -1,7 +1,7 @@
 import { Type } from '@sinclair/typebox'
 import { isolations } from '#database/schema.ts'
-import { OneOf, plainText, textRule, visibleText } from '#http/validation.ts'
 import { modelPattern } from '#openclaw/model.ts'
+import { OneOf, plainText, textRule, visibleText } from '#platform/typebox.ts'
 import { maxLabels } from './patch.ts'
 
 // The fields that callers set, and answers repeat.

@@ -35,7 +35,7 @@ const bytes = sql<number>`coalesce(octet_length(${instances.sealedConfig}), 0) +
 /**
  * Lists instances of an organization with their budgets, newest first: up to the limit, or until they have long
  * overrides and instructions. Terminated instances are listed only by their status. `next` is the position after these
- * if more follow. Throws `unknown_region`.
+ * if more follow. Throws `invalid_value`.
  */
 export async function listInstances(db: Db, organizationId: string, filter: InstanceFilter, regions: Regions) {
   const { status, name, external_id: externalId, metadata, region, limit, position } = filter

@@ -33,7 +33,7 @@ export function newInstance(
 ): NewInstance {
   const openclawVersion = body.openclaw_version ?? defaultRelease
   if (!knownReleases().includes(openclawVersion)) {
-    throw new AppError('unknown_release', texts.unknownVersion(openclawVersion, knownReleases()), {
+    throw new AppError('invalid_value', texts.unknownVersion(openclawVersion, knownReleases()), {
       param: 'openclaw_version',
     })
   }
@@ -46,7 +46,7 @@ export function newInstance(
   }
   checkSettings(settings, openclawVersion, modelProvider)
   if (body.if_exists !== undefined && typeof body.external_id !== 'string') {
-    throw new AppError('if_exists_without_external_id', texts.ifExistsAlone, { param: 'if_exists' })
+    throw new AppError('invalid_value', texts.ifExistsAlone, { param: 'if_exists' })
   }
   return {
     id: newId(),

@@ -37,14 +37,14 @@ export interface Patch extends Labels {
   isolation?: Isolation
 }
 
-/** Throws AppError `needs_organization_key` for a patch that only an organization key may make. */
+/** Throws AppError `lacks_permission` for a patch that only an organization key may make. */
 export function requireNoneOfOrganization({ external_id: externalId, ...patch }: Patch): void {
   if (externalId !== undefined) {
-    throw new AppError('needs_organization_key', texts.externalIdOfOrganization, { param: 'external_id' })
+    throw new AppError('lacks_permission', texts.externalIdOfOrganization, { param: 'external_id' })
   }
   for (const param of ['budgets', 'isolation', 'resources'] as const) {
     if (patch[param] === undefined) continue
-    throw new AppError('needs_organization_key', texts.limitOfOrganization(param), { param })
+    throw new AppError('lacks_permission', texts.limitOfOrganization(param), { param })
   }
 }
 
@@ -161,7 +161,7 @@ function mergedLabels(changes: Record<string, string | null> | null, row: Instan
   if (changes === null) return {}
   const merged = Object.values({ ...row.metadata, ...changes }).filter((value) => value !== null)
   if (merged.length > maxLabels)
-    throw new AppError('too_many_labels', texts.tooManyLabels(merged.length, maxLabels), { param: 'metadata' })
+    throw new AppError('invalid_value', texts.tooManyLabels(merged.length, maxLabels), { param: 'metadata' })
   return sql`jsonb_strip_nulls(${instances.metadata} || ${JSON.stringify(changes)}::jsonb)`
 }
 

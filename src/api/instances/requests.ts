@@ -5,8 +5,8 @@ import { NewEgress } from '#egress/schemas.ts'
 import { namedExamples } from '#http/examples.ts'
 import { PageQuery } from '#http/paging.ts'
 import { ResourceChanges } from '#http/resource-fields.ts'
-import { Name, Nullable, OneOf } from '#http/validation.ts'
 import { instanceStatuses, waitTargets } from '#instances/status.ts'
+import { Name, Nullable, OneOf } from '#platform/typebox.ts'
 import {
   ExternalId,
   egressDescription,

@@ -8,13 +8,13 @@ import { InstanceParams } from '#http/instance-params.ts'
 import { failures } from '#http/openapi.ts'
 import { PageQuery, positionOf, sendPage } from '#http/paging.ts'
 import { isWithin } from '#http/session-scope.ts'
-import { Uuid } from '#http/validation.ts'
 import type { FindSummary } from '#instances/find.ts'
 import { AppError } from '#platform/errors.ts'
 import { isId } from '#platform/ids.ts'
 import type { Vault } from '#platform/secrets.ts'
 import { texts } from '#platform/texts.ts'
 import { toSeconds } from '#platform/timestamps.ts'
+import { Uuid } from '#platform/typebox.ts'
 import type { Callers } from './callers.ts'
 import { sealClientToken } from './client-tokens.ts'
 import {
@@ -143,10 +143,10 @@ export const keyRoutes: FastifyPluginAsyncTypebox<KeyDeps> = async (app, deps) =
     },
     async ({ body, caller, params }, reply) => {
       const { id: instanceId } = await findSummary(caller.organizationId, params.instance_id)
-      if (caller.token) throw new AppError('needs_key', texts.needsKey)
+      if (caller.token) throw new AppError('lacks_permission', texts.needsKey)
       const sessions = readSessionScope(body)
-      if (!sessions) throw new AppError('sessions_required', texts.noSessions)
-      if (!isWithin(sessions, caller.sessions)) throw new AppError('sessions_beyond_key', texts.sessionsBeyondKey)
+      if (!sessions) throw new AppError('invalid_value', texts.noSessions)
+      if (!isWithin(sessions, caller.sessions)) throw new AppError('invalid_value', texts.sessionsBeyondKey)
       const { end_user: endUser = null, expires_in: seconds = maxTokenSeconds } = body
       const expiresAt = (await readDatabaseMs(db)) + seconds * 1000
       const grant = { keyHash: caller.keyHash, instanceId, sessions, endUser, expiresAt }

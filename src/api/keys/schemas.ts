@@ -2,8 +2,8 @@ import { type Static, Type } from '@sinclair/typebox'
 import { permissions } from '#database/schema.ts'
 import type { Caller } from '#http/auth.ts'
 import type { RateLimits } from '#http/rate-limit.ts'
-import { DateTime, Name, Nullable, OneOf, Uuid } from '#http/validation.ts'
 import { toSeconds } from '#platform/timestamps.ts'
+import { DateTime, Name, Nullable, OneOf, Uuid } from '#platform/typebox.ts'
 import type { KeyRow } from './store.ts'
 
 const fields = {

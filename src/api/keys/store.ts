@@ -62,9 +62,9 @@ export const issueOrganizationKey = (organizationId: string) => issueKey(organiz
 async function readExpiry(db: Db, text: string | null | undefined): Promise<Date | null> {
   if (text === undefined || text === null) return null
   const expiresAt = parseTimestamp(text)
-  if (!expiresAt) throw new AppError('invalid_expiry', texts.badExpiry, { param: 'expires_at' })
+  if (!expiresAt) throw new AppError('invalid_value', texts.badExpiry, { param: 'expires_at' })
   const { rowCount } = await db.execute(sql`SELECT WHERE ${expiresAt.toISOString()}::timestamptz > now()`)
-  if (rowCount === 0) throw new AppError('invalid_expiry', texts.pastExpiry, { param: 'expires_at' })
+  if (rowCount === 0) throw new AppError('invalid_value', texts.pastExpiry, { param: 'expires_at' })
   return expiresAt
 }
 
@@ -80,11 +80,11 @@ async function readInstanceIds(db: Db, organizationId: string, ids: readonly str
   const known = new Set(found.map(({ id }) => id))
   const unknown = ids.filter((id) => !known.has(canonicalId(id)))
   if (unknown.length > 0)
-    throw new AppError('unknown_instances', texts.unknownInstances(unknown), { param: 'instance_ids' })
+    throw new AppError('invalid_value', texts.unknownInstances(unknown), { param: 'instance_ids' })
   return [...new Set(ids.map(canonicalId))]
 }
 
-/** Throws AppError `invalid_session_id` for a session that cannot be. */
+/** Throws AppError `invalid_value` for a session that cannot be. */
 export function readSessionScope({ session_ids: ids, session_prefix: prefix }: RequestedSessions): SessionScope | null {
   if (ids === undefined && prefix === undefined) return null
   for (const id of [...(ids ?? []), ...(prefix === undefined ? [] : [prefix])]) sessionKey(id)
@@ -152,8 +152,7 @@ export async function createKey(
   }: RequestedKey & { instanceIds: readonly string[]; permissions: Permission[]; sessions: SessionScope | null },
 ) {
   const beyond = sessions && permissions.find((permission) => !sessionPermissions.includes(permission))
-  if (beyond)
-    throw new AppError('permission_beyond_sessions', texts.permissionBeyondSessions(beyond), { param: 'permissions' })
+  if (beyond) throw new AppError('invalid_value', texts.permissionBeyondSessions(beyond), { param: 'permissions' })
   const scope = {
     permissions,
     instanceIds: await readInstanceIds(db, organizationId, instanceIds),
@@ -197,7 +196,7 @@ export async function getKey(db: Db, organizationId: string, kind: Kind, id: str
         .from(apiKeys)
         .where(isOwnedKey(organizationId, kind, id))
     : []
-  if (!row) throw new AppError('key_not_found', texts.keyNotFound)
+  if (!row) throw new AppError('not_found', texts.keyNotFound)
   return row
 }
 
@@ -220,7 +219,7 @@ export async function findKey(db: Db, organizationId: string, id: string): Promi
         .from(apiKeys)
         .where(and(eq(apiKeys.id, id), eq(apiKeys.organizationId, organizationId)))
     : []
-  if (!row) throw new AppError('key_not_found', texts.keyNotFound)
+  if (!row) throw new AppError('not_found', texts.keyNotFound)
   return row
 }
 
@@ -259,7 +258,7 @@ async function revoke(tx: Db, organizationId: string, kind: Kind, id: string): P
         .where(isOwnedKey(organizationId, kind, id))
         .returning(columns)
     : []
-  if (!row) throw new AppError('key_not_found', texts.keyNotFound)
+  if (!row) throw new AppError('not_found', texts.keyNotFound)
   await recordEvent(tx, { organizationId, subject: row.id })
   return row
 }

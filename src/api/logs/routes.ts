@@ -53,7 +53,7 @@ export const logRoutes: FastifyPluginAsyncTypebox<LogDeps> = async (app, { db, v
     const signal = AbortSignal.timeout(readTimeoutMs)
     const { sandboxes } = regions.of(row)
     return sandboxes.readLog(row.id, options, signal).catch((cause: unknown) => {
-      throw signal.aborted ? new AppError('sandbox_timeout', texts.filesTooSlow, { cause }) : toCallerError(cause)
+      throw signal.aborted ? new AppError('gateway_timeout', texts.filesTooSlow, { cause }) : toCallerError(cause)
     })
   }
 
@@ -61,7 +61,7 @@ export const logRoutes: FastifyPluginAsyncTypebox<LogDeps> = async (app, { db, v
     const own = followers.get(id) ?? 0
     const all = [...followers.values()].reduce((sum, count) => sum + count, 0)
     if (own >= maxFollowersOfInstance || all >= maxFollowers)
-      throw new AppError('too_many_followers', texts.tooManyFollowers, { retryAfterSeconds })
+      throw new AppError('too_much_in_flight', texts.tooManyFollowers, { retryAfterSeconds })
     followers.set(id, own + 1)
     reply.raw.once('close', () => {
       const left = (followers.get(id) ?? 1) - 1

@@ -7,13 +7,13 @@ import type { EventType } from '#history/event-types.ts'
 import { keptDays } from '#history/retention.ts'
 import { InstanceParams } from '#http/instance-params.ts'
 import { failures } from '#http/openapi.ts'
-import { DateTime, Nullable } from '#http/validation.ts'
 import { toCallerError } from '#instances/gateway/errors.ts'
 import type { Regions } from '#instances/regions.ts'
 import { getInstance } from '#instances/row.ts'
 import { AppError } from '#platform/errors.ts'
 import { texts } from '#platform/texts.ts'
 import { toMicroseconds } from '#platform/timestamps.ts'
+import { DateTime, Nullable } from '#platform/typebox.ts'
 
 export interface MetricsDeps {
   db: Db
@@ -88,7 +88,7 @@ export const metricsRoutes: FastifyPluginAsyncTypebox<MetricsDeps> = async (app,
         .of(row)
         .sandboxes.measure(id, signal)
         .catch((cause: unknown) => {
-          throw signal.aborted ? new AppError('sandbox_timeout', texts.filesTooSlow, { cause }) : toCallerError(cause)
+          throw signal.aborted ? new AppError('gateway_timeout', texts.filesTooSlow, { cause }) : toCallerError(cause)
         })
       const [usage, restarts] = await Promise.all([measured, countRestarts(db, id)])
       return {

@@ -1,7 +1,7 @@
 import { type Static, Type } from '@sinclair/typebox'
 import type { ModelProvider } from '#database/schema.ts'
-import { Nullable } from '#http/validation.ts'
 import { defaultModel, type Model, type RetiredModel } from '#openclaw/models.ts'
+import { Nullable } from '#platform/typebox.ts'
 
 const describe = (description: string) => ({ description })
 

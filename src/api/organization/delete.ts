@@ -45,7 +45,7 @@ export function deleteOrganization(db: Db, id: string, name?: string): Promise<D
       .for('update')
     if (!organization) throw new AppError('invalid_api_key', texts.unknownKey)
     if (name !== undefined && name !== organization.name)
-      throw new AppError('organization_name_mismatch', texts.otherName, { param: 'name' })
+      throw new AppError('invalid_value', texts.otherName, { param: 'name' })
     const { terminated, credentials } = await terminateSome(tx, id)
     const keys = await eraseKeys(tx, id)
     const answers = await deleteSome(tx, idempotencyKeys, eq(idempotencyKeys.organizationId, id), maxAnswers)

@@ -42,7 +42,7 @@ export function testModelKeys(
 
 /**
  * Throws AppError for the first key that its provider refuses (provider_key_invalid), or that could not be checked
- * (provider_unreachable), with the field in `param`.
+ * (provider_error), with the field in `param`.
  */
 export async function requireAcceptedKeys(baseUrls: BaseUrls, keys: ModelKeys, signal: AbortSignal): Promise<void> {
   for (const { provider, status, message } of await testModelKeys(baseUrls, keys, signal)) {
@@ -50,7 +50,7 @@ export async function requireAcceptedKeys(baseUrls: BaseUrls, keys: ModelKeys, s
     if (status === 'refused')
       throw new AppError('provider_key_invalid', texts.modelKeyRefused(provider, message), { param })
     if (status === 'unreachable') {
-      throw new AppError('provider_unreachable', texts.modelKeyUnchecked(provider, message), { param })
+      throw new AppError('provider_error', texts.modelKeyUnchecked(provider, message), { param })
     }
   }
 }

@@ -4,9 +4,9 @@ import { isolations, modelProviders, type Organization as Row, tiers } from '#da
 import { Egress, NewEgress } from '#egress/schemas.ts'
 import { namedExamples } from '#http/examples.ts'
 import { limitFields, limitOf, ResourceChanges } from '#http/resource-fields.ts'
-import { DateTime, Name, Nullable, OneOf, textRule, Uuid } from '#http/validation.ts'
 import { limitsFor, maximaOf } from '#instances/resources.ts'
 import { toMicroseconds } from '#platform/timestamps.ts'
+import { DateTime, Name, Nullable, OneOf, textRule, Uuid } from '#platform/typebox.ts'
 import { type ResourceSettings, usualMaxima, usualResources } from '#settings/resources.ts'
 import type { StoredKey } from './store.ts'
 

@@ -28,7 +28,7 @@ import { instanceLimits } from './tiers.ts'
 
 /**
  * Creates an organization and its first key, in one transaction. The key itself is returned once and never stored. With
- * `isOnly` throws AppError `one_organization` when there is another one.
+ * `isOnly` throws AppError `signup_closed` when there is another one.
  */
 export async function signUp(
   db: Db,
@@ -42,7 +42,7 @@ export async function signUp(
     if (isOnly) {
       await tx.execute(sql`LOCK TABLE organizations IN SHARE ROW EXCLUSIVE MODE`)
       if ((await tx.$count(organizations, isNull(organizations.deletedAt))) > 0)
-        throw new AppError('one_organization', texts.oneOrganization)
+        throw new AppError('signup_closed', texts.oneOrganization)
     }
     const [created] = await tx
       .insert(organizations)

@@ -1,9 +1,9 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { Type } from '@sinclair/typebox'
-import { OneOf } from '#http/validation.ts'
 import { advisoriesOf, refusalOf } from '#openclaw/advisories.ts'
 import { pluginChannels } from '#openclaw/channel-plugins.ts'
 import { defaultRelease, knownReleases, openclawVersion } from '#openclaw/releases.ts'
+import { OneOf } from '#platform/typebox.ts'
 
 const Release = Type.Object(
   {

@@ -1,6 +1,6 @@
 import { Type } from '@sinclair/typebox'
 import { InstanceParams } from '#http/instance-params.ts'
-import { Nullable, OneOf } from '#http/validation.ts'
+import { Nullable, OneOf } from '#platform/typebox.ts'
 import { ResponseStreamEvent } from './format/event-schemas.ts'
 import { ResponseObject } from './format/response-schema.ts'
 

@@ -124,7 +124,7 @@ export class WebSocketConnection {
     if (this.#end || this.#socket.readyState !== this.#socket.OPEN) return
     const isTooMuch = this.#waiting.length >= maxWaitingFrames || this.#waitingBytes + frame.data.length > maxTurnBytes
     if (isTooMuch) {
-      this.#sendError(new AppError('too_many_waiting_turns', errorTexts.tooManyWaiting))
+      this.#sendError(new AppError('too_much_in_flight', errorTexts.tooManyWaiting))
       return
     }
     this.#waiting.push(frame)
@@ -161,7 +161,7 @@ export class WebSocketConnection {
       release = inFlight?.take('turns', organizationId)
       await countTurn?.(this.#request, replyWithoutHeaders)
       turn.signal.throwIfAborted()
-      if (isBinary) throw new AppError('invalid_frame', errorTexts.textFrames)
+      if (isBinary) throw new AppError('invalid_json', errorTexts.textFrames)
       const body = await readFrame(data)
       const session = { organizationId, instanceId: this.#instanceId, sessionKey: sessionKey(this.#sessionId) }
       const run = runResponse({ turns, store }, turn, { caller, session, body, isStreamed: true, log })
@@ -207,6 +207,6 @@ export class WebSocketConnection {
     this.#socket.send(this.#errorFrame(error))
     this.#refusedInARow += 1
     if (this.#refusedInARow < maxRefusedInARow) return
-    this.end(closeCodes.policyViolation, new AppError('too_many_refused_frames', errorTexts.tooManyRefused))
+    this.end(closeCodes.policyViolation, new AppError('rate_limited', errorTexts.tooManyRefused))
   }
 }

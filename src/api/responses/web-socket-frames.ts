@@ -19,7 +19,7 @@ export function createFrameReader(): ReadFrame {
   return async (bytes) => {
     const frame = await parseJsonBytes(bytes, bodyBounds)
     if (!isObject(frame) || frame.type !== 'response.create')
-      throw invalidField('type', errorTexts.onlyCreate, 'invalid_frame')
+      throw invalidField('type', errorTexts.onlyCreate, 'invalid_json')
     const { type: _type, stream: _stream, stream_options: _options, stream_id, generate, ...body } = frame
     if (stream_id != null) throw invalidField('stream_id', errorTexts.noStreamId, 'unsupported_value')
     if (generate != null && generate !== true) throw invalidField('generate', errorTexts.noWarmUp, 'unsupported_value')

@@ -1,5 +1,5 @@
 import { Type } from '@sinclair/typebox'
-import { DateTime, Nullable, OneOf } from '#http/validation.ts'
+import { DateTime, Nullable, OneOf } from '#platform/typebox.ts'
 
 const fields = {
   id: Type.String({ description: 'The `session_id` that messages are sent to.' }),

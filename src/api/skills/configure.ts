@@ -26,7 +26,7 @@ export async function configureSkill(
   checkPatch(patch)
   await getSkill(deps, organizationId, instanceId, name)
   if (!isUsableName(name))
-    throw new AppError('invalid_skill_settings', 'OpenClaw cannot store settings under the name of this skill.')
+    throw new AppError('invalid_value', 'OpenClaw cannot store settings under the name of this skill.')
   if (Object.keys(patch).length > 0) await changeSettings(deps, organizationId, instanceId, name, patch)
 }
 

@@ -59,5 +59,5 @@ export async function getSkill(
   const skill = skills.find((other) => other.name === name)
   if (skill) return skill
   requireRunning(await getInstance(deps.db, organizationId, instanceId))
-  throw new AppError('skill_not_found', texts.skillNotFound)
+  throw new AppError('not_found', texts.skillNotFound)
 }

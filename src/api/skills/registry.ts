@@ -20,7 +20,7 @@ export async function resolveSlug(clawhub: ClawHub, slug: string): Promise<Skill
   if (reference) return reference
   const matches = (await clawhub.search(slug, maxSearchResults)).filter((result) => result.slug === slug)
   const names = [...new Set(matches.map(referenceText))]
-  if (names.length > 1) throw new AppError('ambiguous_skill', texts.ambiguousSkill(slug, names))
+  if (names.length > 1) throw new AppError('unknown_skill', texts.ambiguousSkill(slug, names))
   if (!matches[0]) throw new AppError('unknown_skill', texts.noSuchSkill(slug))
   return matches[0]
 }

@@ -1,6 +1,6 @@
 import { type Static, Type } from '@sinclair/typebox'
-import { Nullable, OneOf, textRule } from '#http/validation.ts'
 import { slugPattern, versionPattern } from '#openclaw/skill-reference.ts'
+import { Nullable, OneOf, textRule } from '#platform/typebox.ts'
 import type { Installation } from './install.ts'
 import type { InstanceSkill } from './list.ts'
 import { masked } from './settings.ts'

@@ -38,15 +38,12 @@ export function checkVariables(env: Record<string, unknown>): void {
     const shown = JSON.stringify(name.slice(0, shownCharacters))
     if (!variableName.test(name)) {
       throw new AppError(
-        'invalid_skill_settings',
+        'invalid_value',
         `env: ${shown} is not the name of a variable. Use letters, digits and _, and no digit at the beginning.`,
       )
     }
     if (reservedVariables.some((rule) => rule.test(name.toUpperCase()))) {
-      throw new AppError(
-        'invalid_skill_settings',
-        `env: ${shown} cannot be set for a skill: it changes how programs run.`,
-      )
+      throw new AppError('invalid_value', `env: ${shown} cannot be set for a skill: it changes how programs run.`)
     }
   }
 }
@@ -58,9 +55,9 @@ export const isUsableName = (name: string): boolean =>
 function checkConfig(config: Record<string, unknown>): void {
   for (const { key, value, depth } of nestedEntries(config)) {
     if (depth > maxDepth && typeof value === 'object' && value !== null) {
-      throw new AppError('invalid_skill_settings', `config is nested deeper than ${maxDepth} levels.`)
+      throw new AppError('invalid_value', `config is nested deeper than ${maxDepth} levels.`)
     }
-    if (unsafeKeys.has(key)) throw new AppError('invalid_skill_settings', `config must not contain the key ${key}.`)
+    if (unsafeKeys.has(key)) throw new AppError('invalid_value', `config must not contain the key ${key}.`)
   }
 }
 
@@ -75,7 +72,7 @@ function requireVariables(names: readonly string[], env: unknown): void {
   const lacking = names.find((name) => !isObject(env) || !Object.hasOwn(env, name))
   if (lacking === undefined) return
   throw new AppError(
-    'invalid_skill_settings',
+    'invalid_value',
     `shell_env: ${JSON.stringify(lacking)} is no variable of this skill. Set its value in env first, or at the same time.`,
   )
 }
@@ -92,7 +89,7 @@ export function mergeSettings(stored: SkillSettings, patch: SettingsPatch): Skil
   requireVariables(patch.shell_env ?? [], merged.env)
   if (Buffer.byteLength(JSON.stringify(merged)) > maxBytes) {
     throw new AppError(
-      'invalid_skill_settings',
+      'invalid_value',
       `The settings of one skill must not be larger than ${maxBytes / 1024} KiB together.`,
     )
   }

@@ -1,6 +1,6 @@
 import { type Static, Type } from '@sinclair/typebox'
 import { type Organization, tiers } from '#database/schema.ts'
-import { Nullable, OneOf, Uri } from '#http/validation.ts'
+import { Nullable, OneOf, Uri } from '#platform/typebox.ts'
 import { paidTiers } from './stripe.ts'
 
 export const Subscription = Type.Object(

@@ -86,8 +86,8 @@ export async function createBilling(settings: BillingSettings): Promise<Billing>
       (kind) => error instanceof kind,
     )
     return isUnreachable
-      ? new AppError('stripe_unavailable', texts.stripeUnreachable, { cause, retryAfterSeconds })
-      : new AppError('stripe_refused', texts.stripeRefused, { cause, retryAfterSeconds })
+      ? new AppError('unavailable', texts.stripeUnreachable, { cause, retryAfterSeconds })
+      : new AppError('unavailable', texts.stripeRefused, { cause, retryAfterSeconds })
   }
 
   async function call<T>(request: Promise<T>): Promise<T> {
@@ -130,7 +130,7 @@ export async function createBilling(settings: BillingSettings): Promise<Billing>
           cancel_url: returnUrl(),
         }),
       )
-      if (!url) throw new AppError('stripe_unavailable', texts.stripeUnreachable, { retryAfterSeconds })
+      if (!url) throw new AppError('unavailable', texts.stripeUnreachable, { retryAfterSeconds })
       return url
     },
     async portalUrl(customerId) {

@@ -1,7 +1,7 @@
 import { callsKeptDays } from '#database/model-calls.ts'
-import { requireTimeZone } from '#http/time-zone.ts'
 import { AppError } from '#platform/errors.ts'
 import { texts } from '#platform/texts.ts'
+import { requireTimeZone } from '#platform/time-zone.ts'
 import { parseTimestamp } from '#platform/timestamps.ts'
 import type { UsageFilter } from './read.ts'
 import type { UsageQuery } from './schemas.ts'
@@ -12,13 +12,13 @@ const defaultDays = 30
 function timeOf(text: string | undefined, param: string, otherwise: Date): Date {
   if (text === undefined) return otherwise
   const time = parseTimestamp(text)
-  if (!time) throw new AppError('invalid_time', texts.badTime(param), { param })
+  if (!time) throw new AppError('invalid_value', texts.badTime(param), { param })
   return time
 }
 
 /**
- * What a query selects. `nowMs` is the time of the database. Throws AppError `invalid_time` for a time that is none, or
- * a range that is empty or too long, and `unknown_time_zone`.
+ * What a query selects. `nowMs` is the time of the database. Throws AppError `invalid_value` for a time that is none, or
+ * a range that is empty or too long, and `invalid_value`.
  */
 export function filterOf(
   organizationId: string,
@@ -28,9 +28,9 @@ export function filterOf(
 ): UsageFilter {
   const to = timeOf(query.to, 'to', new Date(nowMs))
   const from = timeOf(query.from, 'from', new Date(to.getTime() - defaultDays * dayMs))
-  if (from >= to) throw new AppError('invalid_time', texts.emptyTime, { param: 'from' })
+  if (from >= to) throw new AppError('invalid_value', texts.emptyTime, { param: 'from' })
   if (to.getTime() - from.getTime() > callsKeptDays * dayMs) {
-    throw new AppError('invalid_time', texts.longTime(callsKeptDays), { param: 'from' })
+    throw new AppError('invalid_value', texts.longTime(callsKeptDays), { param: 'from' })
   }
   requireTimeZone(query.time_zone)
   return {

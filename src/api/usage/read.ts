@@ -74,7 +74,7 @@ const groupValue = (group: Group): SQL =>
 
 /**
  * Adds up calls by buckets and groups, sorted by both. Reads all calls of the time from the bucket of `position` on.
- * Rows are those after `position`, at most `limit`. Throws AppError `unknown_time_zone` for one that PostgreSQL does
+ * Rows are those after `position`, at most `limit`. Throws AppError `invalid_value` for one that PostgreSQL does
  * not know.
  */
 export async function readUsage(
@@ -128,7 +128,7 @@ export async function readUsage(
     .execute<Record<string, string | number>>(query)
     .catch((error: { cause?: { code?: string } }) => {
       if (error.cause?.code !== unknownTimeZone) throw error
-      throw new AppError('unknown_time_zone', texts.unknownTimeZone, { param: 'time_zone' })
+      throw new AppError('invalid_value', texts.unknownTimeZone, { param: 'time_zone' })
     })
   const dateOf = (ms: unknown) => new Date(Number(ms))
   return found.rows.map((row) => ({

@@ -2,9 +2,9 @@ import { type Static, Type } from '@sinclair/typebox'
 import { modelProviders } from '#database/schema.ts'
 import { callCauses } from '#database/usage-schema.ts'
 import { PageQuery } from '#http/paging.ts'
-import { DateTime, Nullable, OneOf, textRule, Uuid } from '#http/validation.ts'
 import { sessionIdOf } from '#openclaw/session-key.ts'
 import { toMicroseconds } from '#platform/timestamps.ts'
+import { DateTime, Nullable, OneOf, textRule, Uuid } from '#platform/typebox.ts'
 import { type Group, groupNames, labelPrefix, type UsageRow } from './read.ts'
 
 const maxGroups = 4

@@ -65,7 +65,7 @@ export async function changeConfig(
   const signal = AbortSignal.timeout(changeTimeoutMs)
   const attempt = () => changeUnlessBusy(deps, organizationId, id, change, signal)
   const changed = await poll(attempt, { pauseMs, timeoutMs: waitForRowMs, signal })
-  if (!changed) throw new AppError('instance_busy', texts.isBusy)
+  if (!changed) throw new AppError('resource_busy', texts.isBusy)
   return changed
 }
 
@@ -182,7 +182,7 @@ function refusalOf(error: unknown, mask: Mask): AppError | null {
   if (error instanceof SandboxUnavailableError) return null
   if (error instanceof AppError) return error
   if (!isConfigRefusal(error)) return null
-  return new AppError('openclaw_config_refused', `OpenClaw refused the configuration: ${mask(error.message, true)}`, {
+  return new AppError('invalid_openclaw_config', `OpenClaw refused the configuration: ${mask(error.message, true)}`, {
     cause: error,
   })
 }

@@ -20,7 +20,7 @@ export const isInvalidRequest = (error: unknown): error is GatewayRefusal =>
  * deadline of the call. Any other error is returned as it is, unless the deadline has passed.
  */
 export function toCallerError(cause: unknown, signal?: AbortSignal): unknown {
-  if (cause instanceof SandboxPathError) return new AppError('unusable_path', cause.message, { cause })
+  if (cause instanceof SandboxPathError) return new AppError('permission_denied', cause.message, { cause })
   if (cause instanceof SandboxCapacityError) return new AppError('no_space', cause.message, { cause })
   if (cause instanceof SandboxAbsentError || cause instanceof GatewayRefusal) return gatewayUnreachable({ cause })
   if (cause instanceof GatewayUnreachable && !cause.outcomeUnknown) return gatewayUnreachable({ cause })

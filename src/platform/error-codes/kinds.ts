@@ -1,20 +1,32 @@
-/** The kinds of failures: what they have in common. `repeat` is for the codes that do not say it themselves. */
+/** The kinds of failures: what they have in common. `repeat` says whether a client may repeat the same request. */
 export const kinds = {
-  invalid: { status: 400, type: 'invalid_request_error', repeat: 'No. The same request fails again.' },
-  unauthenticated: { status: 401, type: 'authentication_error', repeat: 'Only with another key.' },
-  limit_reached: { status: 402, type: 'limit_error', repeat: 'After you have made room.' },
-  forbidden: { status: 403, type: 'permission_error', repeat: 'Only with another key.' },
+  invalid: { status: 400, type: 'invalid_request_error', repeat: 'Not as it is: change the request first.' },
+  unauthenticated: { status: 401, type: 'authentication_error', repeat: 'Only with other credentials.' },
+  limit_reached: { status: 402, type: 'limit_error', repeat: 'After there is room again.' },
+  forbidden: {
+    status: 403,
+    type: 'permission_error',
+    repeat: 'With another key, or after the operator has allowed it.',
+  },
   not_found: { status: 404, type: 'invalid_request_error', repeat: 'No.' },
   method_not_allowed: { status: 405, type: 'invalid_request_error', repeat: 'No.' },
-  timed_out: { status: 408, type: 'invalid_request_error', repeat: 'Yes. Nothing has changed.' },
+  timed_out: {
+    status: 408,
+    type: 'invalid_request_error',
+    repeat: 'Yes. If a turn had begun, read its session first.',
+  },
   conflict: { status: 409, type: 'invalid_request_error', repeat: 'After the state has changed.' },
   too_large: { status: 413, type: 'invalid_request_error', repeat: 'No.' },
   unsupported_media: { status: 415, type: 'invalid_request_error', repeat: 'No.' },
   no_such_range: { status: 416, type: 'invalid_request_error', repeat: 'No.' },
   expectation_failed: { status: 417, type: 'invalid_request_error', repeat: 'No.' },
   unknown_host: { status: 421, type: 'invalid_request_error', repeat: 'Only with another host in the URL.' },
-  unprocessable: { status: 422, type: 'invalid_request_error', repeat: 'No. The same request fails again.' },
-  rate_limited: { status: 429, type: 'rate_limit_error', repeat: 'Yes, after `Retry-After` seconds.' },
+  unprocessable: { status: 422, type: 'invalid_request_error', repeat: 'Not as it is: change the request first.' },
+  rate_limited: {
+    status: 429,
+    type: 'rate_limit_error',
+    repeat: 'Yes, after `Retry-After` seconds, unless the answer has `x-should-retry: false`: the agent had acted.',
+  },
   headers_too_large: { status: 431, type: 'invalid_request_error', repeat: 'No.' },
   internal: {
     status: 500,
@@ -25,7 +37,9 @@ export const kinds = {
   gateway_unreachable: {
     status: 502,
     type: 'server_error',
-    repeat: 'Yes, unless the answer has `x-should-retry: false`: a turn may have begun.',
+    repeat:
+      'Yes, after the cause is gone. With `x-should-retry: false`, or after a turn, only if the agent has not done what ' +
+      'you asked for: read the session.',
   },
   unavailable: {
     status: 503,
@@ -35,9 +49,9 @@ export const kinds = {
   gateway_timeout: {
     status: 504,
     type: 'server_error',
-    repeat: 'A read: yes. Another call: only if the action did not happen.',
+    repeat: 'A read: yes. A turn or another call: only if its action did not happen.',
   },
-  no_space: { status: 507, type: 'server_error', repeat: 'After you have deleted files.' },
+  no_space: { status: 507, type: 'server_error', repeat: 'After there is room again.' },
 } as const
 
 /** What failures have in common: the code of a status, and what code decides on. */
@@ -47,11 +61,11 @@ interface Written {
   meaning: string
   /** The steps that help. */
   remedy: string
-  /** Whether a client may repeat the same request. */
-  repeat?: string
 }
 
-export interface Explanation extends Required<Written> {
+export interface Explanation extends Written {
+  /** Whether a client may repeat the same request. */
+  repeat: string
   kind: ErrorKind
   /** The HTTP status of the answer. */
   status: number

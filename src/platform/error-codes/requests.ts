@@ -1,6 +1,6 @@
 import { codesOf } from './kinds.ts'
 
-/** Of any request: HTTP, keys, bodies. */
+/** Codes of HTTP, of the server, and of an organization, its keys and its subscription. */
 export const requestCodes = {
   ...codesOf('invalid', {
     invalid: {
@@ -8,44 +8,43 @@ export const requestCodes = {
       remedy: '`detail` names the rule. Change the request.',
     },
     malformed_request: {
-      meaning: 'The request is not valid HTTP.',
-      remedy: 'Check the request line and the headers. An HTTP client library writes them correctly.',
-    },
-    invalid_time: {
-      meaning: 'A time of the query is not in ISO 8601, or the range of times is empty or too long.',
-      remedy: '`detail` names the rule. Send times such as `2026-02-14T16:00:00Z`, `from` before `to`.',
-    },
-    unknown_time_zone: {
-      meaning: '`time_zone` is not the name of a time zone.',
-      remedy: 'Send a name of the IANA database, such as `Europe/Berlin`, or leave it out for UTC.',
-    },
-    malformed_path: {
-      meaning: 'A part of the path is not percent-encoded UTF-8, or is longer than 1,024 characters.',
-      remedy: 'Encode each part of the path, with `encodeURIComponent` for example.',
+      meaning: 'The request is not valid HTTP, or a part of its path is not percent-encoded UTF-8 or too long.',
+      remedy: 'Let an HTTP client library write the request, and encode each part of the path.',
     },
     invalid_json: {
-      meaning: 'The body is not valid JSON, or is empty.',
-      remedy: 'Send a JSON object. Let a JSON library write it instead of putting text together.',
+      meaning: 'The body is empty, is not valid JSON, is nested too deeply, or has a text that is not Unicode.',
+      remedy: '`detail` says which. Send a JSON object that a JSON library has written.',
     },
-    unsupported_json: {
-      meaning: 'The body is JSON that is not accepted: it is nested too deeply, or a text in it is not Unicode.',
-      remedy: '`detail` says which of them. Send a flatter body, or whole characters in UTF-8.',
+    invalid_value: {
+      meaning: 'A field or parameter has a value that cannot be used. `param` names it, where it is one.',
+      remedy: '`detail` names the rule and, where there are few, the values that can be used.',
     },
-    too_many_values: {
-      meaning: 'The body has more values than any call needs: texts, numbers, lists and objects together.',
-      remedy: '`detail` names the limit. Send fewer values, such as the latest part of a long conversation.',
+    unknown_parameter: {
+      meaning: 'The request has a field that this endpoint does not have. `param` names it.',
+      remedy: 'Remove it, or correct its name.',
     },
-    unknown_cursor: {
-      meaning: '`cursor` is not of this list.',
-      remedy:
-        'Take the cursor from the `Link` header of the page before, or leave it out to begin with the first page.',
+    unsupported_value: {
+      meaning: 'The agent, its model or the channel cannot do what a field of the request asks for.',
+      remedy: 'Leave the field out, or send what `detail` names.',
+    },
+    no_provider_key: {
+      meaning: 'The organization has no key for the model provider of the instance.',
+      remedy: 'Set it: `PATCH /v1/organization` with `{"model_api_keys": {"<provider>": "<key>"}}`.',
+    },
+    provider_key_invalid: {
+      meaning: 'The model provider refuses a key that was to be stored. Nothing was changed. `param` names the field.',
+      remedy: 'Copy the whole key from the console of the provider, and check that it is of this provider.',
+    },
+    no_billing_account: {
+      meaning: 'The organization has never subscribed, so there is nothing to manage at Stripe.',
+      remedy: 'Subscribe first: `POST /v1/subscription/checkout`.',
+    },
+    invalid_stripe_signature: {
+      meaning: 'The event is not signed by Stripe, or its signature is older than 5 minutes.',
+      remedy: 'The operator compares `STRIPE_WEBHOOK_SECRET` with the secret of the endpoint at Stripe.',
     },
   }),
   ...codesOf('unauthenticated', {
-    unauthenticated: {
-      meaning: 'The request is not authenticated.',
-      remedy: 'Send an active key in the header `Authorization: Bearer <key>`.',
-    },
     missing_api_key: {
       meaning: 'The request has no API key.',
       remedy: 'Send one in the header `Authorization: Bearer <key>`. A variable that should hold it may be empty.',
@@ -54,51 +53,58 @@ export const requestCodes = {
       meaning: 'The API key is unknown, revoked or expired.',
       remedy: 'Send an active key. Keys of Chowder begin with `chd_org_` or `chd_sk_`; keys of model providers do not.',
     },
+    invalid_signup_token: {
+      meaning: 'Signing up on this server requires its sign-up token, and the request has none, or another one.',
+      remedy:
+        'Send it in the header `X-Signup-Token`. The operator of the server prints it with ' +
+        '`npm run admin -- signup-token`.',
+    },
+  }),
+  ...codesOf('limit_reached', {
+    instance_limit_reached: {
+      meaning: 'The organization has as many instances as its plan allows. Stopped instances count too.',
+      remedy:
+        'Delete an instance, or change the plan: `POST /v1/subscription/checkout`, or `/portal` if you have one. On a ' +
+        'server without billing its operator raises the limit: `npm run admin -- set-limit`.',
+    },
+    budget_exceeded: {
+      meaning:
+        'A hard budget is used up: of the organization, of the instance or of the end user. The turn ' +
+        'did not reach the agent or, if its agent was already at work, a call of a model was refused.',
+      remedy:
+        '`detail` names the budget and the time from which on it allows calls again. An organization key may raise it ' +
+        'meanwhile: `PATCH` with `budgets` on the organization or the instance.',
+    },
   }),
   ...codesOf('forbidden', {
-    forbidden: {
-      meaning: 'The key may not make this call.',
-      remedy: '`detail` says why. Use a key that may.',
-    },
     organization_disabled: {
       meaning: 'The operator of this server has disabled or suspended the organization.',
       remedy: 'Ask the operator to enable or resume it.',
-      repeat: 'After that.',
-    },
-    needs_organization_key: {
-      meaning: 'The call needs an organization key (`chd_org_…`), and this one is a scoped key.',
-      remedy: 'Make the call in your backend, with an organization key.',
-    },
-    needs_key: {
-      meaning: 'The call needs a key, and this is a client token.',
-      remedy: 'Make the call in your backend, with a key.',
     },
     lacks_permission: {
-      meaning: 'The scoped key lacks the permission that the call needs. `detail` names it.',
-      remedy: 'Create a scoped key that has the permission: `POST /v1/keys`.',
-    },
-    key_not_for_instance: {
-      meaning: 'The scoped key is for other instances than this one.',
-      remedy: 'Create a scoped key that names the instance in `instance_ids`: `POST /v1/keys`.',
+      meaning:
+        'The key may not make this call: it is for other instances, lacks the permission, is a client token, or is an ' +
+        'organization key in a web page, whose readers could copy it.',
+      remedy: '`detail` names the key that may. `POST /v1/keys` creates scoped keys; make other calls in your backend.',
     },
     foreign_origin: {
       meaning: 'A browser made the call for a web page of another origin, which may not call this server.',
       remedy:
         'Make the call in your backend, or ask the operator of this server to add the origin of the page to ' +
         '`CORS_ALLOWED_ORIGINS`.',
-      repeat: 'After the operator has added the origin.',
     },
-    needs_scoped_key: {
+    signup_closed: {
       meaning:
-        'A web page of another origin made the call without a scoped key (`chd_sk_…`). Whoever opens a page can read ' +
-        'its key, so organization keys and sign-up are refused there.',
-      remedy: 'Give the page a scoped key, and make other calls in your backend.',
+        'This server takes no sign-ups. Where its agents are not isolated from each other, it has one organization only.',
+      remedy:
+        'Ask its operator for an organization: `npm run admin -- create-org`. For a second one agents need a jail, or ' +
+        '`ALLOW_UNISOLATED=1`.',
     },
   }),
   ...codesOf('not_found', {
     not_found: {
-      meaning: 'The resource does not exist, or belongs to another organization. The answer does not tell which.',
-      remedy: 'Check the id, and that the key is of the organization that owns the resource.',
+      meaning: 'The resource does not exist, or belongs to another organization. The answer does not say which.',
+      remedy: 'Take its id or name from the list of such resources. Check that the key is of the right organization.',
     },
     unknown_route: {
       meaning: 'The API has no route with this method and path.',
@@ -114,46 +120,48 @@ export const requestCodes = {
   ...codesOf('timed_out', {
     timed_out: {
       meaning: 'The body of the request arrived too slowly.',
-      remedy: 'Send it faster. An upload may take long, if 64 KiB of it arrive every 60 seconds.',
+      remedy:
+        'Send it faster: within 60 seconds. An uploaded file may take two hours, if it does not stall for 60 seconds.',
     },
   }),
   ...codesOf('conflict', {
-    conflict: {
-      meaning: 'The current state of the resource does not allow this call.',
-      remedy: '`detail` names the state, and how to leave it.',
-    },
     request_in_progress: {
       meaning: 'A request with the same `Idempotency-Key` is still in progress.',
-      remedy: 'Send this one again a moment later: it then gets the answer of the first.',
-      repeat: 'Yes, after `Retry-After` seconds.',
+      remedy: 'Send this one again after `Retry-After` seconds: it then gets the answer of the first.',
+    },
+    key_revoked: {
+      meaning: 'The key is revoked. That is for good.',
+      remedy: 'Create another key: `POST /v1/keys`.',
+    },
+    too_many_keys: {
+      meaning: 'The organization has as many active keys as it may have.',
+      remedy: 'Revoke unused keys, or give keys an expiry. `last_used_at` shows which are in use.',
+    },
+    last_organization_key: {
+      meaning: 'It is the last active organization key. The organization could not be used without one.',
+      remedy: 'Create another first: `POST /v1/organization/keys`.',
+    },
+    already_subscribed: {
+      meaning: 'The organization has a subscription.',
+      remedy: 'Change or cancel it at the address from `POST /v1/subscription/portal`.',
+    },
+    tier_by_arrangement: {
+      meaning: 'The tier of the organization was set by the operator of this server.',
+      remedy: 'Ask the operator to change it.',
     },
   }),
   ...codesOf('too_large', {
     too_large: {
-      meaning: 'The request is larger than this call accepts.',
-      remedy: 'Send less. `detail` names the limit.',
-    },
-    instructions_too_large: {
-      meaning: '`instructions` and `tools` of a turn are too long together: every response repeats them.',
-      remedy: 'Send long texts in `input`. `detail` names the limit.',
-    },
-    body_too_large: {
-      meaning: 'The body of the request is larger than this call accepts.',
-      remedy: 'Send up to 1 MiB, to an agent up to 20 MiB, to sign up 64 KiB. A large file goes to `…/files/upload`.',
+      meaning: 'The body, a file or a part of the request is larger, or has more values, than this call accepts.',
+      remedy: '`detail` names the limit. Send less, or send a large file to `…/files/upload`.',
     },
   }),
   ...codesOf('unsupported_media', {
-    unsupported_encoding: {
-      meaning: 'The body is compressed, in another character set, or in an unknown transfer encoding.',
-      remedy: 'Send the JSON as it is, in UTF-8, without `Content-Encoding`.',
-    },
     unsupported_media: {
-      meaning: 'This call does not accept the content type of the body.',
-      remedy: 'Send the header `Content-Type: application/json`, and JSON.',
-    },
-    form_required: {
-      meaning: 'An upload did not come as a form.',
-      remedy: 'Send `multipart/form-data` with the fields `path` and `file`, in this order.',
+      meaning: 'This call does not accept the content type, the character set or the encoding of the body.',
+      remedy:
+        'Send JSON in UTF-8 with `Content-Type: application/json` and without `Content-Encoding`. An upload is ' +
+        '`multipart/form-data` with the fields `path` and `file`.',
     },
   }),
   ...codesOf('no_such_range', {
@@ -174,7 +182,6 @@ export const requestCodes = {
       remedy:
         "Use the server's own address. Its operator adds further names to `CHOWDER_ALLOWED_HOSTS`, or sets " +
         '`CHOWDER_PUBLIC_URL`.',
-      repeat: 'After the operator has added the host.',
     },
   }),
   ...codesOf('unprocessable', {
@@ -193,12 +200,13 @@ export const requestCodes = {
   }),
   ...codesOf('rate_limited', {
     rate_limited: {
-      meaning: 'There were too many requests with this key, or from this address.',
+      meaning: 'There were too many requests with this key, from this address, or without effect on this WebSocket.',
       remedy: 'Send fewer requests. The header `RateLimit` says how many are left.',
     },
     too_much_in_flight: {
       meaning:
-        'Your organization has too much at this server at once: turns, WebSockets, transfers, lists, or bytes of bodies.',
+        'Too much is open at once: turns, WebSockets, transfers, lists, followed outputs, or bytes of bodies of your ' +
+        'organization, or turns that wait on one WebSocket.',
       remedy: 'Wait until some have ended. `detail` says what there is too much of, and the limit.',
     },
   }),
@@ -206,6 +214,34 @@ export const requestCodes = {
     headers_too_large: {
       meaning: 'The headers of the request are larger than 16 KiB together.',
       remedy: 'Send fewer or shorter headers.',
+    },
+  }),
+  ...codesOf('internal', {
+    internal: {
+      meaning: 'This server has a fault. Its log has the cause, under the id in `request_id`.',
+      remedy: 'Report the request id to the operator of this server.',
+    },
+  }),
+  ...codesOf('not_implemented', {
+    billing_not_configured: {
+      meaning: 'This server sells no subscriptions: its operator has not set it up for Stripe.',
+      remedy: 'The operator sets `STRIPE_SECRET_KEY` and its companions, or assigns tiers with `npm run admin`.',
+    },
+  }),
+  ...codesOf('unavailable', {
+    unavailable: {
+      meaning:
+        'This server or a service that it depends on is not available: its database, the platform that runs the agents, ' +
+        'Stripe, the skill registry, or a plugin that could not be installed.',
+      remedy: 'Wait. If it lasts, ask the operator of this server: its log has the reason.',
+    },
+    overloaded: {
+      meaning: 'The server is busy with large requests, or with lists of your organization.',
+      remedy: 'Wait a moment, and send fewer of them at once.',
+    },
+    shutting_down: {
+      meaning: 'The server process is ending, for an upgrade for example.',
+      remedy: 'Send the turn again: another process, or the next one, takes it.',
     },
   }),
 }

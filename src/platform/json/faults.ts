@@ -62,7 +62,7 @@ const isJson = (text: string): boolean => {
 /** The error for a body that a parser refused: what is wrong, and where. It quotes nothing of the body. */
 export function refusedJson(body: string): AppError {
   const text = body.replace(/^\ufeff/, '')
-  if (isJson(text)) return new AppError('unsupported_json', texts.prototypeKey)
+  if (isJson(text)) return new AppError('invalid_json', texts.prototypeKey)
   const fault = firstFault(text)
   if (!fault) return new AppError('invalid_json', texts.notJson(''))
   const { code, offset, line, column } = fault

@@ -19,10 +19,10 @@ const prototypes = { protoAction: 'error', constructorAction: 'error' } as const
 
 /** Throws AppError for bytes that exceed the bounds, or are not UTF-8. Builds no value. */
 function check(bytes: Uint8Array, bounds: JsonBounds): void {
-  if (!bounds.isLenient && !isUtf8(bytes)) throw new AppError('unsupported_json', texts.notUtf8)
+  if (!bounds.isLenient && !isUtf8(bytes)) throw new AppError('invalid_json', texts.notUtf8)
   const exceeded = exceededBound(bytes, bounds)
-  if (exceeded === 'depth') throw new AppError('unsupported_json', texts.tooDeep(bounds.depth))
-  if (exceeded === 'values') throw new AppError('too_many_values', texts.tooManyValues(bounds.values))
+  if (exceeded === 'depth') throw new AppError('invalid_json', texts.tooDeep(bounds.depth))
+  if (exceeded === 'values') throw new AppError('too_large', texts.tooManyValues(bounds.values))
 }
 
 function parseText(text: string, isLenient: boolean): unknown {
@@ -33,14 +33,14 @@ function parseText(text: string, isLenient: boolean): unknown {
     throw refusedJson(text)
   }
   if (!isLenient && surrogateEscape.test(text) && !isWellFormed(value))
-    throw new AppError('unsupported_json', texts.notUnicode)
+    throw new AppError('invalid_json', texts.notUnicode)
   return value
 }
 
 /**
  * Parses JSON in UTF-8. It refuses what exceeds the bounds before it builds any value, then `__proto__` and
  * `constructor.prototype`, and text that is not Unicode, unless the bounds are lenient. Throws AppError
- * `too_many_values`, `unsupported_json`, or `invalid_json`, which says where the text is no JSON.
+ * `too_large`, `invalid_json`, or `invalid_json`, which says where the text is no JSON.
  */
 export function parseJson(bytes: Uint8Array, bounds: JsonBounds): unknown {
   check(bytes, bounds)

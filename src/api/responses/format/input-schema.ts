@@ -1,5 +1,5 @@
 import { type Static, type TSchema, Type } from '@sinclair/typebox'
-import { Nullable, OneOf, textRule, Uri } from '#http/validation.ts'
+import { Nullable, OneOf, textRule, Uri } from '#platform/typebox.ts'
 
 /** More than the conversation of a client has that repeats it all. */
 export const maxItems = 2000

@@ -16,7 +16,7 @@ const fileTypes = ['text/plain', 'text/markdown', 'text/html', 'text/csv', 'appl
 /** Images and files together that one message may name by URL. */
 export const maxUrlParts = 8
 
-const tooLarge = (param: string, why: string) => new AppError('media_too_large', `${param}: ${why}`, { param })
+const tooLarge = (param: string, why: string) => new AppError('too_large', `${param}: ${why}`, { param })
 
 const base64 = /^[A-Za-z0-9+/]+={0,2}$/
 const dataUrl = /^data:([^;,]{1,100})?(?:;[^;,]{1,100}){0,4};base64,/i

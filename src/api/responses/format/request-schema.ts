@@ -1,8 +1,8 @@
 import { type Static, Type } from '@sinclair/typebox'
 import { closed } from '#http/client-schema.ts'
 import { namedExamples } from '#http/examples.ts'
-import { OneOf, textRule } from '#http/validation.ts'
 import { modelPattern } from '#openclaw/model.ts'
+import { OneOf, textRule } from '#platform/typebox.ts'
 import { FunctionName, InputItem, maxItems, maxParts, maxTools, OptionalOrNull } from './input-schema.ts'
 
 /** Description of the field `model`. */

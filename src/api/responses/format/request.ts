@@ -55,7 +55,7 @@ export function readRequest(body: CreateResponse, { provider, release, model: ow
   const tools = readTools(body.tools, body.parallel_tool_calls ?? true)
   const { echo: toolChoice, ...offered } = readToolChoice(body.tool_choice, tools)
   if (isLongerThan([body.instructions, tools, toolChoice], maxEchoCharacters)) {
-    throw new AppError('instructions_too_large', errorTexts.longEcho(maxEchoCharacters))
+    throw new AppError('too_large', errorTexts.longEcho(maxEchoCharacters))
   }
   const items = readItems(body.input)
   if (!abilities.images) refuseImages(items, model)
@@ -111,7 +111,7 @@ function readItems(input: CreateResponse['input']): InputItem[] {
 function refuseImages(items: InputItem[], model: string): void {
   const index = items.findIndex((item) => contentParts(item).some(({ type }) => type === 'input_image'))
   if (index >= 0)
-    throw invalidField(`input.${index}`, `OpenClaw does not show images to the model ${model}.`, 'images_not_supported')
+    throw invalidField(`input.${index}`, `OpenClaw does not show images to the model ${model}.`, 'unsupported_value')
 }
 
 /** The items and calls of an input that a session has from its earlier turns. */
@@ -171,7 +171,7 @@ export function skipKnownItems(
       throw invalidField(
         `input.${index}.id`,
         `this session has no item ${JSON.stringify(item.id.slice(0, 100))}.`,
-        'unknown_item',
+        'invalid_value',
       )
     }
     if (index < offset || item.type !== 'function_call_output') continue
@@ -182,7 +182,7 @@ export function skipKnownItems(
       throw invalidField(
         `input.${index}.call_id`,
         `the call ${JSON.stringify(callId)} ${why} in this session.`,
-        'unknown_item',
+        'invalid_value',
       )
     }
   }

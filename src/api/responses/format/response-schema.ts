@@ -2,7 +2,7 @@ import { type Static, type TSchema, Type } from '@sinclair/typebox'
 import { responseStatuses } from '#database/response-schema.ts'
 import { Code } from '#http/error-body.ts'
 import { namedExamples } from '#http/examples.ts'
-import { Nullable, OneOf } from '#http/validation.ts'
+import { Nullable, OneOf } from '#platform/typebox.ts'
 import { AllowedMode, Metadata, Parameters, toolChoiceDescription } from './request-schema.ts'
 
 // These schemas allow no other fields: the tests validate every response and event with them.

@@ -214,7 +214,7 @@ export function createRunningResponses(db: Db, rows: ResponseRows, log: Pick<Log
       )
       if (selected.length === 0) return
       const fallback = () => {
-        throw new AppError('database_unavailable', texts.databaseDown, { retryAfterSeconds: 1 })
+        throw new AppError('unavailable', texts.databaseDown, { retryAfterSeconds: 1 })
       }
       await pTimeout(Promise.all(selected), { milliseconds: readTimeoutMs, fallback })
     },
