@@ -3,7 +3,7 @@ import { dockerSettings } from '#composition/docker-settings.ts'
 import { defaultRelease } from '#openclaw/releases.ts'
 import { StartupError } from '#platform/startup-error.ts'
 import { createDockerClient, type DockerClient } from '#sandbox/docker/docker-client.ts'
-import { createImages } from '#sandbox/docker/image.ts'
+import { createImages } from '#sandbox/docker/images.ts'
 import { loadConfig } from '#settings/config.ts'
 import { startChowder } from '../demo/chowder-process.ts'
 import { createAgent, type Hand, inTurn, measureTogether, secondsOf, until, untilAgentIs } from './agents.ts'
@@ -22,7 +22,7 @@ import { residentMb } from './process.ts'
 import { createSetup, type Undo, undoAll } from './setup.ts'
 import { connect, type Tenant } from './tenant.ts'
 
-const network = 'chowder-bench'
+const network = 'chowder-agents'
 const rounds = 3
 const idleMs = 30_000
 /** Only of a release that has no image yet. */
@@ -44,7 +44,6 @@ async function openDockerd() {
   const env = {
     SANDBOX_DRIVER: 'docker',
     DOCKER_HOST,
-    DOCKER_NETWORK: network,
     ...(DOCKER_BUILD_NETWORK && { DOCKER_BUILD_NETWORK }),
     ...(DOCKER_EXTRA_CA_FILE && { DOCKER_EXTRA_CA_FILE }),
   }

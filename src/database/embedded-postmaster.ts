@@ -36,11 +36,10 @@ async function readLockFile(
   return { text, pid: Number(pid), address: port && host ? { host, port: Number(port) } : undefined }
 }
 
-type Identity = 'postmaster' | 'other process' | 'no process' | 'unknown'
+type Identity = 'postmaster' | 'other process' | 'no process'
 
 /** Whether a process is the PostgreSQL of this cluster. The pid alone is no proof, because pids are reused. */
 async function identify(pid: number, cluster: Cluster): Promise<Identity> {
-  if (process.platform !== 'linux') return 'unknown'
   const folder = await stat(cluster.folder)
   try {
     const [workingFolder, program] = await Promise.all([stat(`/proc/${pid}/cwd`), readlink(`/proc/${pid}/exe`)])
@@ -93,8 +92,8 @@ export async function findPostmaster(cluster: Cluster): Promise<{ address: Addre
   const identity = lock ? await identify(lock.pid, cluster) : 'no process'
   if (identity === 'postmaster') return { address: lock?.address }
   // The pid of a PostgreSQL in another container is not valid here, but its socket in the shared folder is.
-  const isReachable = identity === 'unknown' || lock?.address?.host === cluster.socketFolder
-  if (lock?.address && isReachable && (await isListening(lock.address))) return { address: lock.address }
+  if (lock?.address?.host === cluster.socketFolder && (await isListening(lock.address)))
+    return { address: lock.address }
   if (lock && identity === 'other process') await removeStale(pidFile, lock.text)
   const socketLockFile = `${socketFile(cluster)}.lock`
   const socketLock = await readLockFile(socketLockFile)
@@ -105,11 +104,10 @@ export async function findPostmaster(cluster: Cluster): Promise<{ address: Addre
 }
 
 /** pg_ctl passes the settings to a shell. */
-const quote = (text: string): string =>
-  process.platform === 'win32' ? `"${text}"` : `'${text.replaceAll("'", "'\\''")}'`
+const quote = (text: string): string => `'${text.replaceAll("'", "'\\''")}'`
 
 async function settings(cluster: Cluster, durable: boolean, port: number | undefined): Promise<string> {
-  const fits = process.platform !== 'win32' && Buffer.byteLength(socketFile(cluster)) <= maxSocketPath
+  const fits = Buffer.byteLength(socketFile(cluster)) <= maxSocketPath
   const address = fits
     ? ['listen_addresses=', `unix_socket_directories="${cluster.socketFolder}"`, `port=${socketPort}`]
     : ['listen_addresses=127.0.0.1', 'unix_socket_directories=', `port=${port ?? (await freePort())}`]

@@ -21,7 +21,7 @@ export const docker = {
   DOCKER_GATEWAY_ADDRESS: Type.Union([Type.Literal('published'), Type.Literal('network')], {
     default: 'published',
     description:
-      'address of gateways in containers: `published` at `DOCKER_PUBLISH_ADDRESS`, or their `network` address for a control plane in a container of `DOCKER_NETWORK`',
+      'address of gateways in containers: `published` at `DOCKER_PUBLISH_ADDRESS`, or their `network` address for a control plane in a container of the network `chowder-sandbox`',
     isSetByCompose: true,
   }),
   DOCKER_PUBLISH_ADDRESS: Type.String({
@@ -33,23 +33,6 @@ export const docker = {
       'private network, where Chowder reaches it: see [another host](docker.md#agents-on-another-host)',
     isSetByCompose: true,
   }),
-  DOCKER_NETWORK: Type.String({
-    default: 'chowder-agents',
-    pattern: '^[a-z0-9][a-z0-9-]{0,14}$',
-    rule: 'must be 1 to 15 lower-case letters, digits and hyphens, as it names a bridge',
-    description: 'network of the agents, created if it is missing, and name of its bridge',
-    isSetByCompose: true,
-  }),
-  DOCKER_EGRESS_NETWORK: Type.Optional(
-    Type.String({
-      pattern: '^[a-z0-9][a-z0-9-]{0,14}$',
-      rule: 'must be 1 to 15 lower-case letters, digits and hyphens, as it names a bridge',
-      description:
-        'network by which a relay in a container reaches other hosts, and name of its bridge: with `network` as ' +
-        '`DOCKER_GATEWAY_ADDRESS`, the firewall keeps it from the host as it does agents',
-      isSetByCompose: true,
-    }),
-  ),
   DOCKER_BUILD_NETWORK: Type.String({
     default: 'default',
     minLength: 1,
@@ -72,10 +55,4 @@ export const docker = {
       isSetByCompose: true,
     }),
   ),
-  DOCKER_PROXY_DIR: Type.String({
-    default: '/run/docker-proxy',
-    minLength: 1,
-    description: 'folder of the Docker proxy’s sockets, `api/docker.sock` and `worker/docker.sock`',
-    isSetByCompose: true,
-  }),
 }

@@ -25,26 +25,11 @@ export const kubernetes = {
       isSetByCompose: true,
     }),
   ),
-  KUBERNETES_CONTEXT: Type.Optional(
-    Type.String({
-      minLength: 1,
-      description: 'context of `KUBECONFIG`, if it is not the current one',
-      defaultText: 'the current one',
-      isSetByCompose: true,
-    }),
-  ),
   KUBERNETES_NAMESPACE: Type.String({
     default: 'chowder-agents',
     pattern: namespace,
     rule: namespaceRule,
     description: 'namespace of the agents, which exists already',
-    isSetByCompose: true,
-  }),
-  KUBERNETES_CONTROL_NAMESPACE: Type.String({
-    default: 'chowder',
-    pattern: namespace,
-    rule: namespaceRule,
-    description: 'namespace of Chowder in the cluster, whose pods with `app.kubernetes.io/name: chowder` agents reach',
     isSetByCompose: true,
   }),
   KUBERNETES_IMAGE: Type.Optional(
@@ -58,16 +43,8 @@ export const kubernetes = {
       isSetByCompose: true,
     }),
   ),
-  KUBERNETES_PULL_SECRET: name('Secret with the credentials of that repository', { isSetByCompose: true }),
   KUBERNETES_STORAGE_CLASS: name('class of the volumes of agents, if it is not the default of the cluster', {
     defaultText: 'the cluster’s default',
-    isSetByCompose: true,
-  }),
-  KUBERNETES_VOLUME_MB: Type.Integer({
-    default: 10_240,
-    minimum: 100,
-    maximum: 100_000_000,
-    description: 'megabytes of the volume of an agent whose `disk_mb` is 0; of others it is `disk_mb`',
     isSetByCompose: true,
   }),
   KUBERNETES_REQUEST_PERCENT: Type.Integer({

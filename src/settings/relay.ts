@@ -23,7 +23,7 @@ export const relay = {
       minLength: 1,
       description: 'address that the relay listens on; by default the one at which agents reach this host',
       example: '127.0.0.1',
-      defaultText: '`127.0.0.1`, with Docker the host’s address in `DOCKER_NETWORK`',
+      defaultText: '`127.0.0.1`, with Docker the host’s address in the network of the agents',
       isSetByCompose: true,
     }),
   ),

@@ -405,8 +405,8 @@ describe('with a dockerd', () => {
     })
 
     test('has its start remove firewall containers whose maker was killed before it started them', async () => {
-      await dockerd.docker('create', '--label', 'chowder.role=fence', image, 'true')
-      const unstarted = () => dockerd.docker('ps', '-aq', '--filter', 'label=chowder.role=fence')
+      await dockerd.docker('create', '--label', 'chowder.role=firewall', image, 'true')
+      const unstarted = () => dockerd.docker('ps', '-aq', '--filter', 'label=chowder.role=firewall')
       await started()
       expect(await unstarted(), 'its maker may be about to').not.toBe('')
       vi.useFakeTimers({ toFake: ['Date'], now: Date.now() + 5 * minute })

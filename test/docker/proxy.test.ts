@@ -9,10 +9,10 @@ import { json, text } from 'node:stream/consumers'
 import { promisify } from 'node:util'
 import { pack } from 'tar-stream'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { imageBuild } from '#sandbox/docker/image.ts'
+import type { Share } from '#docker-proxy/call.ts'
+import { proxySocket } from '#docker-proxy/proxy.ts'
+import { imageBuild } from '#sandbox/container/image.ts'
 import { filesContainer, firewallContainer } from '#sandbox/docker/profile.ts'
-import type { Share } from '#sandbox/docker/proxy/call.ts'
-import { proxySocket } from '#sandbox/docker/proxy/proxy.ts'
 import { type SandboxDriver, SandboxUnavailableError } from '#sandbox/driver.ts'
 import {
   contractBuild,
@@ -243,7 +243,7 @@ describe('before a dockerd', () => {
       await once(response, 'end')
       expect(status).toBe(200)
       expect(await dockerd.docker('image', 'inspect', '-f', '{{json .Config.Labels}}', image)).not.toContain('evil')
-      await dockerd.docker('run', '--rm', image, 'test', '-x', '/opt/chowder/programs/docker/image/fence.sh')
+      await dockerd.docker('run', '--rm', image, 'test', '-x', '/opt/chowder/programs/container/image/firewall.sh')
     })
 
     test('of other files, names or settings are not built', async () => {

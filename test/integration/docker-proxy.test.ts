@@ -7,10 +7,10 @@ import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
-import { imageBuild } from '#sandbox/docker/image.ts'
-import { filesContainer, roleLabels } from '#sandbox/docker/profile.ts'
-import type { Share } from '#sandbox/docker/proxy/call.ts'
-import { proxySocket } from '#sandbox/docker/proxy/proxy.ts'
+import type { Share } from '#docker-proxy/call.ts'
+import { proxySocket } from '#docker-proxy/proxy.ts'
+import { imageBuild } from '#sandbox/container/image.ts'
+import { filesContainer } from '#sandbox/docker/profile.ts'
 import { contractBuild, contractProxy, contractRelease } from '../support/docker-host.ts'
 import { openStubDockerd, type StubDockerd } from '../support/stub-dockerd.ts'
 import { until } from '../support/until.ts'
@@ -26,7 +26,7 @@ const [sandboxId, filesId, firewallId, foreignId] = ['a', 'b', 'c', 'd'].map((le
 const containers = {
   [name]: { Id: sandboxId, role: 'sandbox' },
   [`${name}-files-0123456789ab`]: { Id: filesId, role: 'files' },
-  firewall: { Id: firewallId, role: roleLabels.firewall },
+  firewall: { Id: firewallId, role: 'firewall' },
   foreign: { Id: foreignId, role: '' },
 }
 /** Of the sandbox: the stub takes an e for an a. */
@@ -90,7 +90,7 @@ async function ask(share: Share, method: string, path: string, body?: unknown) {
 const reached = () => stub.received.map(({ method, url }) => `${method} ${url}`)
 
 const list = `/containers/json?all=true&filters=${encodeURIComponent(JSON.stringify({ label: ['chowder.installation=i'] }))}`
-const unstarted = `/containers/json?all=true&filters=${encodeURIComponent(JSON.stringify({ label: ['chowder.role=fence'], status: ['created'] }))}`
+const unstarted = `/containers/json?all=true&filters=${encodeURIComponent(JSON.stringify({ label: ['chowder.role=firewall'], status: ['created'] }))}`
 const filesPath = `/containers/create?name=${name}-files-0123456789ab`
 const { name: _, ...filesBody } = filesContainer('i', id, '', image)
 

@@ -6,7 +6,7 @@ import { join } from 'node:path'
 import { beforeAll, beforeEach, describe, expect, onTestFinished, test } from 'vitest'
 import { drainTimeoutMs } from '#composition/drain.ts'
 import { turnDrainMs } from '#composition/settings.ts'
-import { forwarderPort } from '#sandbox/docker/profile.ts'
+import { forwarderPort } from '#sandbox/container/layout.ts'
 import { type Config, loadConfig, settingNames } from '#settings/config.ts'
 import { newSecret } from '../support/canary/secrets.ts'
 import { codeBlocksOf } from '../support/code-blocks.ts'
@@ -52,9 +52,7 @@ describe.each(overlays)('the overlay %s', (overlay) => {
     Object.assign(
       {},
       ...envFrom.map(({ configMapRef }: Manifest) => named('ConfigMap', configMapRef.name).data),
-      ...env.map(({ name, value, valueFrom }: Manifest) => ({
-        [String(name)]: valueFrom ? 'chowder' : value.replaceAll('$(KUBERNETES_CONTROL_NAMESPACE)', 'chowder'),
-      })),
+      ...env.map(({ name, value }: Manifest) => ({ [String(name)]: value })),
     )
 
   /** The settings of a container as Chowder reads them, with its secrets in files. */
@@ -174,10 +172,10 @@ describe.each(overlays)('the overlay %s', (overlay) => {
           : ['metrics/healthz', 'metrics/healthz', 'metrics/healthz'],
       )
       const relayUrl = new URL(present(config.RELAY_URL))
-      const [service = '', namespace] = relayUrl.hostname.split('.')
       expect(Number(relayUrl.port)).toBe(config.RELAY_PORT)
-      const { metadata, spec } = named('Service', service)
-      expect(metadata.namespace).toBe(namespace)
+      // A name without a namespace: pods of Chowder find a Service of their own.
+      const { metadata, spec } = named('Service', relayUrl.hostname)
+      expect(metadata.namespace).toBe(deployment.metadata.namespace)
       expect(spec.ports).toEqual([{ name: 'relay', port: config.RELAY_PORT, targetPort: 'relay' }])
     }
     const policy = (name: string) => named('NetworkPolicy', name).spec

@@ -24,8 +24,14 @@ describe('with a real cluster of one node', () => {
 
   describeDriver('kubernetes', async () => {
     const folder = await mkdtemp(join(tmpdir(), 'chowder-kubernetes-'))
-    const { config } = cluster
-    const driver = kubernetesDriver({ config, namespace, repository, socketFolder: folder, installation: randomUUID() })
+    const { chowder } = cluster
+    const driver = kubernetesDriver({
+      cluster: chowder,
+      namespace,
+      repository,
+      socketFolder: folder,
+      installation: randomUUID(),
+    })
     return contractSubject(driver, () => rm(folder, { recursive: true }))
   })
 
@@ -41,8 +47,14 @@ describe('with a real cluster of one node', () => {
 
     beforeAll(async () => {
       folder = await mkdtemp(join(tmpdir(), 'chowder-kubernetes-'))
-      const { config } = cluster
-      driver = kubernetesDriver({ config, namespace, repository, socketFolder: folder, installation: randomUUID() })
+      const { chowder } = cluster
+      driver = kubernetesDriver({
+        cluster: chowder,
+        namespace,
+        repository,
+        socketFolder: folder,
+        installation: randomUUID(),
+      })
       await driver.create(contractSpec(id, { room }), within())
       const write = (path: string, content: string) => driver.files(id).write(path, Buffer.from(content), {}, within())
       await write('room/.keep', '')

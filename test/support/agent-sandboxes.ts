@@ -6,8 +6,8 @@ import { createDocker } from '#composition/sandboxes.ts'
 import { releaseImage } from '#openclaw/release-image.ts'
 import { defaultRelease } from '#openclaw/releases.ts'
 import { freePort } from '#platform/free-port.ts'
-import { imageBuild } from '#sandbox/docker/image.ts'
-import { agentUid } from '#sandbox/docker/profile.ts'
+import { imageBuild } from '#sandbox/container/image.ts'
+import { agentUid } from '#sandbox/container/layout.ts'
 import { loadConfig } from '#settings/config.ts'
 import { startDockerd, type TestDockerd } from './dockerd.ts'
 import { type Outside, openOutside, serveOutside } from './outside.ts'
@@ -33,7 +33,6 @@ export function dockerEnv(dockerHost: string): Record<string, string> {
   return {
     SANDBOX_DRIVER: 'docker',
     DOCKER_HOST: dockerHost,
-    DOCKER_NETWORK: 'chowder-test',
     DOCKER_BUILD_NETWORK: 'host',
     ...allowOutside,
     ...(NODE_EXTRA_CA_CERTS && { DOCKER_EXTRA_CA_FILE: NODE_EXTRA_CA_CERTS }),

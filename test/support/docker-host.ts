@@ -1,8 +1,8 @@
 import { fileURLToPath } from 'node:url'
 import { pino } from 'pino'
+import { createDockerProxy } from '#docker-proxy/proxy.ts'
+import type { ReleaseSource } from '#sandbox/container/image.ts'
 import { createDockerDriver } from '#sandbox/docker/driver.ts'
-import type { ReleaseSource } from '#sandbox/docker/image.ts'
-import { createDockerProxy } from '#sandbox/docker/proxy/proxy.ts'
 import type { SandboxDriver, SandboxPaths, SandboxSpec } from '#sandbox/driver.ts'
 
 /** A release whose gateway is a small program. */

@@ -4,8 +4,8 @@ import { createServer, type IncomingMessage, type ServerResponse } from 'node:ht
 import type { AddressInfo } from 'node:net'
 import type { Duplex } from 'node:stream'
 import { json } from 'node:stream/consumers'
-import { KubeConfig } from '@kubernetes/client-node'
 import { type WebSocket, WebSocketServer } from 'ws'
+import type { Cluster } from '#sandbox/kubernetes/cluster.ts'
 import { newSecret } from './canary/secrets.ts'
 import { type FakePod, startFakeNode } from './fake-pods.ts'
 
@@ -66,7 +66,7 @@ export interface ApiFault {
 }
 
 export interface FakeKubernetes {
-  config: KubeConfig
+  cluster: Cluster
   namespace: string
   /** The requests so far: method and path with its query. */
   requests: string[]
@@ -585,14 +585,13 @@ export async function startFakeKubernetes({
   server.listen(0, '127.0.0.1')
   await once(server, 'listening')
 
-  const config = new KubeConfig()
-  config.loadFromClusterAndUser(
-    { name: 'fake', server: `http://127.0.0.1:${(server.address() as AddressInfo).port}`, skipTLSVerify: true },
-    { name: 'chowder', token },
-  )
+  const cluster = {
+    server: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
+    access: async () => ({ tls: {}, headers: { authorization: `Bearer ${token}` } }),
+  }
 
   const fake: FakeKubernetes = {
-    config,
+    cluster,
     namespace,
     requests: [],
     objects: all,

@@ -4,7 +4,7 @@ import { cp, mkdir, mkdtemp, readFile, rm } from 'node:fs/promises'
 import { constants, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
-import { programFiles } from '#sandbox/docker/image.ts'
+import { programFiles } from '#sandbox/container/image.ts'
 import { until } from './until.ts'
 
 const run = promisify(execFile)
@@ -73,7 +73,7 @@ export async function startFakeNode(): Promise<FakeNode> {
   const folder = await mkdtemp(join(tmpdir(), 'chowder-fake-node-'))
   const programs = join(folder, 'programs')
   for (const file of programFiles) await cp(join(root, 'src/sandbox', file), join(programs, file))
-  await run(process.execPath, ['--no-warnings', join(programs, 'docker/image/strip-types.mjs'), programs])
+  await run(process.execPath, ['--no-warnings', join(programs, 'container/image/strip-types.mjs'), programs])
   await mkdir(join(folder, 'root'))
   const release = join(folder, 'release')
   await cp(join(import.meta.dirname, 'contract-gateway.mjs'), join(release, 'contract-gateway.mjs'))

@@ -7,8 +7,9 @@ import { join } from 'node:path'
 import { pipeline } from 'node:stream/promises'
 import { promisify } from 'node:util'
 import { CoreV1Api, KubeConfig, KubernetesObjectApi, loadAllYaml } from '@kubernetes/client-node'
-import { imageBuild, programFiles } from '#sandbox/docker/image.ts'
-import { agentUid } from '#sandbox/docker/profile.ts'
+import { imageBuild, programFiles } from '#sandbox/container/image.ts'
+import { agentUid } from '#sandbox/container/layout.ts'
+import { type Cluster, clusterOf } from '#sandbox/kubernetes/cluster.ts'
 import { serveNames } from './cluster-names.ts'
 import { contractBuild, contractRelease } from './docker-host.ts'
 import { debianTar } from './dockerd.ts'
@@ -32,7 +33,8 @@ export interface TestCluster {
   /** Where its credentials and its volumes are. */
   folder: string
   /** The credentials of Chowder, which may do what its Role allows. */
-  config: KubeConfig
+  /** With the rights of Chowder. */
+  chowder: Cluster
   admin: KubeConfig
   /** The file of the administrator's credentials. */
   kubeconfig: string
@@ -82,7 +84,7 @@ async function importAgentImage(folder: string): Promise<void> {
   const files = join(folder, 'agent')
   const programs = join(files, 'opt/chowder/programs')
   for (const file of programFiles) await cp(join(root, 'src/sandbox', file), join(programs, file))
-  await run(process.execPath, ['--no-warnings', join(programs, 'docker/image/strip-types.mjs'), programs])
+  await run(process.execPath, ['--no-warnings', join(programs, 'container/image/strip-types.mjs'), programs])
   await cp(join(import.meta.dirname, 'contract-gateway.mjs'), join(files, 'opt/chowder/support/contract-gateway.mjs'))
   await mkdir(join(files, 'usr/local/bin'), { recursive: true })
   await cp(process.execPath, join(files, 'usr/local/bin/node'))
@@ -214,7 +216,7 @@ export async function startCluster(): Promise<TestCluster> {
   const names = await serveNames(admin, podGateway)
   return {
     folder,
-    config: configOf(folder, 'chowder'),
+    chowder: await clusterOf(join(folder, 'chowder.conf')),
     admin,
     kubeconfig: join(folder, 'admin.conf'),
     kubectl,

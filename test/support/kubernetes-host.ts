@@ -11,7 +11,7 @@ import { until } from './until.ts'
 
 /** The driver of an installation in a cluster, with sandboxes whose gateway is a small program. */
 export const kubernetesDriver = (
-  options: Pick<KubernetesDriverOptions, 'config' | 'namespace' | 'installation'> & Partial<KubernetesDriverOptions>,
+  options: Pick<KubernetesDriverOptions, 'cluster' | 'namespace' | 'installation'> & Partial<KubernetesDriverOptions>,
 ): SandboxDriver =>
   createKubernetesDriver({
     socketFolder: null,
@@ -22,10 +22,8 @@ export const kubernetesDriver = (
     releaseSource: () => contractRelease,
     admission: { tokenFile: 'token.json', tokenKeys: ['token'], openPaths: ['/healthz'] },
     storageClass: null,
-    volumeMb: 100,
     requestPercent: 10,
     runtimeClass: null,
-    pullSecret: null,
     ...options,
   })
 

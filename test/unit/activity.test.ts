@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest'
 import { activityOf, switchesIn } from '#sandbox/activity.ts'
-import { activityIn } from '#sandbox/docker/activity.ts'
+import { activityIn } from '#sandbox/container/activity.ts'
 import { parseStat } from '#sandbox/process-stat.ts'
 import { present } from '../support/present.ts'
 

@@ -14,6 +14,7 @@ const uses: Record<string, string> = {
   'platform/budget-texts.ts': 'a time that is shown',
   'relay/headers.ts': 'a time that a vendor gave, and after which it is asked again; there is no other clock for it',
   'sandbox/docker/network.ts': 'a time that dockerd of the same host wrote',
+  'sandbox/kubernetes/cluster.ts': 'the end of a credential, a time that its program gave',
   'sandbox/local/folder.ts': 'a time that the file system of the same host wrote',
 }
 

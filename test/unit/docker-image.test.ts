@@ -5,8 +5,9 @@ import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
 import { releaseImage } from '#openclaw/release-image.ts'
+import { imageBuild, programFiles } from '#sandbox/container/image.ts'
 import { createDockerClient } from '#sandbox/docker/docker-client.ts'
-import { createImages, imageBuild, programFiles } from '#sandbox/docker/image.ts'
+import { createImages } from '#sandbox/docker/images.ts'
 import { loadConfig } from '#settings/config.ts'
 
 const root = join(import.meta.dirname, '../..')
@@ -86,7 +87,7 @@ test('S29: images are built on the image of Node.js that the setting names, whic
   const [usual, pinned] = [await build('node:24-slim'), await build(digest)]
   expect(pinned.options.buildargs.NODE_IMAGE).toBe(digest)
   expect(pinned.name).not.toBe(usual.name)
-  for (const file of ['Dockerfile', 'src/sandbox/docker/image/Dockerfile']) {
+  for (const file of ['Dockerfile', 'src/sandbox/container/image/Dockerfile']) {
     const text = await readFile(join(root, file), 'utf8')
     expect(text).toContain(`ARG NODE_IMAGE=${loadConfig({}).DOCKER_NODE_IMAGE}\nFROM $NODE_IMAGE`)
     const bases = [...text.matchAll(/^FROM (\S+)/gm)].map(([, base]) => base)

@@ -2,14 +2,6 @@ import type { TSchema } from '@sinclair/typebox'
 import { Value } from '@sinclair/typebox/value'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { networkOptions } from '#sandbox/docker/network.ts'
-import {
-  filesContainer,
-  firewallContainer,
-  ownership,
-  roomContainer,
-  sandboxContainer,
-} from '#sandbox/docker/profile.ts'
 import {
   execShape,
   filesShape,
@@ -20,7 +12,15 @@ import {
   roomShape,
   sandboxShape,
   volumeShape,
-} from '#sandbox/docker/proxy/shapes.ts'
+} from '#docker-proxy/shapes.ts'
+import { networkOptions } from '#sandbox/docker/network.ts'
+import {
+  filesContainer,
+  firewallContainer,
+  ownership,
+  roomContainer,
+  sandboxContainer,
+} from '#sandbox/docker/profile.ts'
 import { present } from '../support/present.ts'
 
 const id = '0198a6a0-6d3c-7c0e-9b43-9f2a4c5d6e7f'
@@ -91,7 +91,7 @@ const bodies: [what: string, body: Json, shape: TSchema, free: RegExp][] = [
     'a sandbox',
     present(anySandbox),
     sandboxShape(id, network),
-    /^(Cmd(\.\d+)?|Env(\.\d+)?|Labels\.chowder\.(installation|organization|release|inside|spec|label\..*)|HostConfig\.(Memory|MemorySwap|NanoCpus|PidsLimit|Ulimits\.[02]\.(Soft|Hard)))$/,
+    /^(Cmd(\.\d+)?|Env(\.\d+)?|Labels\.chowder\.(installation|organization|release|paths|spec|label\..*)|HostConfig\.(Memory|MemorySwap|NanoCpus|PidsLimit|Ulimits\.[02]\.(Soft|Hard)))$/,
   ],
   [
     'a second room',

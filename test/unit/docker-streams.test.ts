@@ -1,7 +1,7 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { type Frame, frame, readFrames } from '#sandbox/docker/image/frames.ts'
-import { type Output, readOutput } from '#sandbox/docker/output.ts'
+import { type Frame, frame, readFrames } from '#sandbox/container/image/frames.ts'
+import { type Output, readOutput } from '#sandbox/container/output.ts'
 
 const bytes = fc.uint8Array({ maxLength: 40 }).map((array) => Buffer.from(array))
 /** Where a stream is cut into chunks. */

@@ -22,5 +22,5 @@ test.each(['all', 'api', 'worker'] as const)('in a pod without a service account
 })
 
 test('in a pod without a service account, a relay starts', async () => {
-  expect(await settingsOf('relay')).toMatchObject({ namespace: 'chowder-agents', controlNamespace: 'chowder' })
+  expect(await settingsOf('relay')).toMatchObject({ namespace: 'chowder-agents' })
 })

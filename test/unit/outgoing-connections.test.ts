@@ -20,11 +20,11 @@ const addresses: Record<string, 'its sandbox driver' | 'the operator' | 'Chowder
   'http/rate-limit.ts': 'the operator',
   'lifecycle/queue-backend.ts': 'the operator',
   'sandbox/docker/docker-client.ts': 'the operator',
-  'sandbox/docker/proxy/dockerd.ts': 'the operator',
+  'docker-proxy/dockerd.ts': 'the operator',
   'sandbox/kubernetes/requests.ts': 'the operator',
   'database/embedded-postmaster.ts': 'Chowder',
   'openclaw/compile-cache.ts': 'Chowder',
-  'sandbox/docker/image/forwarder.ts': 'Chowder',
+  'sandbox/container/image/forwarder.ts': 'Chowder',
 }
 
 const clients = [

@@ -46,7 +46,7 @@ test('a region has the settings of the environment, unless the file says otherwi
     storage: /srv/lab
     isolation: none
 `,
-    { DOCKER_NETWORK: 'of-variable', ANTHROPIC_BASE_URL: 'https://other.example.com' },
+    { DOCKER_BUILD_NETWORK: 'of-variable', ANTHROPIC_BASE_URL: 'https://other.example.com' },
   )
   expect(east).toMatchObject({
     name: 'east',
@@ -56,7 +56,7 @@ test('a region has the settings of the environment, unless the file says otherwi
       SANDBOX_DRIVER: 'docker',
       DOCKER_HOST: 'tcp://10.0.0.1:2376',
       DOCKER_NODE_IMAGE: 'node:24',
-      DOCKER_NETWORK: 'of-variable',
+      DOCKER_BUILD_NETWORK: 'of-variable',
       AGENT_RESOURCES: 'memory_mb=4096,cpus=1.5',
       EGRESS_ALLOWED_HOSTS: 'a.internal:8065,10.0.0.0/8:443',
       ANTHROPIC_BASE_URL: 'https://models.example.com',

@@ -14,7 +14,7 @@ interface CallOptions {
   deadlineMs?: number
 }
 
-/** Calls of dockerd, none of which waits for ever. */
+/** Calls of dockerd, each with a deadline. */
 export interface DockerClient {
   /** The sentence for operators while dockerd cannot be reached; null when it answers within 5 s. */
   outage(signal: AbortSignal): Promise<string | null>
@@ -37,7 +37,7 @@ export interface DockerClient {
   ): Promise<T | null>
 }
 
-/** What proves to dockerd who calls, and to the caller that it is dockerd, each in PEM. */
+/** The certificates and the key of a connection with TLS, each in PEM. */
 export interface DockerTls {
   ca: Buffer
   cert: Buffer
@@ -48,7 +48,7 @@ export interface DockerTls {
 export interface DockerdAddress {
   /** The value of DOCKER_HOST: `unix:///path` or `tcp://host:port`. */
   host: string
-  /** For `tcp://`; null for a connection in the clear, which is for this machine alone. */
+  /** For `tcp://`; null for a connection without TLS, which is allowed to this machine only. */
   tls: DockerTls | null
 }
 
@@ -124,7 +124,7 @@ export function createDockerClient(address: DockerdAddress, log?: Pick<Logger, '
     isAway = false
   }
 
-  /** Returns whether the log says so. */
+  /** Returns whether the outage was logged. */
   function noteAbsence(error: unknown): boolean {
     if (!isAway) log?.warn(unreachable(host, error))
     isAway = true

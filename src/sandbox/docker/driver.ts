@@ -1,6 +1,11 @@
 import type Docker from 'dockerode'
 import type { Logger } from '#platform/log.ts'
 import { poll } from '#platform/poll.ts'
+import { activityIn, lookAtProcesses } from '#sandbox/container/activity.ts'
+import { filesBatch, filesBy, limitSessions } from '#sandbox/container/files.ts'
+import type { Admission } from '#sandbox/container/image/forwarder.ts'
+import type { ReleaseSource } from '#sandbox/container/image.ts'
+import { forwarderPort, releasesBase } from '#sandbox/container/layout.ts'
 import {
   noKeptLimits,
   noUsage,
@@ -11,30 +16,17 @@ import {
   type SandboxSpec,
   SandboxUnavailableError,
 } from '#sandbox/driver.ts'
-import { activityIn, lookAtProcesses } from './activity.ts'
 import { createDockerClient, type DockerClient, type DockerdAddress, inBody } from './docker-client.ts'
 import { followEnds } from './ends.ts'
 import { execBeside } from './exec.ts'
-import { filesBatch, filesBy, type OpenSession } from './files.ts'
 import { openFilesSession } from './files-container.ts'
-import type { Admission } from './image/forwarder.ts'
-import { createImages, type ReleaseSource } from './image.ts'
+import { createImages } from './images.ts'
 import { changeLimits, diskUseOf, keptLimits } from './limits.ts'
 import { readLog } from './logs.ts'
 import { measureContainer, memoryIn, statsOf } from './measure.ts'
 import { firewalledNetwork } from './network.ts'
 import { relayElsewhere, requireReachable } from './other-host.ts'
-import {
-  forwarderKey,
-  forwarderPort,
-  labels,
-  ownership,
-  releasesBase,
-  roomContainer,
-  roomName,
-  sandboxContainer,
-  sandboxName,
-} from './profile.ts'
+import { forwarderKey, labels, ownership, roomContainer, roomName, sandboxContainer, sandboxName } from './profile.ts'
 
 export interface DockerDriverOptions {
   /** The sandboxes of other installations on the same host are not seen. */
@@ -64,7 +56,7 @@ export interface DockerDriverOptions {
   releaseSource(release: string): ReleaseSource
   /** The requests that the forwarder lets through to a gateway. */
   admission: Admission
-  /** Says once when dockerd cannot be reached, and once when it answers again. */
+  /** Gets one line when dockerd cannot be reached, and one when it answers again. */
   log?: Pick<Logger, 'info' | 'warn'>
 }
 
@@ -105,10 +97,7 @@ export function createDockerDriver(options: DockerDriverOptions): SandboxDriver 
   const firewalled = [network]
   if (egressNetwork !== null) firewalled.push(firewalledNetwork(client, egressNetwork, { reachable, relay: null }))
   const filesOptions = { client, images, installation, inspect: existing }
-  const sessionOf =
-    (id: string): OpenSession =>
-    (signal) =>
-      openFilesSession(id, filesOptions, signal)
+  const sessionsOf = limitSessions((id, signal) => openFilesSession(id, filesOptions, signal))
 
   const inspect = (id: string, signal: AbortSignal) =>
     client.callUnless([404], signal, (docker, abortSignal) =>
@@ -159,7 +148,7 @@ export function createDockerDriver(options: DockerDriverOptions): SandboxDriver 
     const name = sandboxName(spec.id)
     const old = await inspect(spec.id, signal)
     if (old?.State.Running || (old && old.Config.Labels[labels.spec] === wanted.Labels?.[labels.spec])) return
-    // A crash from here on leaves the volume, which the next create uses, or the container without its network.
+    // After a crash here, the next create finds the volume, or the container without its network.
     if (old) await removeContainer(client, old.Id, signal, { force: false })
     await client.call(signal, (docker, abortSignal) =>
       docker.createVolume({
@@ -170,7 +159,7 @@ export function createDockerDriver(options: DockerDriverOptions): SandboxDriver 
     await network.make(signal)
     await removeContainer(client, roomName(spec.id), signal)
     if (spec.room) await make(roomContainer(spec, spec.room, { installation, image }), signal)
-    // Last: once it is there, so is its room.
+    // The sandbox comes last: if it exists, its room exists.
     await make(wanted, signal)
   }
 
@@ -214,7 +203,7 @@ export function createDockerDriver(options: DockerDriverOptions): SandboxDriver 
       (docker, abortSignal) => docker.getContainer(sandboxName(id)).stop({ t: Math.ceil(graceMs / 1000), abortSignal }),
       { deadlineMs: graceMs + stopMarginMs },
     )
-    // There may be none. Its programs have lost their gateway. One that dockerd was just starting again runs on.
+    // Repeated, since dockerd may be restarting the room, which may also be absent.
     async function isRoomStopped(): Promise<boolean> {
       await client.callUnless([304, 404], signal, (docker, abortSignal) =>
         docker.getContainer(roomName(id)).stop({ t: 0, abortSignal }),
@@ -231,7 +220,7 @@ export function createDockerDriver(options: DockerDriverOptions): SandboxDriver 
   async function destroy(id: string, signal: AbortSignal): Promise<void> {
     signal.throwIfAborted()
     let conflict: Error | null = null
-    // The volume is in use by a container that is being removed, or that another process has just made for the files.
+    // The volume may be in use by a container that is being removed, or by a new container for files.
     async function isRemoved(): Promise<boolean> {
       await removeContainer(client, sandboxName(id), signal)
       for (const { Id } of await containersOf([`${labels.instance}=${id}`], signal)) {
@@ -353,8 +342,8 @@ export function createDockerDriver(options: DockerDriverOptions): SandboxDriver 
       const runDu = () => execBeside(client, container.Id, paths, du, { timeoutMs: duTimeoutMs }, signal)
       return measureContainer(client, container, runDu, signal)
     },
-    files: (id) => filesBy(sessionOf(id)),
-    filesBatch: (id, use) => filesBatch(sessionOf(id), use),
+    files: (id) => filesBy(sessionsOf(id)),
+    filesBatch: (id, use) => filesBatch(sessionsOf(id), use),
   }
 }
 

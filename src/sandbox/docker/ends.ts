@@ -1,6 +1,6 @@
 import { addAbortSignal, type Readable } from 'node:stream'
 import type { DockerClient } from './docker-client.ts'
-import { labels, roleLabels } from './profile.ts'
+import { labels } from './profile.ts'
 
 interface DockerEvent {
   Actor?: { Attributes?: Record<string, string> }
@@ -17,7 +17,7 @@ export async function* followEnds(
       filters: {
         type: ['container'],
         event: ['die'],
-        label: [`${labels.installation}=${installation}`, `${labels.role}=${roleLabels.sandbox}`],
+        label: [`${labels.installation}=${installation}`, `${labels.role}=sandbox`],
       },
       abortSignal,
     }),

@@ -2,10 +2,10 @@ import { posix } from 'node:path'
 import type { Duplex } from 'node:stream'
 import type Docker from 'dockerode'
 import { poll } from '#platform/poll.ts'
+import { programs } from '#sandbox/container/layout.ts'
+import { readOutput } from '#sandbox/container/output.ts'
 import { type ExecOptions, type ExecResult, SandboxPathError, type SandboxPaths } from '#sandbox/driver.ts'
 import type { DockerClient } from './docker-client.ts'
-import { readOutput } from './output.ts'
-import { programs } from './profile.ts'
 
 const defaultMaxBytes = 1024 * 1024
 /** The time that dockerd may need besides the program's own. */

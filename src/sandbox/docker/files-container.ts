@@ -1,11 +1,12 @@
 import type Docker from 'dockerode'
 import { poll } from '#platform/poll.ts'
+import { createFilesSession, type FilesSession } from '#sandbox/container/files-session.ts'
+import { node, nodeFlags, programs } from '#sandbox/container/layout.ts'
 import { SandboxUnavailableError } from '#sandbox/driver.ts'
 import { type DockerClient, inBody } from './docker-client.ts'
 import { startProgram } from './exec.ts'
-import { createFilesSession, type FilesSession } from './files-session.ts'
-import type { Images } from './image.ts'
-import { filesContainer, labels, node, nodeFlags, programs, sandboxName } from './profile.ts'
+import type { Images } from './images.ts'
+import { filesContainer, labels, sandboxName } from './profile.ts'
 
 const timeoutMs = 20_000
 const retryMs = 200
@@ -19,8 +20,7 @@ export interface FilesContainerOptions {
 }
 
 /**
- * Starts the files program of a sandbox, in the container for it beside the sandbox's own, which is made if it does not
- * exist. Throws SandboxUnavailableError when the container does not start in 20 s.
+ * Starts the files program of a sandbox in a container beside the sandbox, which is made unless it exists. Throws SandboxUnavailableError when the container does not start in 20 s.
  */
 export async function openFilesSession(
   id: string,
@@ -30,7 +30,7 @@ export async function openFilesSession(
   let name = ''
   async function attempt(): Promise<FilesSession | null> {
     const { Image, Config } = await inspect(id, signal)
-    // The programs of this version of Chowder if there is an image of it, whatever image the sandbox was made from.
+    // The image with the programs of this Chowder if it exists, else the image of the sandbox.
     const current = await images.nameOf(Config.Labels[labels.release] ?? '').catch(() => null)
     const image = current && (await images.exists(current, signal)) ? current : Image
     name = `${sandboxName(id)}-files-${image.slice(-12)}`

@@ -1,7 +1,7 @@
+import { type Output, readOutput } from '#sandbox/container/output.ts'
 import type { LogPage } from '#sandbox/driver.ts'
 import { maxPageBytes, toLogLine } from '#sandbox/log-lines.ts'
 import type { DockerClient } from './docker-client.ts'
-import { type Output, readOutput } from './output.ts'
 
 const deadlineMs = 15_000
 /** Most lines that are read to go on from a position: dockerd finds the last lines quickly, and others slowly. */

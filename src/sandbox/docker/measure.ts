@@ -3,7 +3,7 @@ import { type ExecResult, noUsage, type Usage } from '#sandbox/driver.ts'
 import type { DockerClient } from './docker-client.ts'
 
 const nanosecondsPerSecond = 1e9
-/** Without a second sample, for which dockerd would wait a second. */
+/** One sample: dockerd would wait a second for another one. */
 const statsOptions = { stream: false, 'one-shot': true } as const
 
 /** Null for a container that does not exist. */
@@ -22,7 +22,7 @@ export function memoryIn(stats: Docker.ContainerStats | null): number | null {
 }
 
 /**
- * Measures a container that runs. Of one that does not, nothing is known: its volume can be measured only from inside.
+ * Measures a running container. Everything is unknown for a stopped one: its volume is measured from inside only.
  * `runDu` runs the program `du` on the sandbox's own folder, in the container.
  */
 export async function measureContainer(

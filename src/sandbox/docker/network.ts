@@ -1,23 +1,24 @@
 import type Docker from 'dockerode'
 import pTimeout from 'p-timeout'
 import { StartupError } from '#platform/startup-error.ts'
+import { forwarderPort } from '#sandbox/container/layout.ts'
+import { readOutput } from '#sandbox/container/output.ts'
 import { SandboxUnavailableError } from '#sandbox/driver.ts'
 import { type DockerClient, inBody } from './docker-client.ts'
-import { readOutput } from './output.ts'
-import { firewallContainer, forwarderPort, labels, relayContainer, roleLabels } from './profile.ts'
+import { firewallContainer, labels, relayContainer } from './profile.ts'
 
 const icc = 'com.docker.network.bridge.enable_icc'
 const noAddress = 'com.docker.network.bridge.inhibit_ipv4'
 const bridgeName = 'com.docker.network.bridge.name'
 const firewallDeadlineMs = 60_000
 const maxErrorLength = 500
-/** What the program in the container prints for each rule that was missing. */
+/** The line that the firewall program prints for each rule that it adds. */
 const addedLine = /^added to /m
 const anew = 'Remove it, so that it is made anew, or name another network.'
 
 /**
- * The options of a network of that name, whose containers do not reach each other. No way leads out of an internal one,
- * in which the host has no address either.
+ * The options of a network whose containers cannot reach each other. An internal network leads to no other host, and the
+ * host has no address in it.
  */
 export const networkOptions = (name: string, { internal }: { internal: boolean }): Docker.NetworkCreateOptions => ({
   Name: name,
@@ -44,7 +45,7 @@ export interface FirewalledNetwork {
    * when that fails; no agent may be started then. With a relay they reach that, and no other host.
    */
   protect(image: string, signal: AbortSignal): Promise<boolean>
-  /** The address of the host in the network, which is made unless it exists. */
+  /** The address of the host in the network. Makes the network unless it exists. */
   hostAddress(signal: AbortSignal): Promise<string>
 }
 
@@ -56,7 +57,7 @@ async function textOf(output: NodeJS.ReadableStream): Promise<string> {
 
 interface Known {
   bridge: string
-  /** That of the host. */
+  /** The address of the host. */
   address: string | undefined
   internal: boolean
 }
@@ -106,7 +107,7 @@ export function firewalledNetwork(
 
   /** Removes firewall containers whose maker was killed before it started them. Started ones remove themselves. */
   async function removeUnstarted(signal: AbortSignal): Promise<void> {
-    const filters = { label: [`${labels.role}=${roleLabels.firewall}`], status: ['created'] }
+    const filters = { label: [`${labels.role}=firewall`], status: ['created'] }
     const unstarted = await client.call(signal, (docker, abortSignal) =>
       docker.listContainers({ all: true, filters, abortSignal }),
     )

@@ -6,7 +6,7 @@ import { connectionTo, type DockerdAddress } from './docker-client.ts'
 interface Reached {
   dockerd: DockerdAddress
   publishAddress: string
-  /** null when agents do not look for the relay on the host of dockerd. */
+  /** null when agents reach the relay elsewhere than on the host of dockerd. */
   relayPort: number | null
 }
 

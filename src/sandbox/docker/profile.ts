@@ -1,33 +1,26 @@
 import { createHash } from 'node:crypto'
 import type Docker from 'dockerode'
+import type { Admission } from '#sandbox/container/image/forwarder.ts'
+import type { SupervisorSettings } from '#sandbox/container/image/supervisor.ts'
+import {
+  agentUid,
+  forwarderPort,
+  gatewayPort,
+  home,
+  node,
+  programs,
+  roomPrograms,
+  roomRoot,
+  roomSockets,
+  supervisorFlags,
+} from '#sandbox/container/layout.ts'
 import type { Resources, RoomSpec, SandboxPaths, SandboxSpec } from '#sandbox/driver.ts'
 import { openFilesOf } from '#sandbox/open-files.ts'
-import type { Admission } from './image/forwarder.ts'
-import type { SupervisorSettings } from './image/supervisor.ts'
 
-/** Paths and numbers that are the same in every image; `image/Dockerfile` has them too. */
-export const node = '/usr/local/bin/node'
-const home = '/agent/home'
 /** The home in the volume, which is mounted at /agent. */
 const volumeHome = 'home'
-export const releasesBase = '/opt/chowder'
-export const programs = '/opt/chowder/programs/docker/image'
-/** The root of the second room, and the programs of both rooms. */
-export const roomRoot = '/room'
-export const roomSockets = '/run/room'
-export const roomPrograms = '/opt/chowder/programs/room'
-/** The user that agents run as, and its group. */
-export const agentUid = 10_001
 const user = `${agentUid}:${agentUid}`
-const gatewayPort = 18_789
-/** The port on which the forwarder listens. */
-export const forwarderPort = 18_790
 export const forwarderKey = `${forwarderPort}/tcp`
-
-/** For small programs. */
-export const nodeFlags = ['--max-old-space-size=64', '--max-semi-space-size=1']
-/** The agent runs as the same user, and could open a debugger in the supervisor with a signal. */
-const supervisorFlags = [...nodeFlags, '--disable-sigusr1']
 
 export const labels = {
   installation: 'chowder.installation',
@@ -35,20 +28,12 @@ export const labels = {
   organization: 'chowder.organization',
   role: 'chowder.role',
   release: 'chowder.release',
-  paths: 'chowder.inside', // under the name that containers of earlier versions have
+  paths: 'chowder.paths',
   spec: 'chowder.spec',
 } as const
 
 /** The purpose of a container that Chowder makes. */
 export type Role = 'sandbox' | 'room' | 'files' | 'firewall'
-
-/** The values of the role's label. The firewall's is the name that earlier versions used. */
-export const roleLabels: Record<Role, string> = {
-  sandbox: 'sandbox',
-  room: 'room',
-  files: 'files',
-  firewall: 'fence',
-}
 
 /** The name of an instance's container, and of its volume. */
 export const sandboxName = (id: string): string => `chowder-${id}`
@@ -80,7 +65,7 @@ const confined: Docker.HostConfig = {
   LogConfig: { Type: 'json-file', Config: { 'max-size': '5m', 'max-file': '2' } },
 }
 
-/** The proxy looks names up: an agent that could would tell them to whoever has their name servers. */
+/** Agents have no name server, since lookups could carry data out. The proxy resolves names. */
 export const noNameServer = ['127.0.0.1']
 
 /** The limits of a container that can be changed while it runs. */
@@ -104,7 +89,7 @@ export interface SandboxSetup {
   /** The address of the host at which the forwarder's port is published; null for nowhere. */
   publishAddress: string | null
   admission: Admission
-  /** The URL of the proxy, which is all that the agent reaches of other hosts; null where it needs none. */
+  /** The URL of the proxy, the only way of the agent to other hosts; null where it needs none. */
   proxy: string | null
 }
 
@@ -210,7 +195,7 @@ export function roomContainer(
 export const ownership = (installation: string, id: string, role: Role): Record<string, string> => ({
   [labels.installation]: installation,
   [labels.instance]: id,
-  [labels.role]: roleLabels[role],
+  [labels.role]: role,
 })
 
 /** A container on the volume of a sandbox, for the program that reads and writes its files. It ends by itself. */
@@ -239,16 +224,11 @@ export const filesContainer = (
 })
 
 /**
- * The name of `image/firewall.sh` in images, those of earlier versions included: sandboxes keep theirs until they stop.
- */
-export const firewallProgram = 'fence.sh'
-
-/**
  * A container in the host's network that sets the firewall rules of a bridge. With a port, agents reach each other on
  * it.
  */
 export const firewallContainer = (image: string, bridge: string, port: number | null): Docker.ContainerCreateOptions =>
-  inHostNetwork(image, [`${programs}/${firewallProgram}`, bridge, ...(port === null ? [] : [String(port)])])
+  inHostNetwork(image, [`${programs}/firewall.sh`, bridge, ...(port === null ? [] : [String(port)])])
 
 /** Where the relay listens. */
 interface RelayEndpoint {
@@ -267,7 +247,7 @@ const relayChains = {
 /**
  * Lets the containers of a bridge reach one address and port, and no other host: the proxy is there too. What is
  * rejected fails at once, where programs would wait for what is dropped. The rules must come before those that the
- * firewall has added meanwhile. No file of the image: those of earlier versions do not have it.
+ * firewall has added meanwhile.
  */
 const relayRules = `
 set -e
@@ -310,7 +290,7 @@ const inHostNetwork = (image: string, command: string[]): Docker.ContainerCreate
   Image: image,
   User: '0:0',
   Cmd: command,
-  Labels: { [labels.role]: roleLabels.firewall },
+  Labels: { [labels.role]: 'firewall' },
   HostConfig: {
     ...confined,
     AutoRemove: true,

@@ -1,18 +1,19 @@
-import type { KubeConfig, KubernetesObject } from '@kubernetes/client-node'
+import type { KubernetesObject } from '@kubernetes/client-node'
 import type WebSocket from 'ws'
 import { InstallError } from '#platform/install-error.ts'
 import type { Logger } from '#platform/log.ts'
 import { SandboxAbsentError, SandboxPathError, SandboxProblemError, SandboxUnavailableError } from '#sandbox/driver.ts'
+import type { Cluster } from './cluster.ts'
 import { createRequests, KubernetesRefusal, type List, type OnFrame, type Query } from './requests.ts'
 import { type Change, watchFromNow } from './watch.ts'
 
 /** Longer than the API was seen to need for any call that does not wait by itself. */
 const usualDeadlineMs = 30_000
 const pageSize = 500
-/** By which the API knows what Chowder has set. */
+/** The owner of the fields that Chowder sets. */
 const fieldManager = 'chowder'
 
-/** Calls of the API of a cluster, in one namespace. None of them waits for ever. */
+/** Calls of the API of a cluster, in one namespace, each with a deadline. */
 export interface KubernetesClient {
   /** The sentence for operators while the API cannot be reached; null when it answers. */
   outage(signal: AbortSignal): Promise<string | null>
@@ -46,16 +47,16 @@ export interface KubernetesClient {
   open(path: string, onFrame: OnFrame, signal: AbortSignal): Promise<WebSocket>
 }
 
-/** Errors of calls that say themselves what is wrong. */
+/** Errors that are thrown as they are. */
 const ownErrors = [SandboxAbsentError, SandboxPathError, SandboxProblemError, SandboxUnavailableError, InstallError]
 
-/** Creates a client, which calls nothing yet. With a log it says once when the API is away, and once when it is back. */
+/** Creates a client, which calls nothing yet. The log gets one line when the API is away, and one when it is back. */
 export function createKubernetesClient(
-  config: KubeConfig,
+  cluster: Cluster,
   namespace: string,
   log?: Pick<Logger, 'info' | 'warn'>,
 ): KubernetesClient {
-  const requests = createRequests(config, namespace, noteAnswer)
+  const requests = createRequests(cluster, namespace, noteAnswer)
   const { server, ask } = requests
   let isAway = false
 
@@ -67,7 +68,7 @@ export function createKubernetesClient(
   const unreachable = (error: unknown): string =>
     error instanceof KubernetesRefusal
       ? `Kubernetes at ${server} refuses Chowder: ${error.message}. Check the credentials and the Role of Chowder.`
-      : `Kubernetes cannot be reached at ${server}. Check KUBECONFIG, KUBERNETES_CONTEXT and the network.`
+      : `Kubernetes cannot be reached at ${server}. Check KUBECONFIG and the network.`
 
   async function call<T>(
     signal: AbortSignal,
@@ -96,7 +97,7 @@ export function createKubernetesClient(
     }
   }
 
-  /** The same as `call`; null when the API answers one of these statuses. */
+  /** Makes calls as `call` does; null when the API answers one of these statuses. */
   const callUnless = <T>(codes: readonly number[], signal: AbortSignal, calls: (signal: AbortSignal) => Promise<T>) =>
     call(signal, (limited) =>
       calls(limited).catch((error: unknown) => {
@@ -164,7 +165,7 @@ export function createKubernetesClient(
         ...(uid !== undefined && { preconditions: { uid } }),
       }
       const asked = { body, contentType: 'application/json' }
-      // 409: it is another one.
+      // 409: it is another object.
       await callUnless([404, 409], signal, (limited) => ask('DELETE', path, asked, limited))
     },
     follow,

@@ -1,16 +1,22 @@
 import type { V1Container, V1Volume } from '@kubernetes/client-node'
-import type { SupervisorSettings } from '#sandbox/docker/image/supervisor.ts'
-import { forwarderPort, node, nodeFlags, roomPrograms, roomRoot, roomSockets } from '#sandbox/docker/profile.ts'
+import type { SupervisorSettings } from '#sandbox/container/image/supervisor.ts'
+import {
+  forwarderPort,
+  gatewayPort,
+  home,
+  node,
+  podPrograms,
+  programs,
+  roomPrograms,
+  roomRoot,
+  roomSockets,
+  supervisorFlags,
+} from '#sandbox/container/layout.ts'
 import type { Resources, RoomSpec, SandboxPaths, SandboxSpec } from '#sandbox/driver.ts'
 import { openFilesOf } from '#sandbox/open-files.ts'
 import type { KubernetesSetup } from './settings.ts'
 
-const home = '/agent/home'
-const gatewayPort = 18_789
-const programs = '/opt/chowder/programs'
-export const dockerPrograms = `${programs}/docker/image`
-export const podPrograms = `${programs}/kubernetes/image`
-/** The names of the containers of a pod: the room is that of the agent's tools, if they have one. */
+/** The names of the containers of a pod: `room` has the tools of the agent, with two rooms. */
 export const containerNames = { agent: 'agent', room: 'room' } as const
 /** Before the command of another program of a pod: a pod runs a moment before its first one has made the folders. */
 export const withFolders = [
@@ -20,11 +26,11 @@ export const withFolders = [
   'sh',
 ] as const
 const roomSocket = 'exec.sock'
-/** Of the limits of the room, whose programs mostly do nothing. */
+/** The share of its limits that the room requests: its programs mostly wait. */
 const roomRequestPercent = 1
 const idleSeconds = '30'
 
-/** What the profile `restricted` of the Pod Security Standards wants of a container, and more. */
+/** The requirements of the profile `restricted` of the Pod Security Standards for a container, and more. */
 const confined = {
   // That of the image is in the volume, where the container runtime would make it for root.
   workingDir: '/',
@@ -97,7 +103,7 @@ export function agentContainer(
     command: [
       ...(spec.room ? [`${podPrograms}/init.sh`, `${home}/${spec.room.socketFolder}/${roomSocket}`] : []),
       ...[`${podPrograms}/start.sh`, ...limitsOf(spec.resources)],
-      ...[node, ...nodeFlags, '--disable-sigusr1', `${dockerPrograms}/supervisor.js`, JSON.stringify(settings)],
+      ...[node, ...supervisorFlags, `${programs}/supervisor.js`, JSON.stringify(settings)],
       ...spec.command(paths),
     ],
     env: variables(spec.env(paths)),
@@ -140,6 +146,6 @@ export const filesContainer = (image: string): V1Container => ({
   ...confined,
   name: containerNames.agent,
   image,
-  command: [`${podPrograms}/start.sh`, ...limitsOf(ofFilesPod), `${dockerPrograms}/idle.sh`, idleSeconds],
+  command: [`${podPrograms}/start.sh`, ...limitsOf(ofFilesPod), `${programs}/idle.sh`, idleSeconds],
   resources: { limits: { memory: '512Mi', cpu: '1' }, requests: { memory: '64Mi', cpu: '50m' } },
 })

@@ -1,9 +1,9 @@
 import { lookup } from 'node:dns/promises'
 import type { V1PersistentVolumeClaim, V1Pod, V1StatefulSet } from '@kubernetes/client-node'
 import { poll } from '#platform/poll.ts'
-import { askProgram, filesBatch, filesBy, type OpenSession } from '#sandbox/docker/files.ts'
-import { imageBuild } from '#sandbox/docker/image.ts'
-import { forwarderPort } from '#sandbox/docker/profile.ts'
+import { askProgram, filesBatch, filesBy, limitSessions } from '#sandbox/container/files.ts'
+import { imageBuild } from '#sandbox/container/image.ts'
+import { forwarderPort } from '#sandbox/container/layout.ts'
 import {
   type LogPage,
   type Observation,
@@ -38,7 +38,7 @@ import { exitOf, hasEnded, isRunning } from './states.ts'
 import { createUse } from './use.ts'
 
 const removalTimeoutMs = 40_000
-/** For a pod whose programs have ended, or are not missed. */
+/** For a pod whose programs may be killed. */
 const gone = { graceSeconds: 1, until: 'gone' } as const
 const retryMs = 300
 const portOf: Record<string, number> = { 'http:': 80, 'https:': 443 }
@@ -50,7 +50,7 @@ const portOf: Record<string, number> = { 'http:': 80, 'https:': 443 }
  */
 export function createKubernetesDriver(options: KubernetesDriverOptions): SandboxDriver {
   const { installation, relayUrl } = options
-  const client = createKubernetesClient(options.config, options.namespace, options.log)
+  const client = createKubernetesClient(options.cluster, options.namespace, options.log)
   const forwards = options.socketFolder === null ? null : createForwards(client, options.socketFolder)
   const setPath = (id: string) => `apps/statefulsets/${objectName(id)}`
   const podPath = (id: string) => `core/pods/${podName(id)}`
@@ -92,7 +92,7 @@ export function createKubernetesDriver(options: KubernetesDriverOptions): Sandbo
     await client.create('core/persistentvolumeclaims', volumeClaim(spec, options), signal)
     await client.apply('net/networkpolicies', networkPolicy(spec.id, options, relay), signal)
     await client.apply('core/services', service(spec.id, installation), signal)
-    // Last: once it is there, so is all else.
+    // The StatefulSet comes last: if it exists, the other objects exist.
     await client.apply('apps/statefulsets', wanted, signal)
   }
 
@@ -101,8 +101,8 @@ export function createKubernetesDriver(options: KubernetesDriverOptions): Sandbo
     const pod = await findPod(id, signal)
     if (pod && isRunning(pod)) return
     if (pod && (hasEnded(pod) || pod.metadata?.deletionTimestamp)) await removePod(client, podPath(id), gone, signal)
-    // It ends within its second of grace while the other one is scheduled. Nobody is to write by it any more. A volume
-    // that may be on one node only is not given to another node before.
+    // The pod for files ends while the agent's pod is scheduled: it must not write any more, and another node gets a
+    // volume of one node only after that.
     const filesPath = `core/pods/${filesPodName(id)}`
     await client.remove(filesPath, { graceSeconds: gone.graceSeconds }, signal)
     if (set.spec?.replicas !== 1 && !(await client.merge(setPath(id), { spec: { replicas: 1 } }, signal)))
@@ -172,10 +172,8 @@ export function createKubernetesDriver(options: KubernetesDriverOptions): Sandbo
     const { spec } = await existing(id, signal)
     return { image: spec?.template.spec?.containers[0]?.image ?? '', isWanted: spec?.replicas === 1 }
   }
-  const sessionOf =
-    (id: string): OpenSession =>
-    (signal) =>
-      openFilesSession(id, { client, setup: options, find: findForFiles }, signal)
+  const filesOptions = { client, setup: options, find: findForFiles }
+  const sessionsOf = limitSessions((id, signal) => openFilesSession(id, filesOptions, signal))
 
   return {
     name: 'kubernetes',
@@ -183,7 +181,7 @@ export function createKubernetesDriver(options: KubernetesDriverOptions): Sandbo
       'Each agent is a pod of the restricted profile, without a token of the cluster; a NetworkPolicy, if the cluster enforces it, keeps it from all but the relay.',
     hasTwoRooms: true,
     outage: client.outage,
-    // The relay is in a pod of its own, or RELAY_URL leads to it.
+    // RELAY_URL leads to the relay, which listens on all addresses.
     hostAddress: async (signal) => {
       signal.throwIfAborted()
       return '0.0.0.0'
@@ -212,10 +210,10 @@ export function createKubernetesDriver(options: KubernetesDriverOptions): Sandbo
     },
     async readLog(id, { lines, after }, signal) {
       if (!(await findSet(id, signal))) return { lines: [], rest: null, position: '', hasGap: false }
-      return (await askProgram(sessionOf(id), { call: 'log', lines, after }, signal)) as LogPage
+      return (await askProgram(sessionsOf(id), { call: 'log', lines, after }, signal)) as LogPage
     },
     ...createUse(client),
-    files: (id) => filesBy(sessionOf(id)),
-    filesBatch: (id, use) => filesBatch(sessionOf(id), use),
+    files: (id) => filesBy(sessionsOf(id)),
+    filesBatch: (id, use) => filesBatch(sessionsOf(id), use),
   }
 }

@@ -2,10 +2,11 @@ import { posix } from 'node:path'
 import { Duplex } from 'node:stream'
 import type { V1Status } from '@kubernetes/client-node'
 import type WebSocket from 'ws'
-import { readOutput } from '#sandbox/docker/output.ts'
+import { programs } from '#sandbox/container/layout.ts'
+import { readOutput } from '#sandbox/container/output.ts'
 import { type ExecOptions, type ExecResult, SandboxPathError, SandboxUnavailableError } from '#sandbox/driver.ts'
 import type { KubernetesClient } from './client.ts'
-import { containerNames, dockerPrograms, withFolders } from './containers.ts'
+import { containerNames, withFolders } from './containers.ts'
 import type { OnFrame } from './requests.ts'
 
 const defaultMaxBytes = 1024 * 1024
@@ -113,7 +114,7 @@ export async function startProgram(
   return { socket, ended: ended.promise }
 }
 
-/** Runs the program beside `exec.sh` with the folder, the input and the deadline. The input is as long as is said. */
+/** Runs a program by `exec.sh` with a folder, a deadline and so many bytes of input. */
 const runIt = `cd "$1" || exit 126
 bytes=$2
 shift 2
@@ -139,7 +140,7 @@ export function execIn(
   const folder = folderIn(home, cwd)
   const command = [
     ...[...withFolders, '/bin/sh', '-c', runIt, 'sh', folder, String(stdin.length)],
-    ...[`${dockerPrograms}/exec.sh`, String(timeoutMs / 1000), ...argv],
+    ...[`${programs}/exec.sh`, String(timeoutMs / 1000), ...argv],
   ]
   return client.call(
     signal,

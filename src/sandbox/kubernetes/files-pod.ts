@@ -1,10 +1,10 @@
 import type { V1Pod } from '@kubernetes/client-node'
 import { poll } from '#platform/poll.ts'
-import { createFilesSession, type FilesSession } from '#sandbox/docker/files-session.ts'
-import { node, nodeFlags } from '#sandbox/docker/profile.ts'
+import { createFilesSession, type FilesSession } from '#sandbox/container/files-session.ts'
+import { node, nodeFlags, programs } from '#sandbox/container/layout.ts'
 import { SandboxProblemError, SandboxUnavailableError } from '#sandbox/driver.ts'
 import type { KubernetesClient } from './client.ts'
-import { dockerPrograms, withFolders } from './containers.ts'
+import { withFolders } from './containers.ts'
 import { startProgram } from './exec.ts'
 import { filesPod, filesPodName, podName } from './objects.ts'
 import { findProblem } from './pods.ts'
@@ -25,7 +25,7 @@ export interface FilesPodOptions {
   find(id: string, signal: AbortSignal): Promise<{ image: string; isWanted: boolean }>
 }
 
-const program = [...withFolders, node, ...nodeFlags, `${dockerPrograms}/files-program.js`]
+const program = [...withFolders, node, ...nodeFlags, `${programs}/files-program.js`]
 
 /**
  * Starts the files program of a sandbox: in the pod of the agent while there is one, also after its gateway has ended by

@@ -3,7 +3,7 @@ import { once } from 'node:events'
 import { mkdir, rename } from 'node:fs/promises'
 import { createServer, type Server, type Socket } from 'node:net'
 import { join } from 'node:path'
-import { forwarderPort } from '#sandbox/docker/profile.ts'
+import { forwarderPort } from '#sandbox/container/layout.ts'
 import type { KubernetesClient } from './client.ts'
 import { channelStream } from './exec.ts'
 import { podName } from './objects.ts'
@@ -22,7 +22,7 @@ export interface Forwards {
   close(id: string): void
 }
 
-/** Creates the sockets in a folder. A process that listens takes the place of another one that did. */
+/** Creates the sockets in a folder. The last process that listens at a socket replaces the one before it. */
 export function createForwards(client: KubernetesClient, folder: string): Forwards {
   const servers = new Map<string, Promise<Server>>()
   const pathOf = (id: string) => join(folder, id)
@@ -80,7 +80,7 @@ export function createForwards(client: KubernetesClient, folder: string): Forwar
     close(id) {
       const server = servers.get(id)
       servers.delete(id)
-      // Who opened it is told why it could not.
+      // The caller of `open` gets the error.
       server?.then((listening) => listening.close()).catch(() => {})
     },
   }

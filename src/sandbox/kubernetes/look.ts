@@ -4,7 +4,7 @@ import { type ProcessStat, parseStat, ticksPerSecond } from '#sandbox/process-st
 
 const pageBytes = 4096
 
-/** What `image/look.sh` prints. Whoever controls the processes of a pod could print anything. */
+/** The output of `image/look.sh`. An agent that controls the processes of its pod could print anything. */
 export interface Look {
   memoryBytes: number | null
   cpuSeconds: number
@@ -15,7 +15,7 @@ export interface Look {
 const numberIn = (text: string | undefined): number | null =>
   text !== undefined && /^\d{1,15}$/.test(text) ? Number(text) : null
 
-/** The memory as Kubernetes counts it where its control groups tell it, else that of the processes. */
+/** The memory of the control group, as Kubernetes counts it, or else the sum of the processes. */
 export function readLook(output: string): Look {
   const found = Map.groupBy(output.split('\n'), (line) => line.slice(0, line.indexOf(' ')))
   const rests = (name: string) => (found.get(name) ?? []).map((line) => line.slice(name.length + 1))
@@ -38,8 +38,8 @@ const first = (processes: readonly ProcessStat[]): ProcessStat | null =>
 const initPid = 1
 
 /**
- * The activity of the gateway of a pod, from the output of `lookAtProcesses`; null when it has none. Those that
- * Kubernetes has started have no parent in the pod; the oldest of them is the supervisor, whose first child is the
+ * The activity of the gateway of a pod, from the output of `lookAtProcesses`; null when it has none. The processes that
+ * Kubernetes has started have no parent in the pod. The oldest of them is the supervisor, and its first child the
  * gateway.
  */
 export function activityIn(output: string): Activity | null {

@@ -7,7 +7,7 @@ import type {
   V1Service,
   V1StatefulSet,
 } from '@kubernetes/client-node'
-import { agentUid, forwarderPort, releasesBase } from '#sandbox/docker/profile.ts'
+import { agentUid, forwarderPort, releasesBase } from '#sandbox/container/layout.ts'
 import type { SandboxPaths, SandboxSpec } from '#sandbox/driver.ts'
 import { agentContainer, containerPaths, filesContainer, roomContainer, volumesOf } from './containers.ts'
 import type { KubernetesSetup } from './settings.ts'
@@ -47,7 +47,7 @@ const ownership = (installation: string, id: string, role: 'sandbox' | 'files'):
 export const selectorOf = (installation: string): string =>
   `${labels.installation}=${installation},${labels.role}=sandbox`
 
-/** What the profile `restricted` of the Pod Security Standards wants of a pod, and more. */
+/** The requirements of the profile `restricted` of the Pod Security Standards for a pod, and more. */
 const confinedPod = {
   automountServiceAccountToken: false,
   enableServiceLinks: false,
@@ -56,18 +56,17 @@ const confinedPod = {
     runAsUser: agentUid,
     runAsGroup: agentUid,
     fsGroup: agentUid,
-    // Once. Else each start would let the group into all files.
+    // Else each start would change the group of all files.
     fsGroupChangePolicy: 'OnRootMismatch',
     seccompProfile: { type: 'RuntimeDefault' },
   },
 } satisfies Partial<V1PodSpec>
 
-const placement = ({ runtimeClass, pullSecret }: KubernetesSetup): Partial<V1PodSpec> => ({
+const placement = ({ runtimeClass }: KubernetesSetup): Partial<V1PodSpec> => ({
   ...(runtimeClass !== null && { runtimeClassName: runtimeClass }),
-  ...(pullSecret !== null && { imagePullSecrets: [{ name: pullSecret }] }),
 })
 
-/** The relay, with the address of its name: pods look no name up. */
+/** The relay, with the address of its name: pods resolve no names. */
 export interface RelayPlace {
   url: string
   host: string
@@ -75,7 +74,7 @@ export interface RelayPlace {
   port: number
 }
 
-/** The agent has no name server: whoever has one could be told anything by the names that are looked up. */
+/** The agent has no name server, since lookups could carry data out. */
 const namesOf = ({ host, address }: Pick<RelayPlace, 'host' | 'address'>): Partial<V1PodSpec> => ({
   dnsPolicy: 'None',
   dnsConfig: { nameservers: ['127.0.0.1'] },
@@ -115,7 +114,7 @@ export function statefulSet(
       replicas: 0,
       serviceName: objectName(spec.id),
       selector: { matchLabels: { [labels.instance]: spec.id, [labels.role]: 'sandbox' } },
-      // A changed template is for the next start.
+      // A changed template holds from the next start on.
       updateStrategy: { type: 'OnDelete' },
       template: {
         metadata: { labels: own },
@@ -146,7 +145,10 @@ export function statefulSet(
 /** The folder of the release in images. */
 export const releaseFolderIn = (folder: (base: string) => string): string => folder(releasesBase)
 
-/** The volume of a sandbox. Without a limit of the disk it has the size of the settings. */
+/** The size of the volume of a sandbox whose disk has no limit: a volume must have one. */
+const unlimitedVolumeMb = 10_240
+
+/** The volume of a sandbox. */
 export function volumeClaim({ id, resources }: SandboxSpec, setup: KubernetesSetup): V1PersistentVolumeClaim {
   return {
     apiVersion: 'v1',
@@ -154,13 +156,13 @@ export function volumeClaim({ id, resources }: SandboxSpec, setup: KubernetesSet
     metadata: { name: objectName(id), labels: ownership(setup.installation, id, 'sandbox') },
     spec: {
       accessModes: ['ReadWriteOnce'],
-      resources: { requests: { storage: `${resources.diskMb > 0 ? resources.diskMb : setup.volumeMb}Mi` } },
+      resources: { requests: { storage: `${resources.diskMb > 0 ? resources.diskMb : unlimitedVolumeMb}Mi` } },
       ...(setup.storageClass !== null && { storageClassName: setup.storageClass }),
     },
   }
 }
 
-/** The address of a sandbox in the cluster, which stays while its pods change. Chowder looks at gateways before they are ready. */
+/** The address of a sandbox in the cluster, which stays while its pods change. Chowder checks gateways before they are ready. */
 export function service(id: string, installation: string): V1Service {
   return {
     apiVersion: 'v1',

@@ -33,7 +33,7 @@ async function eventsOf(
   return found.sort((a, b) => timeOf(a).localeCompare(timeOf(b)))
 }
 
-/** Why a pod does not run; null when nothing is known of that. Without the pod, its StatefulSet tells. */
+/** The reason why a pod does not run; null when it is unknown. Without a pod, the events of its StatefulSet have it. */
 export const findProblem = async (
   client: KubernetesClient,
   pod: V1Pod | null,

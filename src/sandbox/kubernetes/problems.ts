@@ -31,7 +31,7 @@ function waitingProblem({ state, image }: V1ContainerStatus): Problem | null {
   if (imageReasons.includes(reason))
     return lasting(
       `The image ${image} of the agent cannot be pulled: ${said(message)}. Push it there, or correct KUBERNETES_IMAGE ` +
-        'or KUBERNETES_PULL_SECRET.',
+        'or the imagePullSecrets of the ServiceAccount default.',
     )
   if (containerReasons.includes(reason)) return lasting(`Kubernetes cannot start the agent: ${said(message)}.`)
   return null
@@ -53,7 +53,7 @@ function unscheduled(message: string | undefined): Problem {
 const latest = (events: readonly CoreV1Event[], ...reasons: string[]): CoreV1Event | undefined =>
   events.findLast(({ reason }) => reasons.includes(reason ?? ''))
 
-/** What the pod of an agent that should run, and the events of its objects, say about why it does not; null: nothing. */
+/** The reason why the pod of an agent does not run, from its state and the events of its objects; null: unknown. */
 export function problemOf(pod: V1Pod | null, events: readonly CoreV1Event[]): Problem | null {
   if (!pod) {
     const refused = latest(events, 'FailedCreate')

@@ -1,15 +1,14 @@
-import type { RequestOptions } from 'node:https'
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { KubeConfig } from '@kubernetes/client-node'
-import { Agent, type Dispatcher, fetch, ProxyAgent, type Response } from 'undici'
+import { Agent, type Dispatcher, fetch, type Response } from 'undici'
 import WebSocket from 'ws'
+import type { Cluster } from './cluster.ts'
 
 const connectTimeoutMs = 15_000
 /** How often a call is made that the API asks to make later. */
 const maxTries = 4
 const maxRetryAfterMs = 15_000
 
-/** Of programs and of forwarded ports. The first one is since version 1.30. */
+/** The protocols of programs and forwarded ports. The first one exists since version 1.30. */
 const protocols = ['v5.channel.k8s.io', 'v4.channel.k8s.io']
 
 const tooManyRequests = 429
@@ -43,7 +42,7 @@ export interface List<T> {
   items: T[]
 }
 
-/** What a WebSocket of the API brings: a channel, and bytes. */
+/** Takes a frame of a WebSocket of the API: its channel and its bytes. */
 export type OnFrame = (channel: number, bytes: Buffer) => void
 
 /**
@@ -79,38 +78,27 @@ const retryAfterOf = (text: string | null): number | null => {
   return text === null || !(seconds >= 0) ? null : Math.min(seconds * 1000, maxRetryAfterMs)
 }
 
-/**
- * The headers that prove who calls, and the connections for that. These are kept, and made anew when the certificates
- * have changed. The library would make a connection for each call.
- */
-function createAccess(config: KubeConfig) {
-  let known: { tls: string; dispatcher: Dispatcher } | undefined
+/** The headers of a call, and connections with its options of TLS, which are kept until these change. */
+function createAccess(cluster: Cluster) {
+  let known: { options: string; dispatcher: Dispatcher } | undefined
   return async (): Promise<{ headers: Record<string, string>; dispatcher: Dispatcher }> => {
-    const options: RequestOptions = {}
-    await config.applyToHTTPSOptions(options)
-    const { ca, cert, key, pfx, passphrase, rejectUnauthorized, servername, headers } = options
-    const parts = Object.entries({ ca, cert, key, pfx, passphrase, rejectUnauthorized, servername })
-    const connect = Object.fromEntries(parts.filter(([, value]) => value !== undefined))
-    const tls = JSON.stringify(connect)
-    if (known?.tls !== tls) {
-      const uri = config.getCurrentCluster()?.proxyUrl
-      const dispatcher = uri ? new ProxyAgent({ uri, requestTls: connect }) : new Agent({ allowH2: false, connect })
-      known = { tls, dispatcher }
-    }
-    return { headers: { ...(headers as Record<string, string>) }, dispatcher: known.dispatcher }
+    const { tls, headers } = await cluster.access()
+    const options = JSON.stringify(tls)
+    if (known?.options !== options) known = { options, dispatcher: new Agent({ allowH2: false, connect: tls }) }
+    return { headers, dispatcher: known.dispatcher }
   }
 }
 
 /**
- * Creates the requests with the credentials of a configuration. `onAnswer` is called when the API has answered. Calls
+ * Creates the requests to a cluster. `onAnswer` is called when the API has answered. Calls
  * nothing yet.
  */
-export function createRequests(config: KubeConfig, namespace: string, onAnswer: () => void): KubernetesRequests {
-  const server = config.getCurrentCluster()?.server ?? ''
-  const access = createAccess(config)
+export function createRequests(cluster: Cluster, namespace: string, onAnswer: () => void): KubernetesRequests {
+  const { server } = cluster
+  const access = createAccess(cluster)
 
   async function send(method: Method, path: string, { query = {}, body, contentType }: Asked, signal: AbortSignal) {
-    const url = `${server.replace(/\/$/, '')}${pathIn(namespace, path)}${searchOf(query)}`
+    const url = `${server}${pathIn(namespace, path)}${searchOf(query)}`
     const { headers, dispatcher } = await access()
     const response = await fetch(url, {
       method,
@@ -141,9 +129,9 @@ export function createRequests(config: KubeConfig, namespace: string, onAnswer: 
   }
 
   async function open(path: string, onFrame: OnFrame, signal: AbortSignal): Promise<WebSocket> {
-    const options: WebSocket.ClientOptions = { handshakeTimeout: connectTimeoutMs }
-    await config.applyToHTTPSOptions(options)
-    const url = `${server.replace(/^http/, 'ws').replace(/\/$/, '')}${pathIn(namespace, path)}`
+    const { tls, headers } = await cluster.access()
+    const options: WebSocket.ClientOptions = { ...tls, headers, handshakeTimeout: connectTimeoutMs }
+    const url = `${server.replace(/^http/, 'ws')}${pathIn(namespace, path)}`
     signal.throwIfAborted()
     const socket = new WebSocket(url, protocols, options)
     const onAbort = () => socket.terminate()

@@ -25,11 +25,11 @@ export const isRunning = (pod: V1Pod): boolean => takesPrograms(pod) && endOf(po
 export const hasEnded = (pod: V1Pod): boolean =>
   endOf(pod) !== null || pod.status?.phase === 'Failed' || pod.status?.phase === 'Succeeded'
 
-/** Whether the node of a pod has told that a program of it runs. */
+/** Whether the node of a pod has reported that a program of it runs. */
 export const runsContainer = ({ status }: V1Pod): boolean =>
   status?.containerStatuses?.some(({ state }) => state?.running !== undefined) ?? false
 
-/** Whether a pod is being removed, and its node has told that no program of it runs any more. */
+/** Whether a pod is being removed, and its node has reported that none of its programs runs any more. */
 export function isOver(pod: V1Pod): boolean {
   const isToldOf = pod.metadata?.deletionTimestamp !== undefined && (pod.status?.containerStatuses ?? []).length > 0
   return isToldOf && !runsContainer(pod)

@@ -1,10 +1,10 @@
 import type { V1Pod } from '@kubernetes/client-node'
 import pMap from 'p-map'
-import { activityIn as activityInContainer, lookAtProcesses } from '#sandbox/docker/activity.ts'
-import { roomPrograms } from '#sandbox/docker/profile.ts'
+import { activityIn as activityInContainer, lookAtProcesses } from '#sandbox/container/activity.ts'
+import { podPrograms, roomPrograms } from '#sandbox/container/layout.ts'
 import { type KeptLimits, noKeptLimits, noUsage, type SandboxDriver } from '#sandbox/driver.ts'
 import type { KubernetesClient } from './client.ts'
-import { containerNames, podPrograms } from './containers.ts'
+import { containerNames } from './containers.ts'
 import { execIn } from './exec.ts'
 import { activityIn, type Look, readLook } from './look.ts'
 import { podName } from './objects.ts'
@@ -35,7 +35,7 @@ function limitsOf(pod: V1Pod): KeptLimits {
 
 const hasRoom = (pod: V1Pod) => pod.spec?.containers.some(({ name }) => name === containerNames.room) === true
 
-/** What pods do and use, which programs that are run in them tell: nothing of a pod that does not run. */
+/** The activity and use of pods, measured by programs that run in them; unknown for a pod that does not run. */
 export function createUse(
   client: KubernetesClient,
 ): Pick<SandboxDriver, 'activity' | 'limit' | 'diskUse' | 'currentUse' | 'measure'> {

@@ -2,11 +2,11 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { KubernetesObject } from '@kubernetes/client-node'
 import { firstServerError, KubernetesRefusal, type KubernetesRequests, type List, type Query } from './requests.ts'
 
-/** After that the API ends a watch, which is then resumed. */
+/** The time after which the API ends a watch, which is then resumed. */
 const watchSeconds = 30
 const gone = 410
 
-/** A change that a watch tells. */
+/** A change that a watch reports. */
 export interface Change<T> {
   type: 'ADDED' | 'MODIFIED' | 'DELETED'
   object: T
@@ -55,7 +55,7 @@ export async function* watchFromNow<T extends KubernetesObject>(
       }
     } catch (error) {
       signal.throwIfAborted()
-      // A version that is too old, or a lost connection: the list tells where to go on.
+      // The version is too old, or the connection was lost: the list has the version to go on from.
       version = undefined
       const isGone = error instanceof KubernetesRefusal && error.code === gone
       if (!isGone) await sleep((error as KubernetesRefusal).retryAfterMs ?? 1000, undefined, { signal })

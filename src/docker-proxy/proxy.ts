@@ -1,15 +1,15 @@
 import { mkdir } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import type { Logger } from '#platform/log.ts'
+import { type BuildOptions, imageBuild, type ReleaseSource } from '#sandbox/container/image.ts'
 import type { DockerdAddress } from '#sandbox/docker/docker-client.ts'
-import { type BuildOptions, imageBuild, type ReleaseSource } from '#sandbox/docker/image.ts'
 import type { Networks, Share } from './call.ts'
 import { callsOf } from './calls.ts'
 import { createDockerd } from './dockerd.ts'
 import { type ServedCalls, serveCalls } from './serve.ts'
 
 export interface DockerProxyOptions {
-  /** Of the real one. */
+  /** The address of the real dockerd. */
   dockerd: DockerdAddress
   /** The folder of the sockets. */
   folder: string

@@ -1,7 +1,8 @@
 import { isDeepStrictEqual } from 'node:util'
 import { type TProperties, Type } from '@sinclair/typebox'
 import type Docker from 'dockerode'
-import { buildDeadlineMs, type ImageBuild } from '#sandbox/docker/image.ts'
+import type { ImageBuild } from '#sandbox/container/image.ts'
+import { buildDeadlineMs } from '#sandbox/docker/images.ts'
 import { diskUseDeadlineMs } from '#sandbox/docker/limits.ts'
 import { labels, sandboxName } from '#sandbox/docker/profile.ts'
 import { type Call, call, check, type Networks, parseJson, type Share, stream } from './call.ts'
@@ -125,7 +126,7 @@ export function callsOf(share: Share, { dockerd, networks, builds }: CallsOption
       path: `/containers/${(await own.container(parts.container, ['sandbox', 'room'], signal)).Id}/update`,
       body: check('the limits', limitsShape, body),
     })),
-    // Of all volumes of the host: those of others are left out.
+    // dockerd answers with all volumes of the host; those of others are left out.
     call('GET', '/system/df', { type: Type.Literal('volume') }, async ({ query, signal, within }) => {
       within(diskUseDeadlineMs + marginMs)
       const { Volumes } = await dockerd.ask<{ Volumes?: Docker.VolumeInspectInfo[] }>('/system/df', signal, query)

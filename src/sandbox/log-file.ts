@@ -1,6 +1,6 @@
 import { open, stat, truncate, writeFile } from 'node:fs/promises'
-import type { LogPage } from '#sandbox/driver.ts'
-import { maxPageBytes, splitLines, toLogLine } from '#sandbox/log-lines.ts'
+import type { LogPage } from './driver.ts'
+import { maxPageBytes, splitLines, toLogLine } from './log-lines.ts'
 
 const maxBytes = 5 * 1024 * 1024
 const newline = 0x0a

@@ -1,15 +1,14 @@
 import { type TProperties, type TSchema, Type } from '@sinclair/typebox'
 import type Docker from 'dockerode'
-import { imageName } from '#sandbox/docker/image.ts'
+import { imageName } from '#sandbox/container/image.ts'
+import { forwarderPort } from '#sandbox/container/layout.ts'
 import { networkOptions } from '#sandbox/docker/network.ts'
 import {
   filesContainer,
   firewallContainer,
-  forwarderPort,
   labels,
   noNameServer,
   ownership,
-  roleLabels,
   roomContainer,
   sandboxContainer,
   sandboxName,
@@ -35,7 +34,7 @@ const Texts = Type.Array(Text)
 const Positive = Type.Integer({ minimum: 1 })
 const limits = { Memory: Positive, MemorySwap: Positive, NanoCpus: Positive, PidsLimit: Positive }
 const OpenFiles = Type.Integer({ minimum: 1, maximum: mostOpenFiles })
-/** The values of those that differ between sandboxes. */
+/** The values of limits that differ between sandboxes. */
 const freeUlimits: Record<string, TProperties> = {
   fsize: { Soft: Type.Integer(), Hard: Type.Integer() },
   nofile: { Soft: OpenFiles, Hard: OpenFiles },
@@ -165,7 +164,7 @@ export const eventFiltersShape = closed({
 export const filtersShape = Type.Union([
   closed({ label: ofInstallation }),
   closed({
-    label: Type.Tuple([Type.Literal(`${labels.role}=${roleLabels.firewall}`)]),
+    label: Type.Tuple([Type.Literal(`${labels.role}=firewall`)]),
     status: Type.Tuple([Type.Literal('created')]),
   }),
 ])

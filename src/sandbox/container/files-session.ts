@@ -13,6 +13,8 @@ export interface FilesSession {
   ask(call: FilesCall, content?: AsyncIterable<Buffer>): Promise<unknown>
   /** Part of the file that the last `read` has opened. The caller reads to the end, or ends the session. */
   content(range: FilesRange): AsyncGenerator<Buffer, void>
+  /** Fulfilled once the connection is closed. */
+  readonly over: Promise<void>
   end(): void
 }
 
@@ -88,6 +90,7 @@ export function createFilesSession(socket: Duplex): FilesSession {
         yield part.payload
       }
     },
+    over: closed.promise,
     end: () => void socket.destroy(),
   }
 }

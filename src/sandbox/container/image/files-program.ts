@@ -2,7 +2,7 @@ import { once } from 'node:events'
 import { Readable } from 'node:stream'
 import { SandboxCapacityError, SandboxPathError } from '#sandbox/errors.ts'
 import { filesIn } from '#sandbox/home/files.ts'
-import { readLog, rotateLog } from '#sandbox/local/log-file.ts'
+import { readLog, rotateLog } from '#sandbox/log-file.ts'
 import { type Frame, frame, headFrame, readFrames } from './frames.ts'
 
 /**

@@ -4,10 +4,12 @@ import closeWithGrace from 'close-with-grace'
 import { dockerSettings } from '#composition/docker-settings.ts'
 import { knownReleases } from '#openclaw/releases.ts'
 import { createLog } from '#platform/log.ts'
-import { createDockerProxy } from '#sandbox/docker/proxy/proxy.ts'
 import { loadConfig, unknownSettings } from '#settings/config.ts'
+import { createDockerProxy } from './proxy.ts'
 
 const closeTimeoutMs = 5000
+/** The folder of the sockets `api/docker.sock` and `worker/docker.sock`. */
+const folder = '/run/docker-proxy'
 
 /**
  * Passes on to dockerd the calls that Chowder makes, and refuses all others. The API has one socket of the proxy and
@@ -18,7 +20,6 @@ async function main(): Promise<void> {
   const log = createLog(config, 'docker-proxy')
   for (const sentence of unknownSettings()) log.warn(sentence)
   const { buildNetwork, extraCaFile, nodeImage, ...settings } = await dockerSettings(config)
-  const folder = config.DOCKER_PROXY_DIR
   const build = { network: buildNetwork, extraCaFile, nodeImage }
   const releases = knownReleases()
   const proxy = await createDockerProxy({ ...settings, folder, build, releases }, log)

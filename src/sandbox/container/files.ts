@@ -1,4 +1,5 @@
 import { addAbortSignal, Readable } from 'node:stream'
+import { poll } from '#platform/poll.ts'
 import type { FileStat, OpenFile, SandboxFiles } from '#sandbox/driver.ts'
 import type { FilesSession } from './files-session.ts'
 import type { FilesCall } from './image/files-program.ts'
@@ -8,6 +9,35 @@ export type OpenSession = (signal: AbortSignal) => Promise<FilesSession>
 type Release = (session: FilesSession) => void
 
 const endSession: Release = (session) => session.end()
+
+/** The most programs that run at the same time for one sandbox, whose memory they share. Further calls wait. */
+const maxSessions = 16
+const pauseMs = 50
+
+/** Opens sessions of sandboxes by `open`, as many at the same time as the memory of each has room for. */
+export function limitSessions(
+  open: (id: string, signal: AbortSignal) => Promise<FilesSession>,
+): (id: string) => OpenSession {
+  const counts = new Map<string, number>()
+  const add = (id: string, change: 1 | -1) => {
+    const count = (counts.get(id) ?? 0) + change
+    if (count === 0) counts.delete(id)
+    else counts.set(id, count)
+    return true
+  }
+  return (id) => async (signal) => {
+    const enter = () => (counts.get(id) ?? 0) < maxSessions && add(id, 1)
+    await poll(enter, { pauseMs, timeoutMs: Number.POSITIVE_INFINITY, signal })
+    try {
+      const session = await open(id, signal)
+      void session.over.then(() => add(id, -1))
+      return session
+    } catch (error) {
+      add(id, -1)
+      throw error
+    }
+  }
+}
 
 /** Calls `use` with a session, which ends when `use` fails or the signal is aborted. */
 async function withSession<T>(

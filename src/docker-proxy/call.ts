@@ -51,7 +51,7 @@ const make =
   })
 /** An entry of the list, whose path is a pattern. */
 export const call = make(false)
-/** The same for a call that opens a stream to a program. */
+/** A call that opens a stream to a program. */
 export const stream = make(true)
 
 /** Returns the value if it has the shape. Throws a Refusal that names `title`. */

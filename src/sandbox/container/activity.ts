@@ -2,7 +2,7 @@ import { activityOf, switchesIn } from '#sandbox/activity.ts'
 import type { Activity } from '#sandbox/driver.ts'
 import { type ProcessStat, parseStat } from '#sandbox/process-stat.ts'
 
-/** Writes what the kernel tells of all processes of a container. Processes may end meanwhile. */
+/** Prints the kernel's figures of all processes of a container. Processes may end meanwhile. */
 export const lookAtProcesses = [
   'sh',
   '-c',

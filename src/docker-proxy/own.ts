@@ -1,8 +1,8 @@
 import type { TSchema } from '@sinclair/typebox'
 import type Docker from 'dockerode'
-import { imageName } from '#sandbox/docker/image.ts'
+import { imageName } from '#sandbox/container/image.ts'
 import { bridgeOf } from '#sandbox/docker/network.ts'
-import { labels, type Role, roleLabels } from '#sandbox/docker/profile.ts'
+import { labels, type Role } from '#sandbox/docker/profile.ts'
 import type { Call, CallRequest, Networks, Share } from './call.ts'
 import type { Dockerd } from './dockerd.ts'
 import { Refusal } from './refusal.ts'
@@ -39,7 +39,7 @@ export function createOwn(dockerd: Dockerd, share: Share, networks: Networks) {
     signal: AbortSignal,
   ): Promise<Docker.ContainerInspectInfo> {
     const found = await dockerd.ask<Docker.ContainerInspectInfo>(`/containers/${reference}/json`, signal)
-    if (roles.some((role) => found.Config.Labels[labels.role] === roleLabels[role])) return found
+    if (roles.some((role) => found.Config.Labels[labels.role] === role)) return found
     throw new Refusal(403, `only for containers that Chowder has made as ${roles.join(' or ')}`)
   }
 
@@ -62,7 +62,7 @@ export function createOwn(dockerd: Dockerd, share: Share, networks: Networks) {
     /** Accepts an image by its name, or by its id if a sandbox was made from it. */
     async image(name: string, signal: AbortSignal): Promise<void> {
       if (imageName.test(name)) return
-      const filters = JSON.stringify({ ancestor: [name], label: [`${labels.role}=${roleLabels.sandbox}`] })
+      const filters = JSON.stringify({ ancestor: [name], label: [`${labels.role}=sandbox`] })
       const made = await dockerd.ask<Docker.ContainerInfo[]>('/containers/json', signal, { all: 'true', filters })
       if (!made.some(({ ImageID }) => ImageID === name)) throw new Refusal(403, `${name} is no image of a sandbox`)
     },
