@@ -5,7 +5,7 @@ const run = promisify(execFile)
 const root = `${import.meta.dirname}/../..`
 
 /** The commit that operators upgrade from. Every release changes it to the release before. */
-export const previousVersion = 'abe0ce5e21cc2e4cbf1f600158c45dfe1fb6b5f1'
+export const previousVersion = '0f1627ad1374014fcce795ff0c7f3a4bd85efafc'
 
 /** Whether this clone has a commit. */
 export const isHere = (commit: string): Promise<boolean> =>
