@@ -62,10 +62,7 @@ CREATE TABLE "installation" (
 CREATE TABLE "instance_use" (
 	"instance_id" uuid PRIMARY KEY NOT NULL,
 	"disk_bytes" bigint,
-	"disk_step" integer DEFAULT 0 NOT NULL,
-	"memory_step" integer DEFAULT 0 NOT NULL,
-	"pids_step" integer DEFAULT 0 NOT NULL,
-	"recycled_at" timestamp with time zone
+	"is_full" boolean DEFAULT false NOT NULL
 );
 --> statement-breakpoint
 CREATE TABLE "instances" (
@@ -304,7 +301,7 @@ CREATE INDEX "events_organization_type" ON "events" USING btree ("organization_i
 CREATE INDEX "events_request" ON "events" USING btree ("organization_id","request_id","id") WHERE request_id IS NOT NULL;--> statement-breakpoint
 CREATE INDEX "events_created" ON "events" USING btree ("created_at");--> statement-breakpoint
 CREATE INDEX "idempotency_keys_expiry" ON "idempotency_keys" USING btree ("expires_at");--> statement-breakpoint
-CREATE INDEX "instance_use_of_disk" ON "instance_use" USING btree ("instance_id") WHERE disk_step > 0;--> statement-breakpoint
+CREATE INDEX "instance_use_full" ON "instance_use" USING btree ("instance_id") WHERE is_full;--> statement-breakpoint
 CREATE INDEX "instances_organization" ON "instances" USING btree ("organization_id","created_at","id");--> statement-breakpoint
 CREATE INDEX "instances_live" ON "instances" USING btree ("organization_id","created_at","id") WHERE desired_state <> 'terminated';--> statement-breakpoint
 CREATE UNIQUE INDEX "instances_external_id" ON "instances" USING btree ("organization_id","external_id") WHERE external_id IS NOT NULL AND desired_state <> 'terminated';--> statement-breakpoint

@@ -316,21 +316,18 @@ export const instances = pgTable(
 )
 
 /**
- * What sandboxes used when a worker last looked, and how much of their limits that was, in percent: the last step that
- * was reached and told. Unlogged: a look finds it anew.
+ * The size of the files of sandboxes when a worker last measured it, and what the API has written since. Unlogged: it is
+ * measured again.
  */
 export const instanceUse = pgTable(
   'instance_use',
   {
     instanceId: uuid().primaryKey(),
     diskBytes: bigint({ mode: 'number' }),
-    diskStep: integer().notNull().default(0),
-    memoryStep: integer().notNull().default(0),
-    pidsStep: integer().notNull().default(0),
-    /** When its gateway was last restarted while nobody used it, because it used much. */
-    recycledAt: instant(),
+    /** Whether they had reached the limit, or a write was refused: then it is measured also while the agent is stopped. */
+    isFull: boolean().notNull().default(false),
   },
-  (table) => [index('instance_use_of_disk').on(table.instanceId).where(sql`disk_step > 0`)],
+  (table) => [index('instance_use_full').on(table.instanceId).where(sql`is_full`)],
 )
 
 /** The chat channels of instances, including disabled ones. */

@@ -1,16 +1,13 @@
 import { isDeepStrictEqual } from 'node:util'
-import { and, eq, getTableColumns, gt, lt, sql } from 'drizzle-orm'
-import type { PgUpdateSetSource } from 'drizzle-orm/pg-core'
-import { LRUCache } from 'lru-cache'
+import { and, eq, getTableColumns, sql } from 'drizzle-orm'
 import pMap from 'p-map'
 import { type Instance, instances, instanceUse, organizations } from '#database/schema.ts'
-import type { EventType } from '#history/event-types.ts'
-import { changedBy, recordEvent } from '#history/record.ts'
+import { changedBy } from '#history/record.ts'
 import { type Intent, raiseGeneration } from '#instances/intent.ts'
 import { isIn } from '#instances/regions.ts'
 import { limitsFor } from '#instances/resources.ts'
 import { isSettled, publicStatus } from '#instances/status.ts'
-import { hostDiskFloor, hostDiskFree, limitsReached, sandboxRestarts } from '#platform/metrics.ts'
+import { diskStops, hostDiskFloor, hostDiskFree, sandboxRestarts } from '#platform/metrics.ts'
 import type { PeriodicTask } from '#platform/periodic.ts'
 import { SandboxUnavailableError } from '#sandbox/driver.ts'
 import type { ResourceLimits } from '#settings/resources.ts'
@@ -25,25 +22,17 @@ const pageSize = 1000
 const concurrency = 8
 const megabyte = 1024 * 1024
 
-/** The percents of a limit that are told, each once. A step is left again 5 percent below it. */
-const diskSteps = [80, 95, 100]
-const loadSteps = [70]
-const hysteresis = 5
-/** A gateway that uses much is restarted when nobody has used it for so long, and not more often than that. */
+/** A gateway that uses more of its memory is restarted after so long without use, and not more often than that. */
+const muchMemory = 0.7
 const idleMinutes = 10
-const recycleHours = 6
+const restartHours = 6
 
-/** The percent of its processes from which on an agent has used them up: a fork bomb is now and then some below all. */
-const allPids = 95
-/** A worker has fewer such agents. After a longer gap between two looks at one, its time begins anew. */
-const stuck = { max: 1000, ttl: 10 * 60_000 }
-
-/** Since the last look, of an agent that is to be stopped for the sake of its host. */
+/** The least growth since the last look for which an agent is stopped when its host has little room. */
 const muchGrowth = 64 * megabyte
 const guardEveryMs = 2000
 const guardTimeoutMs = 10 * 60_000
 
-/** Why an agent was stopped whose files have reached the limit, or that has taken the last room of the host. */
+/** Why an agent was stopped: its files have reached their limit, or its host has almost no room. */
 type Cause = 'limit' | 'host'
 
 interface Row extends Omit<Instance, 'sealedConfig' | 'sealedInstructions'> {
@@ -51,24 +40,15 @@ interface Row extends Omit<Instance, 'sealedConfig' | 'sealedInstructions'> {
   use: typeof instanceUse.$inferSelect | null
 }
 
-/** The highest step that `percent` has reached, with the step before it that it has not clearly left. */
-export function stepOf(percent: number, before: number, steps: readonly number[]): number {
-  const reached = steps.filter((step) => percent >= step || (step <= before && percent >= step - hysteresis))
-  return Math.max(0, ...reached)
-}
-
 const gigabytes = (bytes: number) => (bytes / 1024 / megabyte).toFixed(1)
 const ofDisk = (bytes: number, limitMb: number) => `${gigabytes(bytes)} of ${gigabytes(limitMb * megabyte)} GB of disk`
 
 /**
- * Watches what agents use: tells when that is much, stops an agent whose files have reached their limit, restarts one
- * that uses much memory while nobody uses it, or all of its processes without an answer, and gives sandboxes limits that
- * have changed.
+ * Watches the use of agents: stops an agent whose files have reached their limit, restarts one that uses much memory
+ * while it is idle, and gives sandboxes limits that have changed.
  */
 export function createUseWatch(deps: LifecycleDeps, rangeOfThis: () => ShardRange) {
-  const { db, sandboxes, queue, log, resources, hostDisk, timeouts } = deps
-  /** When starts of agents were first seen with all processes used and no answer, as `performance.now()`. */
-  const stuckSince = new LRUCache<string, number>(stuck)
+  const { db, sandboxes, queue, log, resources, hostDisk } = deps
   /** The sizes at the last look, to find who fills the disk of the host. */
   let lastSizes = new Map<string, number>()
   /** Of the agents that were looked at since the last pass began. */
@@ -98,111 +78,32 @@ export function createUseWatch(deps: LifecycleDeps, rangeOfThis: () => ShardRang
         ? `disk: it uses ${used}. Delete files, or raise resources.disk_mb, and start it.`
         : `disk: this host has almost no room left, and the agent, with ${used}, has just taken most of it.`
     if (!(await raise(row, 'stopForDisk', { type: 'instance.stop', reason }))) return
-    limitsReached.inc({ resource: 'disk', step: '100' })
+    diskStops.inc()
     log.warn({ instanceId: row.id, organizationId: row.organizationId, bytes }, `stopped an agent: ${cause} of disk`)
   }
 
-  const note = (row: Row, columns: PgUpdateSetSource<typeof instanceUse>) =>
-    db
-      .insert(instanceUse)
-      .values({ instanceId: row.id, ...(columns as object) })
-      .onConflictDoUpdate({ target: instanceUse.instanceId, set: columns })
-
-  /** Notes the step of a resource, and tells it when it is a higher one. */
-  async function noteStep(
-    row: Row,
-    resource: 'disk' | 'memory' | 'pids',
-    step: number,
-    { type, reason }: { type: EventType; reason: string },
-    bytes?: number,
-  ): Promise<void> {
-    const column = `${resource}Step` as const
-    const before = row.use?.[column] ?? 0
-    const isKnown = bytes === undefined || Math.abs(bytes - (row.use?.diskBytes ?? 0)) < megabyte
-    if (step === before && isKnown) return
-    const columns = { [column]: step, ...(bytes !== undefined && { diskBytes: bytes }) }
-    if (step <= before) return void (await note(row, columns))
-    await db.transaction(async (tx) => {
-      // Two looks at the same time tell it once.
-      const isHigher = lt(instanceUse[column], step)
-      const [noted] = await tx
-        .insert(instanceUse)
-        .values({ instanceId: row.id, ...columns })
-        .onConflictDoUpdate({ target: instanceUse.instanceId, set: columns, setWhere: isHigher })
-        .returning()
-      if (!noted) return
-      await recordEvent(tx, { organizationId: row.organizationId, instanceId: row.id, type, reason })
-      if (step < 100) limitsReached.inc({ resource, step: String(step) })
-    })
-  }
-
   async function lookAtDisk(row: Row, bytes: number): Promise<void> {
-    const percent = (bytes / (row.asked.disk_mb * megabyte)) * 100
-    const step = stepOf(percent, row.use?.diskStep ?? 0, diskSteps)
-    const reason = `${ofDisk(bytes, row.asked.disk_mb)}. At 95 % the API writes no files, at 100 % the agent is stopped.`
-    await noteStep(row, 'disk', step, { type: 'instance.disk_high', reason }, bytes)
-    if (percent >= 100) await stop(row, 'limit', bytes)
+    const isFull = bytes >= row.asked.disk_mb * megabyte
+    const isKnown = isFull === (row.use?.isFull ?? false) && Math.abs(bytes - (row.use?.diskBytes ?? 0)) < megabyte
+    if (!isKnown)
+      await db
+        .insert(instanceUse)
+        .values({ instanceId: row.id, diskBytes: bytes, isFull })
+        .onConflictDoUpdate({ target: instanceUse.instanceId, set: { diskBytes: bytes, isFull } })
+    if (isFull) await stop(row, 'limit', bytes)
   }
 
-  async function lookAtLoad(row: Row, signal: AbortSignal): Promise<void> {
-    if (publicStatus(row) !== 'running') return
-    const use = await sandboxes.currentUse(row.id, signal)
-    const looks = [
-      {
-        resource: 'memory',
-        used: use.memoryBytes,
-        limit: (row.limits?.kept.memory_mb ?? row.asked.memory_mb) * megabyte,
-        isKept: row.limits?.kept.memory_mb != null,
-        type: 'instance.memory_high',
-        words: (used: number, limit: number) => `${gigabytes(used)} of ${gigabytes(limit)} GB of memory`,
-      },
-      {
-        resource: 'pids',
-        used: use.pids,
-        limit: row.limits?.kept.pids ?? row.asked.pids,
-        isKept: row.limits?.kept.pids != null,
-        type: 'instance.pids_high',
-        words: (used: number, limit: number) => `${used} of ${limit} processes and threads`,
-      },
-    ] as const
-    for (const { resource, used, limit, isKept, type, words } of looks) {
-      if (used === null) continue
-      const percent = (used / limit) * 100
-      const step = stepOf(percent, row.use?.[`${resource}Step`] ?? 0, loadSteps)
-      await noteStep(row, resource, step, { type, reason: `It uses ${words(used, limit)}.` })
-      // Also while a worker is at an agent that does not answer: nothing else keeps it from the memory of its host.
-      if (percent > 100 && !isKept) return restart(row, resource, `it used ${words(used, limit)}`)
-      if (resource === 'pids' && isStuck(row, percent)) {
-        const minutes = timeouts.busyMs / 60_000
-        return restart(row, resource, `it used ${words(used, limit)}, and did not answer for ${minutes} minutes`)
-      }
-      if (step > 0 && isSettled(row) && (await isIdle(row)))
-        return restart(row, 'recycled', `it used ${words(used, limit)}, and nobody used it`)
-    }
-  }
-
-  /** Whether an agent has used all of its processes, and not answered, at each look for the longest time. */
-  function isStuck(row: Row, percentOfPids: number): boolean {
-    const start = `${row.id} ${row.readyAt?.getTime()}`
-    if (isSettled(row) || percentOfPids < allPids) {
-      stuckSince.delete(start)
-      return false
-    }
-    const now = performance.now()
-    const since = stuckSince.get(start) ?? now
-    stuckSince.set(start, since)
-    return now - since >= timeouts.busyMs
-  }
-
-  async function restart(row: Row, why: 'memory' | 'pids' | 'recycled', words: string): Promise<void> {
-    const reason = `${why === 'memory' ? 'oom' : why}: ${words}.`
+  async function lookAtMemory(row: Row, signal: AbortSignal): Promise<void> {
+    const used = await sandboxes.memoryUse(row.id, signal)
+    const limit = (row.limits?.kept.memory_mb ?? row.asked.memory_mb) * megabyte
+    if (used === null || used < limit * muchMemory || !(await isIdle(row))) return
+    const reason = `recycled: it used ${gigabytes(used)} of ${gigabytes(limit)} GB of memory, and nobody used it.`
     if (!(await raise(row, 'restart', { type: 'instance.restart', reason }))) return
-    await note(row, { recycledAt: sql`now()`, memoryStep: 0, pidsStep: 0 })
-    sandboxRestarts.inc({ reason: why === 'memory' ? 'oom' : why })
+    sandboxRestarts.inc({ reason: 'recycled' })
     log.warn({ instanceId: row.id, organizationId: row.organizationId }, `restarted an agent: ${reason}`)
   }
 
-  /** Whether a restart disturbs nobody, and does not follow another one. */
+  /** Whether an agent has not been used lately, and was not restarted lately. */
   async function isIdle({ id }: Row): Promise<boolean> {
     const { rows } = await db.execute<{ idle: boolean }>(sql`
       SELECT NOT EXISTS (SELECT FROM model_calls WHERE instance_id = ${id}
@@ -211,16 +112,14 @@ export function createUseWatch(deps: LifecycleDeps, rangeOfThis: () => ShardRang
          AND NOT EXISTS (SELECT FROM turn_lines WHERE instance_id = ${id} AND turns <> '{}')
          AND NOT EXISTS (SELECT FROM responses WHERE instance_id = ${id}
                          AND created_at > now() - make_interval(mins => ${idleMinutes}))
-         AND NOT EXISTS (SELECT FROM instance_use WHERE instance_id = ${id}
-                         AND recycled_at > now() - make_interval(hours => ${recycleHours}))
          AND EXISTS (SELECT FROM instances WHERE id = ${id}
-                     AND ready_at < now() - make_interval(mins => ${idleMinutes})) AS idle`)
+                     AND ready_at < now() - make_interval(hours => ${restartHours})) AS idle`)
     return rows[0]?.idle === true
   }
 
   /**
    * Agents of a range of shards after a cursor, and that of the next page; null after the last. Those of the first
-   * worker end with the stopped ones that have many files: these may be deleted.
+   * worker end with the stopped ones that are full: files of them may be deleted.
    */
   async function readPage(
     range: ShardRange,
@@ -244,7 +143,7 @@ export function createUseWatch(deps: LifecycleDeps, rangeOfThis: () => ShardRang
       .orderBy(...inShardOrder)
       .limit(limit)
     const next = (running.length === limit && running.at(-1)?.row) || null
-    const isFullAndStopped = and(gt(instanceUse.diskStep, 0), eq(instances.desiredState, 'stopped'), isIn(deps))
+    const isFullAndStopped = and(eq(instanceUse.isFull, true), eq(instances.desiredState, 'stopped'), isIn(deps))
     const stopped = next === null && range.index === 0 ? await select().where(isFullAndStopped).limit(pageSize) : []
     const rows = [...running, ...stopped].map(({ row, organization, use }) => ({
       ...row,
@@ -259,7 +158,7 @@ export function createUseWatch(deps: LifecycleDeps, rangeOfThis: () => ShardRang
     if (isAtRest && !isDeepStrictEqual(row.limits?.asked, row.asked))
       await raise(row, 'changeResources', { silent: true })
     if (bytes !== undefined) await lookAtDisk(row, bytes)
-    await lookAtLoad(row, signal)
+    if (isAtRest) await lookAtMemory(row, signal)
   }
 
   interface Seen {

@@ -154,10 +154,9 @@ export const hostDiskFloor = new Gauge({
   registers,
 })
 
-export const limitsReached = new Counter({
-  name: 'chowder_limits_reached_total',
-  help: 'Agents that reached so many percent of their limit of disk, memory or processes; at 100 of disk they are stopped.',
-  labelNames: ['resource', 'step'] as const,
+export const diskStops = new Counter({
+  name: 'chowder_disk_stops_total',
+  help: 'Agents that were stopped because their files had reached their limit, or their host had almost no room.',
   registers,
 })
 

@@ -332,10 +332,10 @@ export interface SandboxDriver {
   /** The sizes of the folders of sandboxes, measured now, also of stopped ones. Leaves out those that are not known. */
   diskUse(ids: readonly string[], signal: AbortSignal): Promise<Map<string, number>>
   /**
-   * What the limits of a sandbox count now: its memory, its processes and threads. Null for what is not known. Of two
-   * rooms that have the limits each for itself, what the fuller one uses.
+   * The memory that the limit of a sandbox counts now, in bytes; null when it is not known. Of two rooms that have the
+   * limit each for itself, the memory of the fuller one.
    */
-  currentUse(id: string, signal: AbortSignal): Promise<{ memoryBytes: number | null; pids: number | null }>
+  memoryUse(id: string, signal: AbortSignal): Promise<number | null>
   /** What the sandbox uses now. Everything is null for a sandbox that does not exist. */
   measure(id: string, signal: AbortSignal): Promise<Usage>
   files(id: string): SandboxFiles

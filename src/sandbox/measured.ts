@@ -62,7 +62,7 @@ export function measureDriver<Driver extends SandboxDriver>(driver: Driver, regi
     readLog: (id, options, signal) => measured('readLog', signal, () => driver.readLog(id, options, signal)),
     limit: (id, resources, signal) => measured('limit', signal, () => driver.limit(id, resources, signal)),
     diskUse: (ids, signal) => measured('diskUse', signal, () => driver.diskUse(ids, signal)),
-    currentUse: (id, signal) => measured('currentUse', signal, () => driver.currentUse(id, signal)),
+    memoryUse: (id, signal) => measured('memoryUse', signal, () => driver.memoryUse(id, signal)),
     measure: (id, signal) => measured('measure', signal, () => driver.measure(id, signal)),
     files: (id) => measureFiles(driver.files(id), measured),
     filesBatch: (id, use) => useFiles(driver, id, (files) => use(measureFiles(files, measured))),

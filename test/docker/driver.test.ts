@@ -201,7 +201,7 @@ describe('with a dockerd', () => {
 
       test('what it uses counts as well', async () => {
         const eating = inRoom(id, 'head -c 300m /dev/zero | tail -c 300m | (sleep 8; wc -c)')
-        const megabytes = async () => ((await driver.currentUse(id, within())).memoryBytes ?? 0) / 1024 / 1024
+        const megabytes = async () => ((await driver.memoryUse(id, within())) ?? 0) / 1024 / 1024
         await until('its memory to be counted', async () => (await megabytes()) > 300)
         await eating
       })

@@ -135,9 +135,9 @@ export function openCloudDriver(url: string, caller: string): SandboxDriver {
       signal.throwIfAborted()
       return new Map()
     },
-    currentUse: async (_id, signal) => {
+    memoryUse: async (_id, signal) => {
       signal.throwIfAborted()
-      return { memoryBytes: null, pids: null }
+      return null
     },
     measure: async (_id, signal) => {
       signal.throwIfAborted()

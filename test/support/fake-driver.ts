@@ -82,7 +82,6 @@ export class FakeDriver implements SandboxDriver {
   readonly limits = new Map<string, Resources>()
   readonly diskBytes = new Map<string, number>()
   readonly memoryBytes = new Map<string, number>()
-  readonly pids = new Map<string, number>()
   output = 'starting\n'
   readonly #endpoint: (id: string) => Endpoint
   readonly #faults: Required<Fault>[] = []
@@ -252,10 +251,9 @@ export class FakeDriver implements SandboxDriver {
     return new Map(ids.filter((id) => this.sandboxes.has(id)).map((id) => [id, this.diskBytes.get(id) ?? 43e6]))
   }
 
-  async currentUse(id: string, signal: AbortSignal) {
+  async memoryUse(id: string, signal: AbortSignal) {
     signal.throwIfAborted()
-    if (!this.sandboxes.get(id)?.running) return { memoryBytes: null, pids: null }
-    return { memoryBytes: this.memoryBytes.get(id) ?? 900e6, pids: this.pids.get(id) ?? 30 }
+    return this.sandboxes.get(id)?.running ? (this.memoryBytes.get(id) ?? 900e6) : null
   }
 
   async measure(id: string, signal: AbortSignal): Promise<Usage> {

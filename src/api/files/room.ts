@@ -10,8 +10,6 @@ import type { FileDeps } from './deps.ts'
 import { withFiles } from './workspace.ts'
 
 const megabyte = 1024 * 1024
-/** The rest is for the agent's own files. */
-const mostOfLimit = 0.95
 
 const gigabytes = (bytes: number) => (bytes / 1024 / megabyte).toFixed(2)
 
@@ -24,7 +22,9 @@ async function requireRoom(db: Db, id: string, bytes: number): Promise<void> {
     .where(eq(instances.id, id))
   const limit = (found?.limits?.asked.disk_mb ?? Number.POSITIVE_INFINITY) * megabyte
   const used = found?.used ?? 0
-  if (used + bytes <= limit * mostOfLimit) return
+  if (used + bytes <= limit) return
+  // A worker measures them again, since some may have been deleted.
+  await db.update(instanceUse).set({ isFull: true }).where(eq(instanceUse.instanceId, id))
   throw new AppError('no_space', texts.diskLimitReached(gigabytes(used), gigabytes(limit)))
 }
 

@@ -41,8 +41,8 @@ const heldLimitOf = (name: ResourceName) =>
       value: Type.Number({ description: 'The number that holds now.' }),
       kept_by: OneOf(
         ['kernel', 'watch', 'nothing'],
-        '`kernel`: the agent cannot exceed it. `watch`: Chowder looks every 30 seconds, warns, and stops or restarts an agent ' +
-          'that exceeds it. `nothing`: this server cannot limit it.',
+        '`kernel`: the agent cannot exceed it. `watch`: Chowder measures it every 30 seconds, and stops an agent that ' +
+          'exceeds it. `nothing`: this server cannot limit it.',
       ),
     },
     { description: `${limitOf(name).description ?? ''}` },
@@ -160,16 +160,16 @@ export const toInstanceStatus = (
 
 const noLimits = { memory_mb: null, cpus: null, pids: null, disk_mb: null }
 
-/** A limit of memory or processes that the kernel does not keep is watched; one of processors cannot be. */
+/** Chowder watches the limit of the disk. It does not keep one of the others that the kernel does not keep. */
 const toLimits = ({ asked, kept }: HeldLimits): Static<typeof Instance>['limits'] => {
   const held = (name: keyof HeldLimits['kept'], otherwise: 'watch' | 'nothing') => {
     const value = kept[name] ?? null
     return value === null ? { value: asked[name], kept_by: otherwise } : { value, kept_by: 'kernel' as const }
   }
   return {
-    memory_mb: held('memory_mb', 'watch'),
+    memory_mb: held('memory_mb', 'nothing'),
     cpus: held('cpus', 'nothing'),
-    pids: held('pids', 'watch'),
+    pids: held('pids', 'nothing'),
     disk_mb: held('disk_mb', 'watch'),
   }
 }

@@ -326,13 +326,11 @@ export function createDockerDriver(options: DockerDriverOptions): SandboxDriver 
       return changed ? keptLimits(container, changed, resources) : noKeptLimits
     },
     diskUse: (ids, signal) => diskUseOf(client, ids, signal),
-    async currentUse(id, signal) {
+    async memoryUse(id, signal) {
       const names = [sandboxName(id), roomName(id)]
-      const stats = await Promise.all(names.map((name) => statsOf(client, name, signal)))
-      const most = (used: (number | null | undefined)[]) =>
-        used.reduce<number | null>((max, one) => (one == null ? max : Math.max(one, max ?? 0)), null)
-      // Each has the limits for itself.
-      return { memoryBytes: most(stats.map(memoryIn)), pids: most(stats.map((one) => one?.pids_stats?.current)) }
+      const used = await Promise.all(names.map(async (name) => memoryIn(await statsOf(client, name, signal))))
+      const known = used.filter((bytes) => bytes !== null)
+      return known.length > 0 ? Math.max(...known) : null
     },
     async measure(id, signal) {
       const container = await inspect(id, signal)

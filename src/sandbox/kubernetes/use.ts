@@ -38,7 +38,7 @@ const hasRoom = (pod: V1Pod) => pod.spec?.containers.some(({ name }) => name ===
 /** The activity and use of pods, measured by programs that run in them; unknown for a pod that does not run. */
 export function createUse(
   client: KubernetesClient,
-): Pick<SandboxDriver, 'activity' | 'limit' | 'diskUse' | 'currentUse' | 'measure'> {
+): Pick<SandboxDriver, 'activity' | 'limit' | 'diskUse' | 'memoryUse' | 'measure'> {
   async function findRunning(id: string, signal: AbortSignal): Promise<V1Pod | null> {
     const pod = await client.find<V1Pod>(`core/pods/${podName(id)}`, signal)
     return pod && isRunning(pod) ? pod : null
@@ -77,16 +77,12 @@ export function createUse(
       const found = await pMap(ids, measure, { concurrency: looksAtOnce })
       return new Map(found.filter((pair): pair is [string, number] => pair[1] !== null))
     },
-    async currentUse(id, signal) {
+    async memoryUse(id, signal) {
       const looked = await look(id, signal)
-      if (!looked?.seen) return { memoryBytes: null, pids: null }
-      const { memoryBytes, processes } = looked.seen
+      if (!looked?.seen) return null
       const room = hasRoom(looked.pod) ? await tryLook(id, lookInRoom, signal) : null
-      // Each has the limits for itself.
-      return {
-        memoryBytes: Math.max(memoryBytes ?? 0, room?.memoryBytes ?? 0),
-        pids: Math.max(processes, room?.processes ?? 0),
-      }
+      // Each has the limit for itself.
+      return Math.max(looked.seen.memoryBytes ?? 0, room?.memoryBytes ?? 0)
     },
     async measure(id, signal) {
       const looked = await look(id, signal)

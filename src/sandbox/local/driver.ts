@@ -26,7 +26,7 @@ import { launcherEnded, liveGateway, ownerOf } from './gateway.ts'
 import { hasPython, type Jail } from './jail.ts'
 import { launchGateway } from './launch.ts'
 import { changeLimits, lazyControlGroups, makeGroup } from './limits.ts'
-import { createMeasure, currentUseOf, diskOf } from './measure.ts'
+import { createMeasure, diskOf, memoryUseOf } from './measure.ts'
 import { endProcesses, processesOf, signalProcess } from './processes.ts'
 import { createRecords } from './records.ts'
 import { becomesFree, type Range } from './reservations.ts'
@@ -283,10 +283,10 @@ export function createLocalDriver(options: LocalDriverOptions): LocalDriver {
       )
       return new Map(sizes.flat())
     },
-    async currentUse(id, signal) {
+    async memoryUse(id, signal) {
       signal.throwIfAborted()
       const folder = folderOf(id)
-      return currentUseOf(folder, await records.uidOf(folder))
+      return memoryUseOf(folder, await records.uidOf(folder))
     },
     async measure(id, signal) {
       signal.throwIfAborted()

@@ -71,15 +71,12 @@ export const diskOf = (path: string, signal?: AbortSignal): Promise<number | nul
     })
   })
 
-/** What the limits of a sandbox count. Without a control group its processes are added up. */
-export async function currentUseOf(folder: SandboxFolder, uid: number | null) {
-  if (!(await liveGateway(folder, uid))) return { memoryBytes: null, pids: null }
+/** The memory that the limit of a sandbox counts; without a control group that of its processes. Null while it is stopped. */
+export async function memoryUseOf(folder: SandboxFolder, uid: number | null): Promise<number | null> {
+  if (!(await liveGateway(folder, uid))) return null
   const group = await folder.controlGroup()
-  const { memoryBytes = null, processes = null } = group ? await usageOf(group) : {}
-  if (memoryBytes !== null && processes !== null) return { memoryBytes, pids: processes }
-  const pids = await processesOf(await ownerOf(folder, uid))
-  const threads = await inTurns(pids, (pid) => readStat(pid)?.threads ?? 0)
-  return { memoryBytes: await memoryOf(pids), pids: sum(threads) }
+  const grouped = group && (await usageOf(group)).memoryBytes
+  return grouped ?? memoryOf(await processesOf(await ownerOf(folder, uid)))
 }
 
 /** Measures sandboxes. The sizes of folders are remembered for a minute. */
