@@ -3,7 +3,6 @@ CREATE TABLE "api_keys" (
 	"organization_id" uuid NOT NULL,
 	"key_hash" "bytea" NOT NULL,
 	"key_prefix" text NOT NULL,
-	"has_checksum" boolean DEFAULT false NOT NULL,
 	"name" text DEFAULT 'First key' NOT NULL,
 	"permissions" text[],
 	"instance_ids" uuid[],
@@ -293,7 +292,6 @@ ALTER TABLE "skills" ADD CONSTRAINT "skills_instance_id_instances_id_fk" FOREIGN
 CREATE UNIQUE INDEX "api_keys_key_hash" ON "api_keys" USING btree ("key_hash");--> statement-breakpoint
 CREATE INDEX "api_keys_organization" ON "api_keys" USING btree ("organization_id","created_at","id");--> statement-breakpoint
 CREATE INDEX "api_keys_revoked" ON "api_keys" USING btree ("revoked_at") WHERE revoked_at IS NOT NULL;--> statement-breakpoint
-CREATE INDEX "api_keys_without_checksum" ON "api_keys" USING btree ("id") WHERE NOT "api_keys"."has_checksum" AND "api_keys"."revoked_at" IS NULL;--> statement-breakpoint
 CREATE INDEX "events_instance" ON "events" USING btree ("instance_id","id");--> statement-breakpoint
 CREATE INDEX "events_organization" ON "events" USING btree ("organization_id","id");--> statement-breakpoint
 CREATE INDEX "events_instance_type" ON "events" USING btree ("instance_id","type","id");--> statement-breakpoint

@@ -8,8 +8,6 @@ const maxUnknown = 1000
 export interface CachedAnswers<Answer extends object> {
   /** The answer for a key; null when there is none. All who ask for a key while it is read share the reading. */
   find(key: string): Promise<Answer | null>
-  /** What `find` would return without a reading; undefined when it would read. */
-  peek(key: string): Answer | null | undefined
   /** From now on the answer is read again. One that is being read is not cached. */
   forget(key: string): void
 }
@@ -38,11 +36,9 @@ export function cachedFor<Answer extends object>(
     }
   }
 
-  const peek = (key: string) => (unknown.has(key) ? null : known.get(key))
   return {
-    peek,
     async find(key) {
-      const cached = peek(key)
+      const cached = unknown.has(key) ? null : known.get(key)
       return cached === undefined ? (reading.get(key) ?? readOnce(key)) : cached
     },
     forget(key) {

@@ -151,8 +151,6 @@ export const apiKeys = pgTable(
     keyHash: bytea().notNull(),
     /** The first characters, by which people recognize a key. */
     keyPrefix: text().notNull(),
-    /** Keys from before there was a checksum have none. */
-    hasChecksum: boolean().notNull().default(false),
     name: text().notNull().default('First key'),
     /**
      * The permissions and the instances of a scoped key; both null for an organization key, which has all permissions.
@@ -172,7 +170,6 @@ export const apiKeys = pgTable(
     uniqueIndex('api_keys_key_hash').on(table.keyHash),
     index('api_keys_organization').on(table.organizationId, table.createdAt, table.id),
     index('api_keys_revoked').on(table.revokedAt).where(sql`revoked_at IS NOT NULL`),
-    index('api_keys_without_checksum').on(table.id).where(sql`NOT ${table.hasChecksum} AND ${table.revokedAt} IS NULL`),
   ],
 )
 

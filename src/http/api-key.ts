@@ -5,7 +5,7 @@ import { crc32 } from 'node:zlib'
 export const keyPrefixes = { organization: 'chd_org_', scoped: 'chd_sk_' } as const
 
 const secretBytes = 32
-const keyFormat = /^(chd_(?:org|sk)_[0-9a-f]{64})([0-9a-f]{8})?$/
+const keyFormat = /^(chd_(?:org|sk)_[0-9a-f]{64})([0-9a-f]{8})$/
 const ownPrefix = /^chd_(org|sk)_/
 
 const checksumOf = (text: string): string => crc32(text).toString(16).padStart(8, '0')
@@ -20,16 +20,14 @@ export function newApiKey(kind: keyof typeof keyPrefixes): string {
 export const clientTokenPrefix = 'chd_ct_'
 
 /**
- * The form of a key, found without the database. `checked`: its checksum is right. `unchecked`: it has none, as keys
- * that were made before there was a checksum. `token`: it is a client token. `malformed`: it was not copied whole, or is
- * a guess. `foreign`: it is another server's.
+ * The form of a key, found without the database. `checked`: its checksum is right. `token`: it is a client token.
+ * `malformed`: it was not copied whole, or is a guess. `foreign`: it is another server's.
  */
-export type KeyForm = 'checked' | 'unchecked' | 'token' | 'malformed' | 'foreign'
+export type KeyForm = 'checked' | 'token' | 'malformed' | 'foreign'
 
 export function formOf(key: string): KeyForm {
   if (key.startsWith(clientTokenPrefix)) return 'token'
   const [, body, checksum] = keyFormat.exec(key) ?? []
   if (body === undefined) return ownPrefix.test(key) ? 'malformed' : 'foreign'
-  if (checksum === undefined) return 'unchecked'
   return checksum === checksumOf(body) ? 'checked' : 'malformed'
 }

@@ -53,10 +53,9 @@ interface ClientToken {
 
 /**
  * Finds the caller that the SHA-256 of a key, in base64, belongs to; null for a key that is unknown, revoked or
- * expired. `hasChecksum` is false for a key without one, which an installation need not have: then it is null without
- * a query. Throws AppError `organization_disabled` when the operator disabled the organization.
+ * expired. Throws AppError `organization_disabled` when the operator disabled the organization.
  */
-export type FindCaller = (keyHash: string, hasChecksum?: boolean) => Promise<Caller | null>
+export type FindCaller = (keyHash: string) => Promise<Caller | null>
 
 /** Finds the caller that a client token stands for; null for one that is malformed or expired, or whose key is refused. */
 export type FindTokenCaller = (token: string) => Promise<Caller | null>
@@ -93,7 +92,6 @@ declare module 'fastify' {
 /** The likeliest mistakes are a key of a model provider, and one that was not copied whole. */
 const refusals: Record<KeyForm, string> = {
   checked: texts.unknownKey,
-  unchecked: texts.unknownKey,
   token: texts.unknownToken,
   malformed: texts.malformedKey,
   foreign: texts.foreignKey,
@@ -176,8 +174,7 @@ export function useApiKeys(
   })
   async function callerOf(key: string, form: KeyForm): Promise<Caller | null> {
     if (form === 'token') return findTokenCaller(key)
-    if (form !== 'checked' && form !== 'unchecked') return null
-    return findCaller(hash('sha256', key, 'base64'), form === 'checked')
+    return form === 'checked' ? findCaller(hash('sha256', key, 'base64')) : null
   }
   app.addHook('onRequest', async (request, reply) => {
     const { access, handlesRefusedKey, session } = request.routeOptions.config

@@ -1,4 +1,3 @@
-import { randomBytes } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, onTestFinished, test, vi } from 'vitest'
 import { deleteRevokedKeys } from '#api/keys/retention.ts'
@@ -297,19 +296,14 @@ test('a key that is missing, malformed, another organization’s or of the other
   expect(await statusOf(ofOther.key, other)).toBe(200)
 })
 
-test('S17: a key from before there was a checksum is good, and one that is a guess costs no query', async () => {
-  const { id: organizationId, key } = await chowder.signUp()
-  const { pool } = chowder.database
-  const old = `chd_org_${randomBytes(32).toString('hex')}`
-  await pool.query(
-    `INSERT INTO api_keys (id, organization_id, key_hash, key_prefix) VALUES (gen_random_uuid(), $1, sha256($2), 'chd_org_')`,
-    [organizationId, Buffer.from(old)],
-  )
+test('S17: a guess without a right checksum costs no query', async () => {
+  const { key } = await chowder.signUp()
   const statusWith = async (key: string) => (await chowder.call('GET', '/v1/organization', { key })).status
-  await until('the old key to be known', async () => (await statusWith(old)) === 200, 2000)
-  const query = vi.spyOn(pool, 'query')
-  const guess = `${newApiKey('organization').slice(0, -8)}00000000`
-  expect([await statusWith(guess), query.mock.calls.length]).toEqual([401, 0])
+  const query = vi.spyOn(chowder.database.pool, 'query')
+  const body = newApiKey('organization').slice(0, -8)
+  for (const guess of [body, `${body}00000000`]) {
+    expect([await statusWith(guess), query.mock.calls.length]).toEqual([401, 0])
+  }
   query.mockRestore()
   expect(await statusWith(key)).toBe(200)
 })
@@ -319,7 +313,7 @@ describe('a scoped key', () => {
     ['sk-ant-api03-abc', 'begin with chd_org_ or chd_sk_'],
     ['chd_org_f3a8…', 'Copy the whole key'],
     [`chd_sk_${'0'.repeat(72)}`, 'Copy the whole key'],
-    [`chd_sk_${'0'.repeat(64)}`, 'Unknown, revoked or expired API key.'],
+    [`chd_sk_${'0'.repeat(64)}`, 'Copy the whole key'],
     [newApiKey('scoped'), 'Unknown, revoked or expired API key.'],
   ])('is refused with what is wrong with %s', async (wrong, says) => {
     const { status, body } = await chowder.call('GET', '/v1/keys', { headers: { authorization: `Bearer ${wrong}` } })

@@ -18,8 +18,8 @@ afterEach(async () => {
 async function addKeys({ database }: TestChowder, organizationId: string, number: number): Promise<string[]> {
   const keys = Array.from({ length: number }, () => newApiKey('organization'))
   await database.pool.query(
-    `INSERT INTO api_keys (id, organization_id, key_hash, key_prefix, has_checksum)
-     SELECT unnest($1::uuid[]), $2, unnest($3::bytea[]), 'chd_org_', true`,
+    `INSERT INTO api_keys (id, organization_id, key_hash, key_prefix)
+     SELECT unnest($1::uuid[]), $2, unnest($3::bytea[]), 'chd_org_'`,
     [keys.map(newId), organizationId, keys.map((key) => hash('sha256', key, 'buffer'))],
   )
   return keys

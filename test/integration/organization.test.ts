@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, describe, expect, onTestFinished, test, vi } from 'vitest'
+import { newApiKey } from '#http/api-key.ts'
 import { newSecret } from '../support/canary/secrets.ts'
 import { errorBody } from '../support/error-body.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
@@ -108,7 +109,7 @@ describe('GET /v1/organization', () => {
     ['another scheme', { authorization: 'Basic abc' }],
     ['no key after the scheme', { authorization: 'Bearer ' }],
     ['a key of another form', { authorization: 'Bearer sk-123' }],
-    ['an unknown key', { authorization: `Bearer chd_org_${'0'.repeat(64)}` }],
+    ['an unknown key', { authorization: `Bearer ${newApiKey('organization')}` }],
   ])('%s is a 401 with a detail', async (_what, headers) => {
     const { status, body } = await chowder.call('GET', '/v1/organization', { headers })
     expect([status, typeof body.detail]).toEqual([401, 'string'])

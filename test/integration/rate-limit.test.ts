@@ -1,6 +1,7 @@
 import { createServer, type Server } from 'node:net'
 import { pino } from 'pino'
 import { afterEach, describe, expect, inject, test } from 'vitest'
+import { newApiKey } from '#http/api-key.ts'
 import { connectLimits, type RateLimits } from '#http/rate-limit.ts'
 import { errorBody } from '../support/error-body.ts'
 import { startFakeClawHub } from '../support/fake-clawhub.ts'
@@ -11,7 +12,7 @@ import { cloneDatabase } from '../support/test-database.ts'
 import { until } from '../support/until.ts'
 
 const _silent = pino({ level: 'silent' })
-const unknownKey = `chd_org_${'0'.repeat(64)}`
+const unknownKey = newApiKey('organization')
 const undo: (() => Promise<unknown> | unknown)[] = []
 afterEach(async () => {
   for (const act of undo.splice(0).reverse()) await act()

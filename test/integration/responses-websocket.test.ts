@@ -8,6 +8,7 @@ import { ResponsesWS } from 'openai/resources/responses/ws'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, onTestFinished, test } from 'vitest'
 import { WebSocket } from 'ws'
 import type { StreamEvent } from '#api/responses/format/event-schemas.ts'
+import { newApiKey } from '#http/api-key.ts'
 import { openStreams } from '#platform/metrics.ts'
 import { defaultTurnTimeouts } from '#turns/turn.ts'
 import { errorBody, requireError } from '../support/error-body.ts'
@@ -329,7 +330,7 @@ describe('the permission to connect', () => {
       (await chowder.call('POST', '/v1/keys', { key, body: { name: 'k', instance_ids: instances, permissions } })).body
         .raw_key
     expect(await refusal(pathOf(), {})).toBe(401)
-    expect(await refusal(pathOf(), bearer(`chd_org_${'0'.repeat(64)}`))).toBe(401)
+    expect(await refusal(pathOf(), bearer(newApiKey('organization')))).toBe(401)
     expect(await refusal(pathOf(), bearer(other))).toBe(404)
     expect(await refusal(pathOf('nonsense'), bearer(key))).toBe(404)
     expect(await refusal(pathOf(), bearer(await issue(['read', 'configure'])))).toBe(403)

@@ -2,6 +2,7 @@ import { once } from 'node:events'
 import { type AddressInfo, connect } from 'node:net'
 import type { InjectOptions } from 'fastify'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { newApiKey } from '#http/api-key.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
 
@@ -95,7 +96,7 @@ describe('a request without a valid key', () => {
     [undefined, 'Bearer', 'Send your API key in the header: Authorization: Bearer <key>.'],
     ['Bearer ', 'Bearer', 'Send your API key in the header: Authorization: Bearer <key>.'],
     ['Basic YTpi', 'Bearer', 'Send your API key in the header: Authorization: Bearer <key>.'],
-    [`Bearer chd_org_${'0'.repeat(64)}`, 'Bearer error="invalid_token"', ours],
+    [`Bearer ${newApiKey('organization')}`, 'Bearer error="invalid_token"', ours],
     [
       'Bearer sk-proj-1',
       'Bearer error="invalid_token"',

@@ -21,8 +21,8 @@ test('a key of which any character is wrong, missing or too many is malformed', 
   )
 })
 
-test('a key from before there was a checksum is unchecked', () => {
-  expect(formOf(`chd_org_${'0123456789abcdef'.repeat(4)}`)).toBe('unchecked')
+test('a key without a checksum is malformed', () => {
+  expect(formOf(`chd_org_${'0123456789abcdef'.repeat(4)}`)).toBe('malformed')
 })
 
 test.each(['', 'sk-ant-api03-abc', 'chd_', 'CHD_ORG_0'])('%j is of another server', (key) => {

@@ -1,5 +1,6 @@
 import fastify from 'fastify'
 import { expect, test } from 'vitest'
+import { newApiKey } from '#http/api-key.ts'
 import { type Caller, useApiKeys } from '#http/auth.ts'
 import { useInstanceIds } from '#http/instance-params.ts'
 import { newId } from '#platform/ids.ts'
@@ -14,7 +15,7 @@ const scoped: Caller = {
   sessions: null,
   token: null,
 }
-const headers = { authorization: `Bearer chd_sk_${'0'.repeat(64)}` }
+const headers = { authorization: `Bearer ${newApiKey('scoped')}` }
 
 test('an instance id in capitals is canonical before the key is held against it and the handler reads it', async () => {
   const app = fastify()

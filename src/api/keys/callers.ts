@@ -1,5 +1,4 @@
-import { and, eq, inArray, isNull, not, sql } from 'drizzle-orm'
-import { LRUCache } from 'lru-cache'
+import { and, eq, inArray, isNull, sql } from 'drizzle-orm'
 import { batched } from '#database/batched.ts'
 import { cachedFor } from '#database/cached.ts'
 import type { Db } from '#database/client.ts'
@@ -39,16 +38,6 @@ export interface Callers {
  * query on, and no key beyond its expiry.
  */
 export function createCallers(db: Db, log: Pick<Logger, 'warn'>): Callers {
-  /** Whether there is a key without a checksum: else all that look like one are guesses. */
-  const unchecked = new LRUCache<'any', boolean>({
-    max: 1,
-    ttl: cachedMs,
-    async fetchMethod() {
-      const where = and(not(apiKeys.hasChecksum), isNull(apiKeys.revokedAt))
-      const rows = await db.select({ id: apiKeys.id }).from(apiKeys).where(where).limit(1)
-      return rows.length > 0
-    },
-  })
   const uses = createKeyUses(db, log)
   /** The time of the database when `performance.now()` was 0. */
   let databaseOrigin = Number.NaN
@@ -97,8 +86,7 @@ export function createCallers(db: Db, log: Pick<Logger, 'warn'>): Callers {
 
   const callers = cachedFor(cachedMs, read)
   return {
-    async find(keyHash, hasChecksum = true) {
-      if (!hasChecksum && !callers.peek(keyHash) && !(await unchecked.fetch('any'))) return null
+    async find(keyHash) {
       const found = await callers.find(keyHash)
       if (!found || performance.now() >= found.endsAt) return null
       if (found.isDisabled) throw new AppError('organization_disabled', texts.disabled)

@@ -51,7 +51,6 @@ function issueKey(organizationId: string, kind: Kind) {
     organizationId,
     keyHash: hash('sha256', key, 'buffer'),
     keyPrefix: `${key.slice(0, keyPrefixes[kind].length + shownCharacters)}....`,
-    hasChecksum: true,
   }
   return { key, row }
 }
