@@ -312,6 +312,25 @@ export const instances = pgTable(
   ],
 )
 
+/** The columns of an instance that may hold secrets, with their values once the sandbox of a terminated instance is destroyed. */
+export const erasedSecrets = {
+  sealedInstructions: null,
+  sealedConfig: null,
+  sealedToken: '',
+  sealedRelayToken: null,
+} as const
+
+/** The columns of an instance that hold words of a caller, with their values after the erasure. */
+export const erasedColumns = {
+  ...erasedSecrets,
+  name: '',
+  externalId: null,
+  metadata: {},
+  model: null,
+  unlistedModels: [] as string[],
+  egress: null,
+} as const
+
 /**
  * The size of the files of sandboxes when a worker last measured it, and what the API has written since. Unlogged: it is
  * measured again.

@@ -1,6 +1,6 @@
 import { ne, type SQL, sql } from 'drizzle-orm'
 import type { Db } from '#database/client.ts'
-import { instances } from '#database/schema.ts'
+import { erasedColumns, instances } from '#database/schema.ts'
 import { changedBy } from '#history/record.ts'
 import { terminatedReadableDays } from './row.ts'
 
@@ -9,25 +9,6 @@ const batchSize = 500
 
 /** Every instance has a name until it is erased. */
 export const isNotErased = ne(instances.name, '')
-
-/** The columns that may hold secrets, with their values once the sandbox of a terminated instance is destroyed. */
-export const erasedSecrets = {
-  sealedInstructions: null,
-  sealedConfig: null,
-  sealedToken: '',
-  sealedRelayToken: null,
-} as const
-
-/** The columns that hold what a caller wrote, with their values after the erasure. */
-export const erasedColumns = {
-  ...erasedSecrets,
-  name: '',
-  externalId: null,
-  metadata: {},
-  model: null,
-  unlistedModels: [] as string[],
-  egress: null,
-} as const
 
 /**
  * Empties the name, external id, metadata, configuration and token of terminated, settled instances that nobody can

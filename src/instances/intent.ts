@@ -57,8 +57,8 @@ const intents = {
     updatedAt: now,
   },
   changeProviderKey: { attempts: 0 },
-  /** The limits of its sandbox change. One that does not run gets them when it starts. */
-  changeResources: {
+  /** Its name or the limits of its sandbox change. An agent that does not run gets them when it starts. */
+  changeAgent: {
     generation: sql`${instances.generation} + CASE WHEN ${eq(instances.desiredState, 'running')} THEN 1 ELSE 0 END`,
     attempts: 0,
     nextAttemptAt: now,

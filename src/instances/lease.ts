@@ -1,10 +1,9 @@
 import { and, eq, type SQL, sql } from 'drizzle-orm'
 import type { PgUpdateSetSource } from 'drizzle-orm/pg-core'
 import type { Db } from '#database/client.ts'
-import { type Instance, instances } from '#database/schema.ts'
+import { type erasedSecrets, type Instance, instances } from '#database/schema.ts'
 import { changedBy } from '#history/record.ts'
 import { leasesLost } from '#platform/metrics.ts'
-import type { erasedSecrets } from './erase.ts'
 import { raiseGeneration } from './intent.ts'
 import { isNotTerminated, isRunningAndFree, isSettled } from './status.ts'
 
@@ -46,14 +45,17 @@ type ObservedColumns = Partial<
 > & { attempts?: number | SQL; readyAt?: SQL | null; updatedAt?: SQL }
 
 /** Columns that a caller's change may set. */
-export type EditableColumns = Pick<
-  Instance,
-  'name' | 'externalId' | 'model' | 'sealedInstructions' | 'sealedConfig' | 'unlistedModels'
-> & {
-  metadata: Instance['metadata'] | SQL
-  resources: Instance['resources'] | SQL
-  egress: Instance['egress']
-}
+export type EditableColumns = Omit<
+  PgUpdateSetSource<typeof instances>,
+  | keyof ObservedColumns
+  | 'id'
+  | 'organizationId'
+  | 'desiredState'
+  | 'generation'
+  | 'observedGeneration'
+  | 'leaseToken'
+  | 'leaseUntil'
+> & { sealedConfig?: string | null; sealedInstructions?: string | null }
 
 /** The right to work on one row. Every write carries the fencing token, and throws LeaseLost when that has changed. */
 export interface Lease {

@@ -1,6 +1,6 @@
-import { eq, sql } from 'drizzle-orm'
+import { eq, type SQL, sql } from 'drizzle-orm'
 import type { Db } from '#database/client.ts'
-import { type Instance, organizations } from '#database/schema.ts'
+import { type Instance, instances, organizations } from '#database/schema.ts'
 import { AppError } from '#platform/errors.ts'
 import { texts } from '#platform/texts.ts'
 import type { Resources } from '#sandbox/driver.ts'
@@ -73,9 +73,18 @@ export async function requireAllowed(
   if (organization) requireWithin(changes, maximaOf(organization, settings))
 }
 
-/** The limits of a new instance, of what a caller has sent. */
-export const ownResources = (changes: ResourceChanges | undefined): Partial<ResourceLimits> =>
+/** The limits that a caller has sent, without those that are null. */
+export const ownResources = (changes: ResourceChanges): Partial<ResourceLimits> =>
   Object.fromEntries(Object.entries(changes ?? {}).filter(([, value]) => value !== null))
+
+/**
+ * The own limits of an instance after a change. SQL merges those of a stored instance, so that concurrent changes of
+ * different limits do not undo each other.
+ */
+export function mergeResources(changes: ResourceChanges, row: Instance | null): Partial<ResourceLimits> | SQL {
+  if (row === null || changes === null) return ownResources(changes)
+  return sql`jsonb_strip_nulls(${instances.resources} || ${JSON.stringify(changes)}::jsonb)`
+}
 
 /** Limits as a driver takes them. */
 export const forDriver = ({ memory_mb: memoryMb, cpus, pids, disk_mb: diskMb }: ResourceLimits): Resources => ({

@@ -39,7 +39,8 @@ export async function getInstance(db: Db, organizationId: string, id: string): P
   return row
 }
 
-const columnName = (field: string) => field.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`)
+/** The SQL name of a column. */
+export const columnName = (field: string) => field.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`)
 
 /** The names of all columns, for raw SQL. */
 export const columnNames = Object.keys(getTableColumns(instances)).map(columnName)
@@ -60,10 +61,10 @@ const relayTokenPlace = (id: string): Place => `instances/${id}/sealed_relay_tok
 export const providerKeyPlace = (organizationId: string, provider: ModelProvider): Place =>
   `provider_keys/${organizationId}.${provider}/sealed_key`
 
-export const sealConfig = (vault: Vault, id: string, config: Record<string, unknown> | null) =>
+const sealConfig = (vault: Vault, id: string, config: Record<string, unknown> | null) =>
   config && vault.seal(JSON.stringify(config), configPlace(id))
 
-export const sealInstructions = (vault: Vault, id: string, instructions: string | null) =>
+const sealInstructions = (vault: Vault, id: string, instructions: string | null) =>
   instructions && vault.seal(instructions, instructionsPlace(id))
 
 /** The columns of an agent's settings, of those that are given. */

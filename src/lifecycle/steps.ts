@@ -17,6 +17,7 @@ import { endRuns } from '#openclaw/end-runs.ts'
 import { connectGateway, type GatewayClient } from '#openclaw/gateway.ts'
 import { GatewayUnreachable } from '#openclaw/gateway-errors.ts'
 import { writeSecrets } from '#openclaw/gateway-secrets.ts'
+import { parseObject } from '#openclaw/json.ts'
 import { liftKeyCooldown, maxCooldownMinutes } from '#openclaw/key-cooldown.ts'
 import {
   configBackupPath,
@@ -28,7 +29,7 @@ import {
   roomFolders,
   toolRoom,
 } from '#openclaw/launch.ts'
-import { writeSystemPrompt } from '#openclaw/system-prompt.ts'
+import { writeDocuments } from '#openclaw/workspace-documents.ts'
 import { logProgress } from '#platform/log.ts'
 import { sandboxRestarts } from '#platform/metrics.ts'
 import { texts } from '#platform/texts.ts'
@@ -116,17 +117,17 @@ export const writeConfig: Step = async (context) => {
   const relayUrl = await relayUrlFor(sandboxes, relay, signal)
   await replaceTokens(lease, vault)
   const unsealed = await unsealInstance(db, vault, lease.instance)
-  const { config, systemPrompt } = renderGateway(lease.instance, unsealed, { relayUrl, paths })
+  const { config, documents } = renderGateway(lease.instance, unsealed, { relayUrl, paths })
   const secrets = secretsFor(lease.instance.id, unsealed, paths)
   await useFiles(sandboxes, lease.instance.id, async (files) => {
     await clearPaths(files, paths, signal)
     const existing = await files.read(configPath, { maxBytes: configMaxBytes }, signal)
-    const wanted = mergeForFile(config, parseJson(existing && (await text(existing.content()))))
+    const wanted = mergeForFile(config, parseObject(existing && (await text(existing.content()))))
     await files.remove(configBackupPath, { recursive: true }, signal)
     await writeSecrets(files, secrets, signal)
     await files.write(configPath, Buffer.from(`${JSON.stringify(wanted, null, 2)}\n`), { mode: 0o600 }, signal)
     await writeAgentSettings(files, signal)
-    await writeSystemPrompt(files, systemPrompt, signal)
+    await writeDocuments(files, documents, signal)
   })
   return done
 }
@@ -157,15 +158,6 @@ async function clearFolders(files: SandboxFiles, folders: readonly string[], sig
       const stat = await files.stat(path, signal)
       if (stat && stat.kind !== kind) await files.remove(path, { recursive: true }, signal)
     }
-  }
-}
-
-/** The tenant may have written anything there: content that is no JSON is replaced. */
-function parseJson(content: string | null): Record<string, unknown> | null {
-  try {
-    return content ? JSON.parse(content) : null
-  } catch {
-    return null
   }
 }
 

@@ -155,8 +155,7 @@ export function createUseWatch(deps: LifecycleDeps, rangeOfThis: () => ShardRang
 
   async function look(row: Row, bytes: number | undefined, signal: AbortSignal): Promise<void> {
     const isAtRest = publicStatus(row) === 'running' && isSettled(row)
-    if (isAtRest && !isDeepStrictEqual(row.limits?.asked, row.asked))
-      await raise(row, 'changeResources', { silent: true })
+    if (isAtRest && !isDeepStrictEqual(row.limits?.asked, row.asked)) await raise(row, 'changeAgent', { silent: true })
     if (bytes !== undefined) await lookAtDisk(row, bytes)
     if (isAtRest) await lookAtMemory(row, signal)
   }

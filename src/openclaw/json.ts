@@ -1,6 +1,16 @@
 export const isObject = (value: unknown): value is Record<string, unknown> =>
   typeof value === 'object' && value !== null && !Array.isArray(value)
 
+/** The object of a JSON text; null for any other text. The tenant may have written anything into the files of an agent. */
+export function parseObject(text: string | null): Record<string, unknown> | null {
+  try {
+    const parsed: unknown = JSON.parse(text ?? '')
+    return isObject(parsed) ? parsed : null
+  } catch {
+    return null
+  }
+}
+
 /** JSON merge patch (RFC 7396): objects are merged, null deletes, other values replace. Modifies neither argument. */
 export function mergePatch(target: unknown, patch: unknown): unknown {
   if (!isObject(patch)) return patch

@@ -21,7 +21,6 @@ export const configBackupPath = `${configPath}.bak`
  */
 export const secretsPath = 'state/secrets.json'
 export const workspacePath = 'state/workspace'
-export const soulPath = `${workspacePath}/SOUL.md`
 
 /**
  * The room of the agent's tools. OpenClaw names the folder of a sandbox that all agents share so; one that is there is

@@ -619,11 +619,23 @@ describe('DELETE /v1/instances/{id}', () => {
 })
 
 describe('PATCH /v1/instances/{id} of an instance that does not run', () => {
-  test('a rename changes only the name, and the row does not become due', async () => {
+  test('a label changes nothing else, and the row does not become due', async () => {
     const id = await createIn('running')
-    const { status, body } = await call('PATCH', `/${id}`, { name: 'renamed' })
-    expect([status, body.name, body.status]).toEqual([200, 'renamed', 'running'])
+    const { status, body } = await call('PATCH', `/${id}`, { metadata: { plan: 'pro' } })
+    expect([status, body.metadata, body.status]).toEqual([200, { plan: 'pro' }, 'running'])
     expect((await rowOf(id)).generation).toBe(1)
+  })
+
+  test('a rename makes the row of a running agent due, which learns its name, and no other', async () => {
+    for (const [state, generation] of [
+      ['running', 2],
+      ['stopped', 1],
+    ] as const) {
+      const id = await createIn(state)
+      const { status, body } = await call('PATCH', `/${id}`, { name: 'renamed' })
+      expect([status, body.name, body.status]).toEqual([200, 'renamed', state])
+      expect((await rowOf(id)).generation).toBe(generation)
+    }
   })
 
   test.each(['stopped', 'error'] as const)(

@@ -44,8 +44,24 @@ describe('PATCH of a running instance', () => {
     expect(gateway.config).toMatchObject({ session: { dmScope: 'main' }, tools: { toolSearch: false } })
     expect(driver.file(id, 'state/workspace/SOUL.md')).toBe('Be brief.')
     expect(gateway.calls.at(-1)?.method).toBe('config.get')
-    const { generation, observed_generation, ready_at } = await rowOf()
-    expect([generation, observed_generation, ready_at]).toEqual([2, 2, expect.any(Date)])
+    const { generation, ready_at } = await rowOf()
+    expect([generation, ready_at]).toEqual([3, expect.any(Date)])
+    await until('the agent to know its new name', () =>
+      driver.file(id, 'state/workspace/IDENTITY.md')?.includes('- **Name:** renamed\n'),
+    )
+    expect(driver.starts.get(id)).toBe(1)
+  })
+
+  test('of the name reaches the agent without a restart, and keeps its edits of other documents', async () => {
+    const soul = 'state/workspace/SOUL.md'
+    await driver.files(id).write(soul, Buffer.from('I learned.'), { mode: 0o600 }, AbortSignal.timeout(1000))
+    expect(driver.file(id, 'state/workspace/IDENTITY.md')).toContain('- **Name:** x\n')
+    const { status, body } = await call('PATCH', `/${id}`, { name: 'Ada' })
+    expect([status, body.status, body.name]).toEqual([200, 'running', 'Ada'])
+    await until('the agent to know its name', () =>
+      driver.file(id, 'state/workspace/IDENTITY.md')?.includes('- **Name:** Ada\n'),
+    )
+    expect([driver.file(id, soul), driver.starts.get(id)]).toEqual(['I learned.', 1])
   })
 
   test('of the model and the instructions is applied without a restart; null brings the defaults back', async () => {

@@ -1,45 +1,19 @@
-import { getTableColumns } from 'drizzle-orm'
+import { randomBytes, randomUUID } from 'node:crypto'
 import { expect, test } from 'vitest'
-import { instances } from '#database/schema.ts'
-import { erasedColumns } from '#instances/erase.ts'
+import type { Field } from '#api/instances/field.ts'
+import { fields } from '#api/instances/fields.ts'
+import { erasedColumns } from '#database/schema.ts'
+import { createVault } from '#platform/secrets.ts'
 
-/** Columns without any content of a caller: they stay, so that a sandbox that reappears is recognized. */
-const keptColumns = [
-  'id',
-  'organizationId',
-  'modelProvider',
-  'openclawVersion',
-  'desiredState',
-  'generation',
-  'isSuspended',
-  'isolation',
-  'restartGeneration',
-  'observedGeneration',
-  'step',
-  'attempts',
-  'nextAttemptAt',
-  'leaseToken',
-  'leaseUntil',
-  'limits',
-  'resources',
-  'stoppedFor',
-  'readyAt',
-  'busy',
-  'errorMessage',
-  'endpoint',
-  'region',
-  'sandboxDriver',
-  'sandboxId',
-  'changedBy',
-  'relayTokenHash',
-  'createdAt',
-  'updatedAt',
-  'terminatedAt',
-]
+const written = Object.entries<Field>(fields).filter(([, { columns, isKept }]) => columns && !isKept)
 
-test('every column of an instance is erased, or holds nothing that a caller wrote', () => {
-  const known = [...keptColumns, ...Object.keys(erasedColumns)]
-  expect(known.sort(), 'add a new column to erasedColumns, or here').toEqual(
-    Object.keys(getTableColumns(instances)).sort(),
+test('the caller writes words into some fields', () => {
+  expect(written.map(([name]) => name)).toEqual(expect.arrayContaining(['name', 'metadata', 'instructions']))
+})
+
+test.each(written)('the columns of %s are erased', (_name, { columns, example }) => {
+  const target = { id: randomUUID(), vault: createVault(randomBytes(32)), row: null }
+  expect(Object.keys(erasedColumns)).toEqual(
+    expect.arrayContaining(Object.keys(columns?.(example as never, target) ?? {})),
   )
 })

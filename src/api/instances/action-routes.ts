@@ -15,10 +15,9 @@ import { settleTimeoutMs, waitUntilSettled } from '#instances/wait.ts'
 import { AppError } from '#platform/errors.ts'
 import { type HostDisk, requireHostRoom } from '#platform/host-disk.ts'
 import { texts } from '#platform/texts.ts'
-import { startingInstance, stoppedInstance, stoppingInstance } from './examples.ts'
-import { requireStartable } from './new-instance.ts'
+import { requireStartable } from './create.ts'
 import { WaitQuery } from './requests.ts'
-import { Instance } from './schemas.ts'
+import { Instance, startingInstance, stoppedInstance, stoppingInstance } from './schemas.ts'
 import type { Show } from './show.ts'
 
 export interface ActionDeps {

@@ -1,9 +1,8 @@
+import type { Static } from '@sinclair/typebox'
 import { and, eq, not, sql } from 'drizzle-orm'
-import type { NewBudget } from '#budgets/schemas.ts'
 import { setBudgets } from '#budgets/store.ts'
 import type { Db } from '#database/client.ts'
 import { type Instance, type Isolation, instances } from '#database/schema.ts'
-import { egressColumns, type NewEgress } from '#egress/schemas.ts'
 import { changedBy } from '#history/record.ts'
 import { type AgentSettings, checkSettings } from '#instances/agent-settings.ts'
 import { ExternalIdTaken, explainTaken, findByExternalId } from '#instances/external-id.ts'
@@ -11,41 +10,23 @@ import { type ChangeDeps, changeConfig } from '#instances/gateway/change.ts'
 import { raiseGeneration } from '#instances/intent.ts'
 import { requireIsolation } from '#instances/isolation.ts'
 import type { EditableColumns } from '#instances/lease.ts'
-import { type ResourceChanges, requireAllowed } from '#instances/resources.ts'
-import { getInstance, isOwnedBy, sealSettings, unsealSettings } from '#instances/row.ts'
+import { requireAllowed } from '#instances/resources.ts'
+import { getInstance, isOwnedBy, unsealSettings } from '#instances/row.ts'
 import { isNotTerminated } from '#instances/status.ts'
 import { AppError } from '#platform/errors.ts'
 import { texts } from '#platform/texts.ts'
+import { changedColumns, fieldsOfOrganization, isAppliedLater, settingsOf } from './columns.ts'
+import type { PatchInstance } from './requests.ts'
 
-/** The number of labels that an instance can have. */
-export const maxLabels = 16
-
-/** What the agent does not see. */
-interface Labels {
-  name?: string
-  external_id?: string | null
-  metadata?: Record<string, string | null> | null
-  resources?: ResourceChanges
-  egress?: NewEgress | null
-  budgets?: readonly NewBudget[]
-}
-
-export interface Patch extends Labels {
-  model?: string | null
-  instructions?: string | null
-  openclaw_config?: Record<string, unknown> | null
-  isolation?: Isolation
-}
+export type Patch = Static<typeof PatchInstance>
 
 /** Throws AppError `lacks_permission` for a patch that only an organization key may make. */
-export function requireNoneOfOrganization({ external_id: externalId, ...patch }: Patch): void {
-  if (externalId !== undefined) {
-    throw new AppError('lacks_permission', texts.externalIdOfOrganization, { param: 'external_id' })
-  }
-  for (const param of ['budgets', 'isolation', 'resources'] as const) {
-    if (patch[param] === undefined) continue
-    throw new AppError('lacks_permission', texts.limitOfOrganization(param), { param })
-  }
+export function requireNoneOfOrganization(patch: Patch): void {
+  const [first] = fieldsOfOrganization(patch)
+  if (!first) return
+  const { param, reason } = first
+  const text = reason === 'identity' ? texts.externalIdOfOrganization : texts.limitOfOrganization(param)
+  throw new AppError('lacks_permission', text, { param })
 }
 
 /**
@@ -69,19 +50,19 @@ export async function patchInstance(
     await patchInstance(deps, organizationId, id, others)
     return changeIsolation(deps, organizationId, id, isolation)
   }
-  if (typeof externalId !== 'string') return applyLimits(deps, await patchRow(deps, row, patch), patch)
+  if (typeof externalId !== 'string') return applyLater(deps, await patchRow(deps, row, patch), patch)
   const holder = await findByExternalId(deps.db, organizationId, externalId)
   if (holder && holder.id !== row.id) throw new ExternalIdTaken(holder, externalId)
   const patched = await explainTaken(deps.db, organizationId, externalId, () => patchRow(deps, row, patch))
-  return applyLimits(deps, patched, patch)
+  return applyLater(deps, patched, patch)
 }
 
-/** Has a worker give changed limits to the sandbox. After a crash before this, the watch of workers finds them. */
-async function applyLimits({ db, queue }: ChangeDeps, row: Instance, { resources }: Patch): Promise<Instance> {
-  if (resources === undefined) return row
+/** Makes a running instance due, so that a worker gives the agent its changed fields. */
+async function applyLater({ db, queue }: ChangeDeps, row: Instance, patch: Patch): Promise<Instance> {
+  if (!isAppliedLater(patch)) return row
   const [due] = await db
     .update(instances)
-    .set({ ...raiseGeneration('changeResources'), changedBy: changedBy({ silent: true }) })
+    .set({ ...raiseGeneration('changeAgent'), changedBy: changedBy({ silent: true }) })
     .where(and(eq(instances.id, row.id), isNotTerminated))
     .returning()
   if (due) queue.enqueue()
@@ -90,16 +71,17 @@ async function applyLimits({ db, queue }: ChangeDeps, row: Instance, { resources
 
 async function patchRow(deps: ChangeDeps, row: Instance, patch: Patch): Promise<Instance> {
   const { id, organizationId } = row
-  const columns = columnsOf(patch, row)
   const settings = settingsOf(patch)
   const { budgets } = patch
   const storeBudgets = async (tx: Db) => {
     if (budgets) await setBudgets(tx, { organizationId, id }, budgets)
   }
+  const columnsFor = (latest: Instance) => changedColumns(patch, { id, vault: deps.vault, row: latest })
   if (Object.keys(settings).length === 0) {
+    const columns = columnsFor(row)
     if (Object.keys(columns).length === 0 && !budgets) return row
     return deps.db.transaction(async (tx) => {
-      const changed = await changeLabels(tx, organizationId, id, columns)
+      const changed = await changeColumns(tx, organizationId, id, columns)
       await storeBudgets(tx)
       return changed
     })
@@ -111,10 +93,7 @@ async function patchRow(deps: ChangeDeps, row: Instance, patch: Patch): Promise<
   check({ ...unsealSettings(deps.vault, row), ...settings }) // before a running agent is held up
   return changeConfig(deps, organizationId, id, {
     edit: (stored) => check({ ...stored, ...settings }),
-    columns: (latest) => ({
-      ...columns,
-      ...sealSettings(deps.vault, latest.id, settings),
-    }),
+    columns: columnsFor,
     store: storeBudgets,
     whenNotRunning: 'store',
   })
@@ -135,38 +114,8 @@ async function changeIsolation({ db, queue }: ChangeDeps, organizationId: string
   throw new AppError('instance_terminated', texts.isTerminated)
 }
 
-const settingsOf = ({ model, instructions, openclaw_config: openclawConfig }: Patch): Partial<AgentSettings> => ({
-  ...(model !== undefined && { model }),
-  ...(instructions !== undefined && { instructions }),
-  ...(openclawConfig !== undefined && { openclawConfig }),
-})
-
-const columnsOf = (
-  { name, external_id: externalId, metadata, resources, egress }: Labels,
-  row: Instance,
-): Partial<EditableColumns> => ({
-  ...(name !== undefined && { name }),
-  ...(externalId !== undefined && { externalId }),
-  ...(resources !== undefined && { resources: mergedResources(resources) }),
-  ...egressColumns(egress),
-  ...(metadata !== undefined && { metadata: mergedLabels(metadata, row) }),
-})
-
-/** SQL merges them as it does labels. */
-const mergedResources = (changes: ResourceChanges): EditableColumns['resources'] =>
-  changes === null ? {} : sql`jsonb_strip_nulls(${instances.resources} || ${JSON.stringify(changes)}::jsonb)`
-
-/** SQL merges them, so that changes of different labels at the same time do not undo each other. */
-function mergedLabels(changes: Record<string, string | null> | null, row: Instance): EditableColumns['metadata'] {
-  if (changes === null) return {}
-  const merged = Object.values({ ...row.metadata, ...changes }).filter((value) => value !== null)
-  if (merged.length > maxLabels)
-    throw new AppError('invalid_value', texts.tooManyLabels(merged.length, maxLabels), { param: 'metadata' })
-  return sql`jsonb_strip_nulls(${instances.metadata} || ${JSON.stringify(changes)}::jsonb)`
-}
-
-/** The agent does not see its labels: the row does not become due. */
-async function changeLabels(
+/** Changes columns that the gateway's configuration does not have. */
+async function changeColumns(
   db: Db,
   organizationId: string,
   id: string,

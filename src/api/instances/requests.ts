@@ -1,60 +1,21 @@
 import { Type } from '@sinclair/typebox'
-import { NewBudgets } from '#budgets/schemas.ts'
-import { modelProviders } from '#database/schema.ts'
-import { NewEgress } from '#egress/schemas.ts'
 import { namedExamples } from '#http/examples.ts'
 import { PageQuery } from '#http/paging.ts'
-import { ResourceChanges } from '#http/resource-fields.ts'
 import { instanceStatuses, waitTargets } from '#instances/status.ts'
-import { Name, Nullable, OneOf } from '#platform/typebox.ts'
-import {
-  ExternalId,
-  egressDescription,
-  Instructions,
-  Isolation,
-  label,
-  labels,
-  Metadata,
-  Model,
-  Overrides,
-  overridesDescription,
-  RegionName,
-} from './fields.ts'
+import { Name, OneOf } from '#platform/typebox.ts'
+import { ExternalId, RegionName } from './fields.ts'
+import { Metadata } from './labels.ts'
+import { schemasOf } from './schemas.ts'
 
 export const CreateInstance = Type.Object(
   {
-    name: Name,
-    external_id: Type.Optional(Nullable(ExternalId)),
+    ...schemasOf('create'),
     if_exists: Type.Optional(
       OneOf(
         ['error', 'return'],
         'What to do when an instance has the `external_id` already: `error` answers 409 with its id, `return` ' +
           'answers 200 with the instance as it is, whatever the other fields say. `error` if left out.',
       ),
-    ),
-    metadata: Type.Optional(Metadata),
-    model_provider: Type.Optional(
-      OneOf(
-        modelProviders,
-        'The provider of the agent’s models. Your organization must have a key for it. `anthropic` if left out.',
-      ),
-    ),
-    sandbox_provider: Type.Optional(OneOf(['sandbox'], 'How the agent is kept apart.')),
-    model: Type.Optional(Nullable(Model)),
-    instructions: Type.Optional(Nullable(Instructions)),
-    openclaw_version: Type.Optional(
-      Type.String({ maxLength: 64, description: 'The OpenClaw release; the newest known release if left out.' }),
-    ),
-    openclaw_config: Type.Optional(Nullable({ ...Overrides, description: overridesDescription })),
-    isolation: Type.Optional({
-      ...Isolation,
-      description: `${Isolation.description} That of the organization if left out.`,
-    }),
-    budgets: Type.Optional(NewBudgets),
-    resources: Type.Optional(ResourceChanges),
-    egress: Type.Optional(Nullable({ ...NewEgress, description: egressDescription })),
-    region: Type.Optional(
-      Nullable({ ...RegionName, description: `${RegionName.description} The default one if null or left out.` }),
     ),
   },
   {
@@ -78,53 +39,16 @@ export const CreateInstance = Type.Object(
   },
 )
 
-export const PatchInstance = Type.Object(
-  {
-    name: Type.Optional(Name),
-    external_id: Type.Optional(
-      Nullable({ ...ExternalId, description: `${ExternalId.description} null removes it. Needs an organization key.` }),
-    ),
-    metadata: Type.Optional(
-      Nullable(
-        Type.Unsafe<Record<string, string | null>>({
-          ...labels,
-          additionalProperties: { ...label, type: ['string', 'null'] },
-          description:
-            'Your own labels. Sets the keys that are sent, removes those that are null, and keeps the others; null ' +
-            'removes all. At most 16 remain.',
-        }),
-      ),
-    ),
-    model: Type.Optional(Nullable(Model)),
-    instructions: Type.Optional(Nullable(Instructions)),
-    openclaw_config: Type.Optional(
-      Nullable({
-        ...Overrides,
-        description: `${overridesDescription} Replaces all stored overrides; null removes them.`,
-      }),
-    ),
-    isolation: Type.Optional({
-      ...Isolation,
-      description: `${Isolation.description} Restarts an agent that runs otherwise. Needs an organization key.`,
-    }),
-    resources: Type.Optional({
-      ...ResourceChanges,
-      description: `${ResourceChanges.description ?? ''} Needs an organization key.`.trimStart(),
-    }),
-    egress: Type.Optional(Nullable({ ...NewEgress, description: egressDescription })),
-    budgets: Type.Optional({ ...NewBudgets, description: `${NewBudgets.description} Needs an organization key.` }),
-  },
-  {
-    additionalProperties: false,
-    ...namedExamples({
-      'name and instructions': { name: 'my-assistant-v2', instructions: 'You are a helpful coding assistant.' },
-      'one label set, one removed': { metadata: { plan: 'pro', trial: null } },
-      'OpenClaw settings': { openclaw_config: { 'agents.defaults.thinkingDefault': 'high' } },
-      'an allow-list': { egress: { mode: 'allowlist', hosts: ['api.example.com', '*.example.org'] } },
-      budgets: { budgets: [{ name: 'daily', limit: { tokens: 1_000_000 }, per: 'day', time_zone: 'Europe/Berlin' }] },
-    }),
-  },
-)
+export const PatchInstance = Type.Object(schemasOf('patch'), {
+  additionalProperties: false,
+  ...namedExamples({
+    'name and instructions': { name: 'my-assistant-v2', instructions: 'You are a helpful coding assistant.' },
+    'one label set, one removed': { metadata: { plan: 'pro', trial: null } },
+    'OpenClaw settings': { openclaw_config: { 'agents.defaults.thinkingDefault': 'high' } },
+    'an allow-list': { egress: { mode: 'allowlist', hosts: ['api.example.com', '*.example.org'] } },
+    budgets: { budgets: [{ name: 'daily', limit: { tokens: 1_000_000 }, per: 'day', time_zone: 'Europe/Berlin' }] },
+  }),
+})
 
 export const ListInstances = Type.Object(
   {

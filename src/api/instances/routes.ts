@@ -1,49 +1,41 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { Type } from '@sinclair/typebox'
 import type { FastifyReply } from 'fastify'
-import { readOwnBudgets, setBudgets } from '#budgets/store.ts'
-import type { Db } from '#database/client.ts'
-import type { Instance as Row } from '#database/schema.ts'
 import { hasPermission } from '#http/auth.ts'
 import { clientLeft } from '#http/client-left.ts'
 import { shownAs } from '#http/examples.ts'
-import { idempotent } from '#http/idempotency.ts'
 import { InstanceParams } from '#http/instance-params.ts'
 import { failures } from '#http/openapi.ts'
 import { positionOf, sendPage } from '#http/paging.ts'
-import { createInstance } from '#instances/create.ts'
-import { ExternalIdTaken } from '#instances/external-id.ts'
 import type { InstanceSummary } from '#instances/find.ts'
 import type { ChangeDeps } from '#instances/gateway/change.ts'
 import { terminateInstance } from '#instances/intent.ts'
-import { isolationOf, requireIsolation } from '#instances/isolation.ts'
-import { requireAllowed } from '#instances/resources.ts'
 import { getInstance } from '#instances/row.ts'
 import { canStillReach } from '#instances/status.ts'
 import { readUntil, waitUntilSettled } from '#instances/wait.ts'
-import { requireHostRoom } from '#platform/host-disk.ts'
 import { isId } from '#platform/ids.ts'
 import { type ActionDeps, actionRoutes } from './action-routes.ts'
-import { createdInstance } from './examples.ts'
+import { type CreateDeps, createInstance } from './create.ts'
 import { listInstances } from './list.ts'
-import { newInstance } from './new-instance.ts'
 import { patchInstance, requireNoneOfOrganization } from './patch.ts'
 import { CreateInstance, ListInstances, PatchInstance, WaitForStatus, WaitQuery } from './requests.ts'
-import { Instance, InstanceStatus, toInstanceStatus } from './schemas.ts'
+import { createdInstance, Instance } from './schemas.ts'
 import { createShow, type ShowDeps } from './show.ts'
+import { InstanceStatus, toInstanceStatus } from './status.ts'
 
-export interface InstanceDeps extends ChangeDeps, ShowDeps, Omit<ActionDeps, 'show' | 'untilLeft'> {
-  /** Whether a higher limit can be bought. */
-  hasBilling: boolean
-}
+export interface InstanceDeps
+  extends ChangeDeps,
+    ShowDeps,
+    Omit<CreateDeps, 'showWith'>,
+    Omit<ActionDeps, 'show' | 'untilLeft'> {}
 
 /** With more instructions and overrides, a page has fewer instances than its limit. */
 const maxPageBytes = 1024 * 1024
 
 /** The routes of instances. They record what is asked for and enqueue it; workers carry it out. */
 export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (app, deps) => {
-  const { db, vault, queue, findSummary, forgetGateway, publicUrl } = deps
-  const { regions, minOpenclawVersion, hasBilling } = deps
+  const { db, queue, findSummary, forgetGateway, publicUrl } = deps
+  const { regions } = deps
   const closing = new AbortController()
   app.addHook('preClose', async () => closing.abort())
   /** Aborted when the client leaves or the server closes: nobody waits for the response any more. */
@@ -68,39 +60,11 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
       },
     },
     async (request, reply) => {
-      const { organizationId } = request.caller
-      await requireHostRoom(deps.hostDisk)
-      const name = request.body.region ?? null
-      const { region, sandboxes, resources } = name === null ? regions.default() : regions.named(name)
-      await requireAllowed(db, organizationId, request.body.resources, resources)
-      const row = newInstance(request.body, {
-        organizationId,
-        region: regions.toStore(name),
-        regionName: region,
-        sandboxDriver: sandboxes.name,
-        minOpenclawVersion,
-      })
-      const { budgets } = request.body
-      // Only overrides can be at odds with the isolation of the organization.
-      const isolation = row.isolation ?? (row.openclawConfig ? await isolationOf(db, organizationId) : 'one_room')
-      requireIsolation(isolation, row.openclawConfig, sandboxes.hasTwoRooms === true)
-      let created: Row | undefined
-      const create = async (tx: Db) => {
-        const inserted = await createInstance(tx, vault, row, { hasBilling }).catch((error: unknown) => {
-          if (!(error instanceof ExternalIdTaken && request.body.if_exists === 'return')) throw error
-          reply.code(200)
-          return error.instance
-        })
-        if (inserted.id === row.id) created = inserted
-        if (created && budgets) await setBudgets(tx, { organizationId, id: row.id }, budgets)
-        return showWith(inserted, created && !budgets ? [] : await readOwnBudgets(tx, inserted.id))
-      }
-      const body = await idempotent(deps, request, reply.code(201), create, { isOneStatement: !budgets })
-      if (created) queue.enqueue() // after the commit: a worker must find the row
+      const { answer, readRow } = await createInstance({ ...deps, showWith }, request, reply)
       const waitMs = request.query.wait * 1000
-      if (waitMs === 0) return reply.send(body)
-      const found = created ?? (await getInstance(db, organizationId, body.id))
-      return reply.send(await show((await waitUntilSettled(db, found, { waitMs, signal: untilLeft(reply) })).row))
+      if (waitMs === 0) return reply.send(answer)
+      const settled = await waitUntilSettled(db, await readRow(), { waitMs, signal: untilLeft(reply) })
+      return reply.send(await show(settled.row))
     },
   )
 
@@ -154,8 +118,7 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
     },
     async ({ caller, params }) => {
       const mayConfigure = hasPermission(caller, 'configure')
-      const shown = await show(await getInstance(db, caller.organizationId, params.instance_id), mayConfigure)
-      return mayConfigure ? shown : { ...shown, instructions: null, openclaw_config: null }
+      return show(await getInstance(db, caller.organizationId, params.instance_id), mayConfigure)
     },
   )
 

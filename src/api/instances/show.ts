@@ -6,6 +6,7 @@ import type { Regions } from '#instances/regions.ts'
 import { unsealSettings } from '#instances/row.ts'
 import type { Vault } from '#platform/secrets.ts'
 import { toInstance } from './schemas.ts'
+import { toInstanceStatus } from './status.ts'
 
 export interface ShowDeps {
   regions: Regions
@@ -17,11 +18,17 @@ export interface ShowDeps {
   areWorkersMissing(): boolean
 }
 
-/** Shows rows as callers see them; without `mayConfigure`, `error_message` has no words of the gateway. */
+/** Shows rows as callers see them; without `mayConfigure`, private fields are null. */
 export function createShow({ db, vault, regions, publicUrl, areWorkersMissing }: ShowDeps) {
   const view = () => ({ publicUrl: publicUrl(), areWorkersMissing: areWorkersMissing() })
   const showWith = (row: Omit<Row, 'sealedToken'>, budgets: ShownBudget[], mayConfigure = true) =>
-    toInstance(row, unsealSettings(vault, row), budgets, { ...view(), region: regions.shown(row), mayConfigure })
+    toInstance({
+      row,
+      settings: unsealSettings(vault, row),
+      budgets,
+      view: { ...view(), region: regions.shown(row), mayConfigure },
+      status: toInstanceStatus(row, view()),
+    })
   const show = async (row: Row, mayConfigure = true) => showWith(row, await readOwnBudgets(db, row.id), mayConfigure)
   return { view, showWith, show }
 }

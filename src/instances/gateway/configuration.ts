@@ -8,6 +8,7 @@ import type { GatewaySecrets } from '#openclaw/gateway-secrets.ts'
 import { secretsPath, workspacePath } from '#openclaw/launch.ts'
 import { toGatewayModel } from '#openclaw/model.ts'
 import { parseOverrides } from '#openclaw/overrides.ts'
+import { identityOf, type WorkspaceDocuments } from '#openclaw/workspace-documents.ts'
 import type { Place, Vault } from '#platform/secrets.ts'
 import type { SandboxPaths } from '#sandbox/driver.ts'
 import { relayPath } from './relay-url.ts'
@@ -90,12 +91,12 @@ export function secretsFor(
   return { gatewayToken: token, relayToken, ...(paths.proxyAsksWho && proxyUrl !== null && { proxyUrl }) }
 }
 
-/** Renders the gateway's configuration, and the system prompt, which goes into a file of its own. */
+/** Renders the gateway's configuration, and the documents of its workspace. */
 export function renderGateway(
-  row: Pick<Instance, 'id' | 'openclawVersion' | 'modelProvider'>,
+  row: Pick<Instance, 'id' | 'name' | 'openclawVersion' | 'modelProvider'>,
   unsealed: UnsealedInstance,
   { relayUrl, paths }: { relayUrl: string; paths: SandboxPaths },
-): { config: GatewayConfig; systemPrompt: string | null } {
+): { config: GatewayConfig; documents: WorkspaceDocuments } {
   const { relayToken, model, instructions, openclawConfig, channels, skills, unlistedModels } = unsealed
   const { tree, systemPrompt } = parseOverrides(openclawConfig ?? {})
   const { openclawVersion: release, modelProvider: provider } = row
@@ -113,5 +114,5 @@ export function renderGateway(
     unlistedModels,
     overrides: tree,
   })
-  return { config, systemPrompt: systemPrompt ?? instructions }
+  return { config, documents: { 'SOUL.md': systemPrompt ?? instructions, 'IDENTITY.md': identityOf(row.name) } }
 }

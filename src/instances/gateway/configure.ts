@@ -6,7 +6,7 @@ import { connectGateway, type GatewayClient } from '#openclaw/gateway.ts'
 import { GatewayRefusal, GatewayUnreachable } from '#openclaw/gateway-errors.ts'
 import { cannotReadSecrets, writeSecrets } from '#openclaw/gateway-secrets.ts'
 import { probeHealth } from '#openclaw/health.ts'
-import { writeSystemPrompt } from '#openclaw/system-prompt.ts'
+import { writeDocuments } from '#openclaw/workspace-documents.ts'
 import { poll } from '#platform/poll.ts'
 import { type Endpoint, type SandboxAccess, type SandboxPaths, useFiles } from '#sandbox/driver.ts'
 import { renderGateway, secretsFor, type UnsealedInstance } from './configuration.ts'
@@ -18,7 +18,7 @@ const pauseMs = 200
 
 interface RunningSandbox {
   sandboxes: SandboxAccess
-  instance: Pick<Instance, 'id' | 'openclawVersion' | 'modelProvider'>
+  instance: Pick<Instance, 'id' | 'name' | 'openclawVersion' | 'modelProvider'>
   endpoint: Endpoint
   paths: SandboxPaths
 }
@@ -35,7 +35,7 @@ interface ConfigureOptions {
 
 /**
  * Gives a running gateway the configuration that `unsealed` renders to, without a restart where OpenClaw can, and
- * writes the system prompt. Called again, it changes nothing. Some keys make OpenClaw restart by itself, 5 to 9 s: this
+ * writes the documents of its workspace. Called again, it changes nothing. Some keys make OpenClaw restart by itself, 5 to 9 s: this
  * waits for it, so that the next message finds the gateway up, and returns whether there was one. Throws GatewayRefusal
  * when OpenClaw refuses the configuration, with its own words; GatewayUnreachable, also for a refused connection; what
  * the sandbox's files throw; the signal's reason. After a failure the gateway may have either configuration.
@@ -46,7 +46,7 @@ export async function configureGateway(
   { relay, connectTimeoutMs, signal, waitForRestart = true, verify }: ConfigureOptions,
 ): Promise<{ restarts: boolean }> {
   const relayUrl = await relayUrlFor(sandboxes, relay, signal)
-  const { config, systemPrompt } = renderGateway(instance, unsealed, { relayUrl, paths })
+  const { config, documents } = renderGateway(instance, unsealed, { relayUrl, paths })
   const connect = () =>
     connectGateway(endpoint, unsealed.token, { signal, timeoutMs: connectTimeoutMs }).catch((cause: unknown) => {
       throw cause instanceof GatewayRefusal ? new GatewayUnreachable(cause.message, { cause }) : cause
@@ -72,7 +72,7 @@ export async function configureGateway(
   }
   await useFiles(sandboxes, instance.id, async (files) => {
     await writeAgentSettings(files, signal)
-    await writeSystemPrompt(files, systemPrompt, signal)
+    await writeDocuments(files, documents, signal)
   })
   return { restarts }
 }

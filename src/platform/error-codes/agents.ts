@@ -240,7 +240,7 @@ export const agentCodes = {
   ...codesOf('no_space', {
     no_space: {
       meaning:
-        'The disk that the instance uses is full, or its files, with what the call would write, need more than 95 % of ' +
+        'The disk that the instance uses is full, or its files, with what the call would write, need more than ' +
         'its `disk_mb`.',
       remedy:
         'Delete files of the instance, which counts within 30 seconds, raise `resources.disk_mb`, or ask the operator of ' +

@@ -1,57 +1,44 @@
-import { and, eq, isNull } from 'drizzle-orm'
+import { and, eq, getTableColumns, isNull } from 'drizzle-orm'
 import type { Db } from '#database/client.ts'
-import {
-  type EgressPolicy,
-  type Instance,
-  type Isolation,
-  type ModelProvider,
-  organizations,
-  providerKeys,
-} from '#database/schema.ts'
+import { type Instance, type Isolation, instances, organizations, providerKeys } from '#database/schema.ts'
 import { changedBy } from '#history/record.ts'
 import { AppError } from '#platform/errors.ts'
-import type { Vault } from '#platform/secrets.ts'
 import { texts } from '#platform/texts.ts'
-import type { ResourceLimits } from '#settings/resources.ts'
-import type { AgentSettings } from './agent-settings.ts'
 import { ExternalIdTaken, explainTaken, findByExternalId } from './external-id.ts'
 import { readRegionState, stateName } from './region-states.ts'
-import { columnNames, fromRawRow, sealConfig, sealInstructions, sealToken } from './row.ts'
+import { columnName, columnNames, fromRawRow } from './row.ts'
 
-export interface NewInstance extends AgentSettings {
+/** The columns that every new row has, also those that are null. */
+type NewColumns = Pick<
+  typeof instances.$inferInsert,
+  'modelProvider' | 'openclawVersion' | 'sandboxDriver' | 'sealedToken'
+> &
+  Partial<typeof instances.$inferInsert>
+
+export interface NewInstance {
   id: string
   organizationId: string
-  name: string
-  externalId: string | null
-  metadata: Record<string, string>
-  resources: Partial<ResourceLimits>
-  egress: EgressPolicy | null
-  modelProvider: ModelProvider
-  sandboxDriver: string
-  /** What the row remembers as its region; null for the only one. */
-  region: string | null
   /** The name of its region, also of the only one. */
   regionName: string
-  openclawVersion: string
   /** Null for that of the organization. */
   isolation: Isolation | null
-  gatewayToken: string
+  /** All other columns. Each call has the same ones: the statement is prepared. */
+  columns: NewColumns
 }
 
-// Prepared once a connection: of all writes, creates come in the largest numbers. RETURNING names the columns because a
+const tableColumns = getTableColumns(instances)
+
+// Prepared once a connection, because creates are the most frequent writes. RETURNING names the columns because a
 // prepared `*` fails after a newer version's migration has added a column.
-const insert = `
+const insertOf = (columns: readonly string[]) => `
   WITH counted AS (
     UPDATE organizations SET instance_count = instance_count + 1
     WHERE id = $2 AND deleted_at IS NULL AND (instance_limit IS NULL OR instance_count < instance_limit)
-      AND EXISTS (SELECT 1 FROM provider_keys WHERE organization_id = $2 AND provider = $4)
-      AND NOT EXISTS (SELECT 1 FROM installation WHERE name = $18 AND value <> 'open')
+      AND EXISTS (SELECT 1 FROM provider_keys WHERE organization_id = $2 AND provider = $3)
+      AND NOT EXISTS (SELECT 1 FROM installation WHERE name = $4 AND value <> 'open')
     RETURNING id, isolation)
-  INSERT INTO instances (id, organization_id, name, model_provider, sandbox_driver, openclaw_version,
-                         sealed_config, sealed_token, metadata, changed_by, external_id, model,
-                         sealed_instructions, resources, isolation, egress, region, desired_state)
-  SELECT $1, counted.id, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, coalesce($15, counted.isolation),
-         $16, $17, 'running'
+  INSERT INTO instances (id, organization_id, desired_state, isolation, changed_by, ${columns.join(', ')})
+  SELECT $1, counted.id, 'running', coalesce($5, counted.isolation), $6, ${columns.map((_, index) => `$${index + 7}`).join(', ')}
   FROM counted
   RETURNING ${columnNames.join(', ')}`
 
@@ -61,56 +48,43 @@ const insert = `
  * organization that may not create another; invalid when it has no key for the provider; `region_closed` when the
  * region takes no new instances; limit_reached; unauthenticated when it is deleted.
  */
-export async function createInstance(
+export async function insertInstance(
   db: Db,
-  vault: Vault,
   row: NewInstance,
   { hasBilling }: { hasBilling: boolean },
 ): Promise<Instance> {
-  const { organizationId, externalId } = row
+  const { organizationId } = row
+  const externalId = row.columns.externalId ?? null
   const created =
     externalId === null
-      ? await insertUnderLimit(db, vault, row)
+      ? await insertUnderLimit(db, row)
       : // The violation of a race rolls the nested transaction back, and the place under the limit with it.
-        await explainTaken(db, organizationId, externalId, () =>
-          db.transaction((tx) => insertUnderLimit(tx, vault, row)),
-        )
+        await explainTaken(db, organizationId, externalId, () => db.transaction((tx) => insertUnderLimit(tx, row)))
   if (created) return created
   const taken = externalId === null ? null : await findByExternalId(db, organizationId, externalId)
   throw taken ? new ExternalIdTaken(taken, taken.externalId ?? '') : await refusalOf(db, row, hasBilling)
 }
 
 /** Null when the organization may not create the instance. */
-async function insertUnderLimit(db: Db, vault: Vault, row: NewInstance): Promise<Instance | null> {
+async function insertUnderLimit(db: Db, row: NewInstance): Promise<Instance | null> {
+  const { id, organizationId, columns, isolation, regionName } = row
+  const names = Object.keys(columns) as (keyof typeof tableColumns & keyof NewColumns)[]
+  const toDriver = (name: (typeof names)[number]) =>
+    columns[name] === null ? null : tableColumns[name].mapToDriverValue(columns[name])
   const { rows } = await db.$client.query({
-    name: 'create_instance',
-    text: insert,
+    name: 'insert_instance',
+    text: insertOf(names.map(columnName)),
     values: [
-      row.id,
-      row.organizationId,
-      row.name,
-      row.modelProvider,
-      row.sandboxDriver,
-      row.openclawVersion,
-      sealConfig(vault, row.id, row.openclawConfig),
-      sealToken(vault, row.id, row.gatewayToken),
-      JSON.stringify(row.metadata),
-      JSON.stringify(changedBy()),
-      row.externalId,
-      row.model,
-      sealInstructions(vault, row.id, row.instructions),
-      JSON.stringify(row.resources),
-      row.isolation,
-      row.egress && JSON.stringify(row.egress),
-      row.region,
-      stateName(row.regionName),
+      ...[id, organizationId, columns.modelProvider, stateName(regionName), isolation, JSON.stringify(changedBy())],
+      ...names.map(toDriver),
     ],
   })
   return rows[0] ? fromRawRow(rows[0]) : null
 }
 
 async function refusalOf(db: Db, row: NewInstance, hasBilling: boolean): Promise<AppError> {
-  const { organizationId, modelProvider } = row
+  const { organizationId } = row
+  const { modelProvider } = row.columns
   const [organization] = await db
     .select({ count: organizations.instanceCount, limit: organizations.instanceLimit, key: providerKeys.provider })
     .from(organizations)

@@ -1,0 +1,123 @@
+import type { Static } from '@sinclair/typebox'
+import type { FastifyReply, FastifyRequest } from 'fastify'
+import { readOwnBudgets, setBudgets } from '#budgets/store.ts'
+import type { Db } from '#database/client.ts'
+import type { Instance as Row } from '#database/schema.ts'
+import { idempotent } from '#http/idempotency.ts'
+import { checkSettings } from '#instances/agent-settings.ts'
+import { ExternalIdTaken } from '#instances/external-id.ts'
+import { newToken } from '#instances/gateway/tokens.ts'
+import { insertInstance, type NewInstance } from '#instances/insert.ts'
+import { isolationOf, requireIsolation } from '#instances/isolation.ts'
+import type { InstanceQueue } from '#instances/queue.ts'
+import type { Regions } from '#instances/regions.ts'
+import { requireAllowed } from '#instances/resources.ts'
+import { getInstance, sealToken } from '#instances/row.ts'
+import { refusalOf } from '#openclaw/advisories.ts'
+import { defaultRelease, knownReleases } from '#openclaw/releases.ts'
+import { AppError } from '#platform/errors.ts'
+import { type HostDisk, requireHostRoom } from '#platform/host-disk.ts'
+import { newId } from '#platform/ids.ts'
+import type { Vault } from '#platform/secrets.ts'
+import { texts } from '#platform/texts.ts'
+import { newColumns, settingsOf } from './columns.ts'
+import type { CreateInstance } from './requests.ts'
+import type { Instance } from './schemas.ts'
+import type { createShow } from './show.ts'
+
+export interface CreateDeps {
+  db: Db
+  vault: Vault
+  queue: InstanceQueue
+  regions: Regions
+  hostDisk: HostDisk
+  /** The oldest version of OpenClaw that agents may start with. */
+  minOpenclawVersion: string
+  /** Whether a higher limit can be bought. */
+  hasBilling: boolean
+  showWith: ReturnType<typeof createShow>['showWith']
+}
+
+/** Throws conflict for a release that this server does not start. */
+export function requireStartable(release: string, minOpenclawVersion: string): void {
+  const refusal = refusalOf(release, minOpenclawVersion)
+  if (refusal) throw new AppError('release_refused', refusal)
+}
+
+/** The row that a body asks for. Throws AppError for a body that is not allowed. */
+async function newInstance(
+  { db, vault, regions, minOpenclawVersion }: CreateDeps,
+  organizationId: string,
+  body: Static<typeof CreateInstance>,
+): Promise<NewInstance> {
+  const regionName = body.region ?? null
+  const { region, sandboxes, resources } = regionName === null ? regions.default() : regions.named(regionName)
+  await requireAllowed(db, organizationId, body.resources, resources)
+  const openclawVersion = body.openclaw_version ?? defaultRelease
+  if (!knownReleases().includes(openclawVersion)) {
+    throw new AppError('invalid_value', texts.unknownVersion(openclawVersion, knownReleases()), {
+      param: 'openclaw_version',
+    })
+  }
+  requireStartable(openclawVersion, minOpenclawVersion)
+  if (body.if_exists !== undefined && typeof body.external_id !== 'string') {
+    throw new AppError('invalid_value', texts.ifExistsAlone, { param: 'if_exists' })
+  }
+  const id = newId()
+  const columns = newColumns(body, { id, vault })
+  const settings = { model: null, instructions: null, openclawConfig: null, ...settingsOf(body) }
+  checkSettings(settings, openclawVersion, columns.modelProvider)
+  // Only overrides can be at odds with the isolation of the organization.
+  const isolation =
+    body.isolation ?? (settings.openclawConfig ? await isolationOf(db, organizationId) : ('one_room' as const))
+  requireIsolation(isolation, settings.openclawConfig, sandboxes.hasTwoRooms === true)
+  return {
+    id,
+    organizationId,
+    regionName: region,
+    isolation: body.isolation ?? null,
+    columns: {
+      ...columns,
+      openclawVersion,
+      sandboxDriver: sandboxes.name,
+      region: regions.toStore(regionName),
+      sealedToken: sealToken(vault, id, newToken()),
+    },
+  }
+}
+
+/**
+ * Creates the instance that the body of a request asks for, with its budgets, and enqueues it after the commit. With an
+ * `Idempotency-Key`, the answer is stored in the same transaction. Returns the answer, and the row, which is another
+ * request's when the answer is repeated or `if_exists` is `return`. A crash after the commit leaves a due row, which the
+ * sweep finds. Throws AppError for a body or a caller that may not create it.
+ */
+export async function createInstance(
+  deps: CreateDeps,
+  request: FastifyRequest<{ Body: Static<typeof CreateInstance> }>,
+  reply: FastifyReply,
+): Promise<{ answer: Static<typeof Instance>; readRow(): Promise<Row> }> {
+  const { db, queue, hasBilling, showWith } = deps
+  const { body, caller } = request
+  const { organizationId } = caller
+  const { budgets } = body
+  await requireHostRoom(deps.hostDisk)
+  const asked = await newInstance(deps, organizationId, body)
+  let created: Row | undefined
+  const create = async (tx: Db) => {
+    const inserted = await insertInstance(tx, asked, { hasBilling }).catch((error: unknown) => {
+      if (!(error instanceof ExternalIdTaken && body.if_exists === 'return')) throw error
+      reply.code(200)
+      return error.instance
+    })
+    if (inserted.id !== asked.id) return showWith(inserted, await readOwnBudgets(tx, inserted.id))
+    created = inserted
+    if (!budgets) return showWith(inserted, [])
+    await setBudgets(tx, { organizationId, id: asked.id }, budgets)
+    return showWith(inserted, await readOwnBudgets(tx, inserted.id))
+  }
+  const answer = await idempotent(deps, request, reply.code(201), create, { isOneStatement: !budgets })
+  if (created) queue.enqueue() // after the commit: a worker must find the row
+  const row = created
+  return { answer, readRow: async () => row ?? (await getInstance(db, organizationId, answer.id)) }
+}
