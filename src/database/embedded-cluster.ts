@@ -1,19 +1,14 @@
 import { spawn } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
-import { access, chown, lchown, mkdir, readdir, readFile, rm, stat, symlink, writeFile } from 'node:fs/promises'
+import { access, chown, mkdir, readFile, rm, stat, symlink, writeFile } from 'node:fs/promises'
 import { createRequire } from 'node:module'
 import { dirname, join, relative } from 'node:path'
+import { chownTree, type Owner } from '#platform/chown-tree.ts'
 import { copyOnce, makeOnce, textMadeOnce } from '#platform/data-folder.ts'
 import { StartupError } from '#platform/startup-error.ts'
 
 /** The name of the embedded cluster's database, and of its superuser, as whom Chowder connects. */
 export const databaseName = 'chowder'
-
-/** The user that runs PostgreSQL when it is not this process's user. */
-interface SystemUser {
-  uid: number
-  gid: number
-}
 
 /** A cluster on disk, ready to be started. */
 export interface Cluster {
@@ -26,7 +21,8 @@ export interface Cluster {
   /** The `bin` folder of PostgreSQL. */
   programs: string
   password: string
-  user: SystemUser | undefined
+  /** The user that runs PostgreSQL when it is not this process's user. */
+  user: Owner | undefined
 }
 
 const exists = (path: string): Promise<boolean> =>
@@ -36,7 +32,7 @@ const exists = (path: string): Promise<boolean> =>
   )
 
 export interface ProgramOptions {
-  user: SystemUser | undefined
+  user: Owner | undefined
   /** A folder that `user` can enter. */
   folder: string
   /** Milliseconds, after which the program is killed. */
@@ -72,7 +68,7 @@ export async function runProgram(
 }
 
 /** The user that root runs PostgreSQL as, because it refuses to run as root. */
-async function userInsteadOfRoot(): Promise<SystemUser> {
+async function userInsteadOfRoot(): Promise<Owner> {
   const lines = (await readFile('/etc/passwd', 'utf8')).split('\n').map((line) => line.split(':'))
   const found = lines.find(([name]) => name === 'postgres') ?? lines.find(([name]) => name === 'nobody')
   if (!found)
@@ -80,18 +76,8 @@ async function userInsteadOfRoot(): Promise<SystemUser> {
   return { uid: Number(found[2]), gid: Number(found[3]) }
 }
 
-/** Changes the owner of a tree that belongs to root alone, so that no other user can plant a link in it meanwhile. */
-async function chownTree(path: string, user: SystemUser): Promise<void> {
-  await lchown(path, user.uid, user.gid)
-  for (const entry of await readdir(path, { withFileTypes: true })) {
-    const child = join(path, entry.name)
-    if (entry.isDirectory()) await chownTree(child, user)
-    else await lchown(child, user.uid, user.gid)
-  }
-}
-
 /** The user that runs the cluster; undefined for this process's user. An existing cluster keeps its owner. */
-async function chooseUser(folder: string): Promise<SystemUser | undefined> {
+async function chooseUser(folder: string): Promise<Owner | undefined> {
   if (process.getuid?.() !== 0) return undefined
   const owner = await stat(folder).catch(() => undefined)
   if (owner && owner.uid !== 0) return { uid: owner.uid, gid: owner.gid }
@@ -177,7 +163,7 @@ export async function prepareCluster(dataDir: string, durable: boolean): Promise
   const logFolder = join(home, 'log')
   for (const path of [socketFolder, logFolder]) {
     await mkdir(path, { recursive: true, mode: 0o700 })
-    if (user) await lchown(path, user.uid, user.gid)
+    if (user && (await stat(path)).uid === 0) await chownTree(path, user)
   }
   return { folder, socketFolder, logFile: join(logFolder, 'postgres.log'), programs, password, user }
 }

@@ -14,6 +14,7 @@ export const eventTypes = [
   'organization.count_corrected',
   'organization.delete',
   'organization.erased',
+  'provider_key.refused',
   'key.create',
   'key.update',
   'key.revoke',

@@ -44,10 +44,6 @@ function suggestion(wrong: string, known: readonly string[], none: string): stri
 function unknownName({ parentSchema, params }: Fault, part: RequestPart): string {
   const known = Object.keys(parentSchema?.properties ?? {})
   const name = String(params.additionalProperty)
-  const [object = '', ...key] = name.split('.')
-  if (part === 'query' && key.length > 0 && known.includes(object)) {
-    return `is not a known parameter; did you mean \`${object}[${key.join('.')}]\`?`
-  }
   return part === 'query'
     ? `is not a known parameter${suggestion(name, known, 'this call has none')}`
     : `is not a known field${suggestion(name, known, 'this call takes an empty object, or no body')}`

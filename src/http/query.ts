@@ -2,12 +2,13 @@ import { type ParsedUrlQuery, parse } from 'node:querystring'
 
 /**
  * Parses the query of a URL. `metadata[key]=value` becomes an entry of the object `metadata`: the style `deepObject` of
- * OpenAPI. A key may have brackets itself.
+ * OpenAPI. A key may have brackets itself. `metadata.key=value` means the same: shells and curl leave it as it is.
  */
 export function parseQuery(text: string): Record<string, ParsedUrlQuery[string] | ParsedUrlQuery> {
   const query: Record<string, ParsedUrlQuery[string] | ParsedUrlQuery> = Object.create(null)
   for (const [name, value] of Object.entries(parse(text))) {
-    const [, object = '', key] = /^([^[\]]+)\[(.*)\]$/s.exec(name) ?? []
+    const [, object = '', inBrackets, afterDot] = /^([^[\].]+)(?:\[(.*)\]|\.(.+))$/s.exec(name) ?? []
+    const key = inBrackets ?? afterDot
     if (key === undefined) query[name] = value
     else {
       const entries = query[object]

@@ -1,6 +1,6 @@
 import { and, eq } from 'drizzle-orm'
 import { type ModelProvider, providerKeys } from '#database/schema.ts'
-import { noteKeyRefusal } from '#instances/provider-key-refusal.ts'
+import { recordKeyRefusal } from '#instances/provider-key-refusal.ts'
 import { providerKeyPlace } from '#instances/row.ts'
 import { checkProviderKey } from '#openclaw/provider-key.ts'
 import { type Failure, failedForGood, type StepContext } from './step.ts'
@@ -28,6 +28,6 @@ export async function findKeyProblem(context: StepContext): Promise<Failure | nu
   if (providerKey === null) return noKey(provider)
   const { status } = await checkProviderKey(provider, baseUrls[provider], providerKey, signal)
   if (status !== 'refused') return null
-  await noteKeyRefusal(db, lease.instance.organizationId, provider)
+  await recordKeyRefusal(db, lease.instance.organizationId, provider)
   return failedForGood(`${provider} refused your organization's API key. Set another ${remedy}`)
 }

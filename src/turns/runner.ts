@@ -104,7 +104,7 @@ function parseJson(bytes: Buffer): unknown {
 export function createTurnRunner(
   timeouts: TurnTimeouts,
   declareModel: DeclareModel,
-  noteKeyRefusal: (gateway: RunningGateway) => Promise<void> = async () => {},
+  recordKeyRefusal: (gateway: RunningGateway) => Promise<void> = async () => {},
 ): TurnRunner {
   const gateways = createGatewayPool()
   const turns = new Set<Turn>()
@@ -121,7 +121,9 @@ export function createTurnRunner(
     const { error, refusedChowder } = gatewayError(gateway.provider, failure)
     if (refusedChowder) log.error({ instanceId, status: failure.status }, "the gateway refused Chowder's own token")
     if (error.code === 'provider_key_refused') {
-      noteKeyRefusal(gateway).catch((cause: unknown) => log.warn({ err: cause }, 'a refused key could not be recorded'))
+      recordKeyRefusal(gateway).catch((cause: unknown) =>
+        log.warn({ err: cause }, 'failed to record the refusal of a provider key'),
+      )
     }
     return error
   }

@@ -3,7 +3,7 @@ import type { Db } from '#database/client.ts'
 import type { FindCaller } from '#http/auth.ts'
 import type { FindGateway } from '#instances/find.ts'
 import type { DeclareModel } from '#instances/gateway/declare-model.ts'
-import { noteKeyRefusal } from '#instances/provider-key-refusal.ts'
+import { recordKeyRefusal } from '#instances/provider-key-refusal.ts'
 import { type Admission, createAdmission } from './admit.ts'
 import { createTurnLines, type TurnLines } from './line.ts'
 import { createTurnRunner, type TurnRunner } from './runner.ts'
@@ -46,7 +46,7 @@ export interface Turns {
 export function useTurns(app: FastifyInstance, deps: TurnDeps): Turns {
   const { db, processId, findGateway, findCaller, declareModel, closing, turnTimeouts = defaultTurnTimeouts } = deps
   const runner = createTurnRunner(turnTimeouts, declareModel, ({ organizationId, provider }) =>
-    noteKeyRefusal(db, organizationId, provider),
+    recordKeyRefusal(db, organizationId, provider),
   )
   const lines = createTurnLines(db, processId)
   // Not awaited: the server stops listening after this hook, and then waits for its open requests.

@@ -1,4 +1,4 @@
-import { type ChildProcess, spawn } from 'node:child_process'
+import { type ChildProcess, execFile, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import {
   chmod,
@@ -17,12 +17,14 @@ import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
+import { promisify } from 'node:util'
 import pg from 'pg'
 import pino from 'pino'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, onTestFinished, test } from 'vitest'
 import { type EmbeddedPostgres, startEmbeddedPostgres } from '#database/embedded.ts'
 import { present } from '../support/present.ts'
 
+const run = promisify(execFile)
 const isRoot = process.getuid?.() === 0
 const log = pino({ level: 'silent' })
 const holderProgram = fileURLToPath(new URL('../support/embedded-holder.ts', import.meta.url))
@@ -261,6 +263,16 @@ describe('after kill -9', () => {
     }
     await killPostmaster()
     expect((await lost.promise).message).toContain('PostgreSQL was lost more than 5 times in 10 minutes')
+  })
+
+  test.skipIf(!isRoot)('from a copy of the data folder that lost its owners', async () => {
+    await (await start()).stop()
+    await run('cp', ['-r', dataDir, `${dataDir}-copy`])
+    await rm(dataDir, { recursive: true })
+    await rename(`${dataDir}-copy`, dataDir)
+    const restored = await start()
+    expect((await stat(join(dataDir, 'postgres', 'log', 'postgres.log'))).uid).not.toBe(0)
+    await restored.stop()
   })
 
   test('with a pid file that names another process, that process goes on running', async () => {

@@ -162,6 +162,7 @@ describe('GET /v1/instances', () => {
     expect(await found({ 'a[b]': 'é & =', 0: 'zero' })).toEqual([one])
     expect(await found({ plan: 'cust-42' })).toEqual([])
     expect(idsOf((await call('GET', '?metadata[customer]=cust-42&status=running')).body)).toEqual([])
+    expect(idsOf((await call('GET', '?metadata.customer=cust-42&metadata[plan]=pro')).body)).toEqual([two])
   })
 
   test('lists of live instances, labels and external ids are found by their indexes', async () => {

@@ -109,9 +109,9 @@ describe('a request that does not fit its schema says what is wrong and what is 
     ],
     [['GET', '/v1/instances?limit=2000'], undefined, ['query.limit must be at most 1000']],
     [
-      ['GET', '/v1/instances?metadata.customer=1'],
+      ['GET', '/v1/instances?metdata.customer=1'],
       undefined,
-      ['query.metadata.customer is not a known parameter; did you mean `metadata[customer]`?'],
+      ['query.metdata is not a known parameter; did you mean `metadata`?'],
     ],
     [['GET', '/v1/instances?limit=ten'], undefined, ['query.limit must be a whole number']],
     [['GET', '/v1/instances?limit=1&limit=2'], undefined, ['query.limit must be given only once']],

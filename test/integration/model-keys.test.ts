@@ -98,6 +98,8 @@ describe('POST /v1/organization/model_api_keys/test', () => {
     await chowder.database.pool.query("UPDATE provider_keys SET refused_at = refused_at - interval '2 minutes'")
     await chowder.call('POST', path, { key })
     expect((await keys()).openai.refused_at > openai.refused_at).toBe(true)
+    const refusals = await chowder.call('GET', '/v1/organization/events?type=provider_key.refused', { key })
+    expect(refusals.body).toEqual([expect.objectContaining({ subject: 'openai', actor: { type: 'worker', id: null } })])
     await patch(key, { model_api_keys: { openai: good } })
     expect((await keys()).openai).toEqual({ set_at: expect.any(String), refused_at: null })
   })

@@ -333,6 +333,19 @@ describe('a local sandbox', () => {
     expect(await heldIn('uids')).toEqual(isRoot ? [String(uid)] : [])
   })
 
+  asRoot('owns its files again after they were restored from a copy without owners', async () => {
+    const id = await created()
+    const files = host.driver.files(id)
+    await files.write('state/notes.txt', Buffer.from('mine'), { mode: 0o600 }, within())
+    const { uid, home } = { ...(await recordOf(id)), home: host.controlFile(id, 'home') }
+    await promisify(execFile)('chown', ['-R', '0:0', home])
+    await host.driver.create(host.specOf(id), within())
+    const owners = await Promise.all(
+      ['', 'state', 'state/notes.txt'].map(async (path) => (await stat(join(home, path))).uid),
+    )
+    expect(owners).toEqual([uid, uid, uid])
+  })
+
   test('is listed, completed by another create, or destroyed after a killed create', async () => {
     const [completed, destroyed] = [randomUUID(), randomUUID()]
     // Outside of the range, so that no other sandbox has them.

@@ -2,7 +2,10 @@ import { execFile } from 'node:child_process'
 import { promisify } from 'node:util'
 import { codeBlocksOf } from './code-blocks.ts'
 
-/** Runs the commands of docs/quickstart.md, from the first call on, as they are. Returns the lines that they print. */
+/**
+ * Runs the commands of docs/quickstart.md, from the first call on, as they are. Returns the lines that they print, without
+ * the steps of a start.
+ */
 export async function runQuickstart(url: string, providerKey: string): Promise<string[]> {
   const script = codeBlocksOf('docs/quickstart.md')
     .filter(({ text }) => !text.startsWith('npm '))
@@ -15,5 +18,5 @@ export async function runQuickstart(url: string, providerKey: string): Promise<s
     timeout: 4 * 60_000,
   })
   if (stderr !== '') throw new Error(stderr)
-  return stdout.split('\n').filter((line) => line !== '…')
+  return stdout.split('\n').filter((line) => !/^([a-z]+[A-Z]\w*|waiting for .*)$/.test(line))
 }

@@ -17,11 +17,15 @@ test('the README shows only commands of the quickstart, and the demo', () => {
 })
 
 test.each([
-  ['{"api_key": "chd_org_1"}', 'chd_org_1\n'],
-  ['{"detail": [{}], "error": {"message": "body.name is missing"}}', 'body.name is missing\n'],
-  ['{"output": [], "error": null, "api_key": "of a response"}', 'of a response\n'],
-])('field of the quickstart reads %j as a person needs it', (input, stdout) => {
-  const field = commandsOf('docs/quickstart.md').find((line) => line.startsWith('field()'))
+  ['{"api_key": "chd_org_1"}', { stdout: 'chd_org_1\n', stderr: '', status: 0 }],
+  ['{"output": [], "error": null, "api_key": "of a response"}', { stdout: 'of a response\n', stderr: '', status: 0 }],
+  [
+    '{"detail": [{}], "error": {"message": "body.name is missing"}}',
+    { stdout: '', stderr: 'body.name is missing\n', status: 1 },
+  ],
+  ['', { stdout: '', stderr: 'No answer. Does npm start run?\n', status: 1 }],
+])('field of the quickstart reads %j as a person needs it', (input, expected) => {
+  const [field] = /^field\(\) \{[\s\S]*?"; \}$/m.exec(codeBlocksOf('docs/quickstart.md')[1]?.text ?? '') ?? []
   const ran = spawnSync('bash', ['-c', `${field}\nfield api_key`], { input, encoding: 'utf8' })
-  expect(ran).toMatchObject({ stdout, stderr: '' })
+  expect(ran).toMatchObject(expected)
 })

@@ -2,25 +2,35 @@ import type { AboutApi } from '#http/openapi.ts'
 import { version } from '#platform/version.ts'
 import { sections } from './sections.ts'
 
-/** In a shell, where `URL` is the address of a server. */
+/** In a shell, where `URL` is the address of a server. The lines fit the column of the page: 62 characters. */
 const firstCalls = `\`\`\`bash
-# 1. An organization. KEY is the "api_key" of the answer. It is shown once.
-curl -s $URL/v1/organization/signup -H 'content-type: application/json' -d '{"name": "Acme"}'
+json='content-type: application/json'
+
+# 1. An organization. KEY is the "api_key" of the answer.
+#    It is shown once.
+curl -s $URL/v1/organization/signup -H "$json" \\
+  -d '{"name": "Acme"}'
 
 # 2. The key of a model provider: anthropic, openai or gemini.
-curl -s -X PATCH $URL/v1/organization -H "authorization: Bearer $KEY" \\
-  -H 'content-type: application/json' -d "{\\"model_api_keys\\": {\\"anthropic\\": \\"$ANTHROPIC_API_KEY\\"}}"
+auth="authorization: Bearer $KEY"
+keys='{"model_api_keys": {"anthropic": "'$ANTHROPIC_API_KEY'"}}'
+curl -s -X PATCH $URL/v1/organization -H "$auth" -H "$json" \\
+  -d "$keys"
 
-# 3. An agent. ID is the "id" of the answer, which comes at once: its "status" is "provisioning".
-curl -s $URL/v1/instances -H "authorization: Bearer $KEY" \\
-  -H 'content-type: application/json' -d '{"name": "my-assistant"}'
+# 3. An agent. ID is the "id" of the answer, which comes at
+#    once: its "status" is "provisioning".
+curl -s $URL/v1/instances -H "$auth" -H "$json" \\
+  -d '{"name": "my-assistant"}'
 
-# 4. Wait until "status" is "running": repeat the call while it is "provisioning".
-curl -s "$URL/v1/instances/$ID/status?wait=running&timeout=60" -H "authorization: Bearer $KEY"
+# 4. Wait until "status" is "running": repeat the call while
+#    it is "provisioning".
+curl -s -H "$auth" \\
+  "$URL/v1/instances/$ID/status?wait=running&timeout=60"
 
-# 5. Talk to it. It remembers the conversation. For another one: /v1/instances/$ID/session/<any name>/responses
-curl -s $URL/v1/instances/$ID/responses -H "authorization: Bearer $KEY" \\
-  -H 'content-type: application/json' -d '{"model": "openclaw", "input": "Remember the number 42."}'
+# 5. Talk to it. It remembers the conversation. Another one:
+#    /v1/instances/$ID/session/<any name>/responses
+curl -s $URL/v1/instances/$ID/responses -H "$auth" -H "$json" \\
+  -d '{"model": "openclaw", "input": "Remember 42."}'
 \`\`\``
 
 /** The text above the reference, and its sections. */

@@ -67,7 +67,8 @@ export const ListInstances = Type.Object(
     metadata: Type.Optional({
       ...Metadata,
       minProperties: 1,
-      description: 'Only instances with these labels: `metadata[customer]=cust-42`. Several must all match.',
+      description:
+        'Only instances with these labels: `metadata[customer]=cust-42` or `metadata.customer=cust-42`. Several must all match.',
     }),
     region: Type.Optional({ ...RegionName, description: 'Only instances in this region.' }),
     name: Type.Optional({

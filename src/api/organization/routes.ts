@@ -6,7 +6,7 @@ import { clientLeft } from '#http/client-left.ts'
 import { failures } from '#http/openapi.ts'
 import type { CountRequest } from '#http/rate-limit.ts'
 import { requireIsolation } from '#instances/isolation.ts'
-import { noteKeyRefusal } from '#instances/provider-key-refusal.ts'
+import { recordKeyRefusal } from '#instances/provider-key-refusal.ts'
 import type { InstanceQueue } from '#instances/queue.ts'
 import type { BaseUrls } from '#openclaw/config.ts'
 import type { Vault } from '#platform/secrets.ts'
@@ -157,7 +157,7 @@ export const organizationRoutes: FastifyPluginAsyncTypebox<RouteDeps> = async (a
       const keys = given ?? (await storedModelKeys(db, vault, organizationId))
       const results = await testModelKeys(baseUrls, keys, clientLeft(reply))
       const refused = given ? [] : results.filter(({ status }) => status === 'refused')
-      for (const { provider } of refused) await noteKeyRefusal(db, organizationId, provider)
+      for (const { provider } of refused) await recordKeyRefusal(db, organizationId, provider)
       return { results }
     },
   )

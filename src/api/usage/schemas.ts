@@ -51,7 +51,8 @@ export const UsageQuery = Type.Object(
         minProperties: 1,
         maxProperties: 16,
         additionalProperties: { type: 'string', maxLength: 512 },
-        description: 'Only calls of instances with these labels: `metadata[customer]=cust-42`. Several must all match.',
+        description:
+          'Only calls of instances with these labels: `metadata[customer]=cust-42` or `metadata.customer=cust-42`. Several must all match.',
       }),
     ),
   },

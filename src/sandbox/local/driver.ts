@@ -1,8 +1,9 @@
 import { execFile } from 'node:child_process'
-import { chown, mkdir, readdir } from 'node:fs/promises'
+import { mkdir, readdir, stat } from 'node:fs/promises'
 import { join, relative, resolve } from 'node:path'
 import { promisify } from 'node:util'
 import pMap from 'p-map'
+import { chownTree } from '#platform/chown-tree.ts'
 import type { Logger } from '#platform/log.ts'
 import { poll } from '#platform/poll.ts'
 import { StartupError } from '#platform/startup-error.ts'
@@ -118,7 +119,8 @@ export function createLocalDriver(options: LocalDriverOptions): LocalDriver {
     const old = (await folder.readRecord()) ? await records.existing(folder) : null
     const { uid } = old ?? (await records.make(spec, folder))
     await mkdir(folder.home, { recursive: true, mode: 0o700 })
-    if (uid !== null) await chown(folder.home, uid, uid)
+    // Also after a restore of a copy without owners.
+    if (uid !== null && (await stat(folder.home)).uid === 0) await chownTree(folder.home, { uid, gid: uid })
     if (!old || (await liveGateway(folder, uid))) return
     await folder.removeStaleUploads()
     await records.renew(spec, folder, old, signal)
