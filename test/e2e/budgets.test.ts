@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, expect, it } from 'vitest'
 import { connectGateway } from '#openclaw/gateway.ts'
 import { startAgent, type TestAgent } from '../support/agent.ts'
-import { api, say, sessionPath } from '../support/api-client.ts'
+import { say, sessionPath } from '../support/api-client.ts'
 import { findGateway } from '../support/chowder-process.ts'
 import { present } from '../support/present.ts'
 import { until } from '../support/until.ts'
@@ -45,47 +45,49 @@ const isOf =
 const againMs = 330_000
 const long = { tags: ['long'], timeout: 12 * 60_000 }
 
-it('a budget of a key stops a turn at work, by the session that its calls name', { tags: ['long'] }, async () => {
-  const { client, chowder, id, provider } = agent
-  const body = { name: 'browser', instance_ids: [id], permissions: ['interact'] }
-  const { id: keyId, raw_key: key } = (await client.post('/v1/keys', body)).body
-  expect((await client.patch(`/v1/keys/${keyId}`, budgets(1))).status).toBe(200)
+it('a budget of an end user stops a turn at work, by the session that its calls name', { tags: ['long'] }, async () => {
+  const { client, id, provider } = agent
+  const budget = { name: 'daily', scope: 'end_user', limit: { tokens: 1 }, per: 'day' }
+  expect((await client.patch(`/v1/instances/${id}`, { budgets: [budget] })).status).toBe(200)
   await sleep(500)
   const asked = provider.requests.length
-  const browser = api(chowder.url, key)
-  const { status, body: refusal } = await browser.post(sessionPath(id, 'of-key'), {
+  const { status, body: refusal } = await client.post(sessionPath(id, 'of-ann'), {
     model: 'openclaw',
-    input: 'work [[fake:tool=exec {"command":"true"}]]',
+    user: 'ann',
+    input: 'work [[fake:tool=exec {"command":"sleep 1"}]]',
   })
   expect([status, refusal.error?.code]).toEqual([402, 'budget_exceeded'])
-  expect(refusal.error.message).toMatch(/^The budget “daily” of this key is used up until/)
+  expect(refusal.error.message).toMatch(/^The budget “daily” of this end user is used up until/)
   expect(provider.requests.length - asked, 'calls of models').toBe(1)
   expect(await say(client, sessionPath(id, 'of-nobody'), 'and you')).toContain('last="and you"')
-  expect((await client.delete(`/v1/keys/${keyId}`)).status).toBe(204)
+  expect((await client.patch(`/v1/instances/${id}`, { budgets: [] })).status).toBe(200)
 })
 
-it('cron that nobody asked for is paused without a restart, and resumed', long, async () => {
-  const { client, id, provider } = agent
-  const path = `/v1/instances/${id}`
-  const { pid } = present(await findGateway(id))
-  const isPaused = async () => (await client.get(path)).body.automation_paused
-  await client.patch(path, { unattended_calls_per_hour: 3 })
-  await addJob('a storm', 2000)
-  await until('the pause', isPaused, 180_000)
-  await until('cron to be off', async () =>
-    JSON.stringify(await callGateway('cron.status', {})).includes('"enabled":false'),
-  )
-  await sleep(5000)
-  const asked = provider.requests.length
-  await sleep(8000)
-  expect(provider.requests).toHaveLength(asked)
-  expect(await say(client, sessionPath(id), 'still there')).toContain('last="still there"')
-  await client.patch(path, { automation_paused: false, unattended_calls_per_hour: 0 })
-  await until('cron to run again', () => provider.requests.slice(asked).some(isOf('a storm')), againMs)
-  expect(present(await findGateway(id)).pid).toBe(pid)
-  const { jobs } = (await callGateway('cron.list', {})) as { jobs: { id: string; name: string }[] }
-  await callGateway('cron.remove', { id: present(jobs.find(({ name }) => name === 'a storm')).id })
-})
+it(
+  'cron that no person has asked for is refused by the budget of unattended calls, until it is raised',
+  long,
+  async () => {
+    const { client, id, provider } = agent
+    const path = `/v1/instances/${id}`
+    const limit = (calls: number) => ({
+      budgets: [{ name: 'night', scope: 'unattended', limit: { calls }, per: 'day' }],
+    })
+    await client.patch(path, limit(3))
+    await addJob('a storm', 2000)
+    const isUsedUp = async () => (await client.get(path)).body.budgets[0].state === 'used_up'
+    await until('the budget to be used up', isUsedUp, 180_000)
+    await sleep(1000)
+    const asked = provider.requests.length
+    await sleep(8000)
+    expect(provider.requests).toHaveLength(asked)
+    expect(await say(client, sessionPath(id), 'still there')).toContain('last="still there"')
+    await client.patch(path, limit(1_000_000))
+    await until('cron to run again', () => provider.requests.slice(asked).some(isOf('a storm')), againMs)
+    const { jobs } = (await callGateway('cron.list', {})) as { jobs: { id: string; name: string }[] }
+    await callGateway('cron.remove', { id: present(jobs.find(({ name }) => name === 'a storm')).id })
+    await client.patch(path, { budgets: [] })
+  },
+)
 
 it('a budget stops a chatty agent and its cron, says so, and is lifted', long, async () => {
   const { client, id, provider } = agent
