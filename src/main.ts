@@ -71,8 +71,7 @@ async function run(createDriver?: CreateDriver): Promise<void> {
     relay: drainPhases.relay + turnsMs,
   })
   const ignoreDuplicatesOf = ignoreDuplicates()
-  const skip: 'SIGHUP'[] = config.CHOWDER_CONFIG_FILE === undefined ? [] : ['SIGHUP'] // it reads the file again
-  const grace = closeWithGrace({ delay: drainTimeoutMs + turnsMs, logger: log, skip }, async ({ err, signal }) => {
+  const grace = closeWithGrace({ delay: drainTimeoutMs + turnsMs, logger: log }, async ({ err, signal }) => {
     if (signal) ignoreDuplicatesOf(signal)
     if (err) log.fatal({ err }, 'crashed')
     else log.info({ signal }, 'shutting down')

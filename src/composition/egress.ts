@@ -17,7 +17,7 @@ import type { Logger } from '#platform/log.ts'
 import type { Vault } from '#platform/secrets.ts'
 import { createPlaces, type PlaceLimits } from '#platform/throttle.ts'
 import { placeOf } from './operator-hosts.ts'
-import type { OpenRegion, OpenRegions } from './regions.ts'
+import type { OpenRegions } from './regions.ts'
 import type { Startup } from './startup.ts'
 
 /** For the hosts that were asked for last, when the proxy ends. */
@@ -84,17 +84,11 @@ export async function openEgress(
       },
     },
   )
-  const jails = new Map<OpenRegion, { close(): Promise<void> } | undefined>()
-  const serveAll = async () => {
-    for (const region of regions.served()) {
-      if (jails.has(region)) continue
-      jails.set(region, await region.sandboxes.serveJails?.('egress', egress.serveConnection))
-    }
-  }
-  regions.onReload(serveAll)
-  await serveAll()
+  const jails = await Promise.all(
+    regions.served().map(({ sandboxes }) => sandboxes.serveJails?.('egress', egress.serveConnection)),
+  )
   drain.add('relay', async () => {
-    await Promise.all(Array.from(jails.values(), (served) => served?.close()))
+    await Promise.all(jails.map((served) => served?.close()))
     await egress.end()
   })
   return egress

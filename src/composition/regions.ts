@@ -1,26 +1,17 @@
 import { resolve } from 'node:path'
-import { isDeepStrictEqual } from 'node:util'
 import type { Db } from '#database/client.ts'
 import { storeOnce } from '#database/installation.ts'
 import type { HostRule } from '#egress/hosts.ts'
-import {
-  createRegions,
-  onlyRegion,
-  type Region,
-  type RegionPlace,
-  type RegionSet,
-  type Regions,
-} from '#instances/regions.ts'
+import { createRegions, onlyRegion, type Region, type RegionPlace, type Regions } from '#instances/regions.ts'
 import { prepareDataFolder } from '#platform/data-folder.ts'
 import type { Logger } from '#platform/log.ts'
 import { StartupError } from '#platform/startup-error.ts'
-import { BadEnvironment, type Config } from '#settings/config.ts'
+import type { Config } from '#settings/config.ts'
 import { entriesOf } from '#settings/exposure.ts'
 import { type RegionSettings, readRegionsFile } from '#settings/regions-file.ts'
 import { operatorHosts } from './operator-hosts.ts'
 import type { AnyDriver, CreateDriver } from './sandboxes.ts'
 import { sharedSettings } from './settings.ts'
-import type { Startup } from './startup.ts'
 
 /** A region with its driver, and its settings as if it were the only one. */
 export interface OpenRegion extends Region {
@@ -35,13 +26,6 @@ export interface OpenRegion extends Region {
 export interface OpenRegions extends Regions<OpenRegion> {
   /** Those that a worker or a relay of this process serves. */
   served(): readonly OpenRegion[]
-  /**
-   * Reads the file again. Regions whose settings are the same stay as they are. Throws BadEnvironment and StartupError,
-   * and then nothing has changed.
-   */
-  reload(): Promise<void>
-  /** Has the listener called after each reload. */
-  onReload(listener: () => Promise<void>): void
 }
 
 interface Parts {
@@ -71,38 +55,17 @@ export async function openRegions({ config, dataDir, db, log }: Parts, create: C
     })
     return { ...opened, region: name, hasUnnamed: name === ofUnnamed }
   }
-  const isSame = ({ name, config: own, storage = dataDir }: RegionSettings, region: OpenRegion): boolean =>
-    region.region === name && region.storage === resolve(storage) && isDeepStrictEqual(region.config, own)
-  const readSet = async (before: readonly OpenRegion[]): Promise<RegionSet<OpenRegion>> => {
-    const settings = readRegionsFile(file ?? '', config)
-    const named = defaultOf(settings)
-    const ofUnnamed = await regionOfUnnamed(db, named)
-    const regions = await Promise.all(
-      settings.map(async (one) => before.find((region) => isSame(one, region)) ?? (await openNamed(one, ofUnnamed))),
-    )
-    servedOf(regions, config)
-    return { regions, default: named, areNamed: true }
-  }
-  const listeners: (() => Promise<void>)[] = []
   if (file === undefined) {
     const regions = onlyRegion(await open(config.SANDBOX_DRIVER, config, dataDir))
-    servedOf(regions.all(), config)
-    return { ...regions, served: regions.all, onReload: () => {}, reload: async () => {} }
+    const served = servedOf(regions.all(), config)
+    return { ...regions, served: () => served }
   }
-  const regions = createRegions(await readSet([]))
-  return {
-    ...regions,
-    served: () => servedOf(regions.all(), config),
-    onReload: (listener) => void listeners.push(listener),
-    async reload() {
-      regions.replace(await readSet(regions.all()))
-      for (const listener of listeners) {
-        await listener().catch((error: unknown) =>
-          log.error({ err: error }, 'a part of Chowder could not take over the regions that were read again'),
-        )
-      }
-    },
-  }
+  const settings = readRegionsFile(file, config)
+  const named = defaultOf(settings)
+  const ofUnnamed = await regionOfUnnamed(db, named)
+  const opened = await Promise.all(settings.map((one) => openNamed(one, ofUnnamed)))
+  const served = servedOf(opened, config)
+  return { ...createRegions({ regions: opened, default: named, areNamed: true }), served: () => served }
 }
 
 const defaultOf = (settings: readonly RegionSettings[]): string =>
@@ -134,32 +97,4 @@ function servedOf(regions: readonly OpenRegion[], { CHOWDER_REGIONS }: Config): 
       throw new StartupError(`CHOWDER_REGIONS names ${name}, which is no region. There are: ${known.join(', ')}.`)
   }
   return names.length === 0 ? regions : regions.filter(({ region }) => names.includes(region))
-}
-
-/**
- * Has SIGHUP read CHOWDER_CONFIG_FILE again. A bad file is told in the log, and the regions stay as they were. Does
- * nothing without the file.
- */
-export function reloadOnHangup({ config, log, drain }: Startup, regions: OpenRegions): void {
-  if (config.CHOWDER_CONFIG_FILE === undefined) return
-  let last = Promise.resolve()
-  const reload = async () => {
-    try {
-      await regions.reload()
-      const names = regions.all().map(({ region }) => region)
-      log.info({ regions: names }, 'CHOWDER_CONFIG_FILE was read again, and holds')
-    } catch (error) {
-      if (error instanceof BadEnvironment || error instanceof StartupError)
-        log.error(`CHOWDER_CONFIG_FILE was read again, and the regions stay as they were: ${error.message}`)
-      else log.error({ err: error }, 'CHOWDER_CONFIG_FILE could not be read again')
-    }
-  }
-  const onHangup = () => {
-    last = last.then(reload)
-  }
-  process.on('SIGHUP', onHangup)
-  drain.add('connections', async () => {
-    process.off('SIGHUP', onHangup)
-    await last
-  })
 }

@@ -162,14 +162,7 @@ export async function openRelay(
       void listenLater(() => listen(region), regionLog, drain.signal)
     })
   }
-  const listening = new Set<OpenRegion>()
-  const listenForAll = async () => {
-    const added = regions.served().filter((region) => !listening.has(region))
-    for (const region of added) listening.add(region)
-    await Promise.all(added.map(listenOrLater))
-  }
-  regions.onReload(listenForAll)
-  await listenForAll()
+  await Promise.all(regions.served().map(listenOrLater))
 }
 
 async function listenLater(listen: () => Promise<void>, log: Logger, signal: AbortSignal): Promise<void> {

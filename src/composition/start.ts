@@ -11,7 +11,7 @@ import { openDatabase } from './database.ts'
 import { openHeartbeat } from './heartbeat.ts'
 import { withRelayPort } from './installation.ts'
 import { openMetrics } from './metrics.ts'
-import { openRegions, reloadOnHangup } from './regions.ts'
+import { openRegions } from './regions.ts'
 import { type CreateDriver, createDriver, openSandboxes } from './sandboxes.ts'
 import type { Startup } from './startup.ts'
 import { openVault } from './vault.ts'
@@ -35,7 +35,6 @@ export async function start(given: Startup, create: CreateDriver = createDriver)
   const startup = { ...given, config: await withRelayPort(config, db) }
   const { vault, reread } = await openVault(startup, db)
   const regions = await openRegions({ ...startup, db }, openSandboxes(create))
-  reloadOnHangup(startup, regions)
   const processId = newId()
   if (role === 'relay') {
     await openHeartbeat(startup, { db, vault, reread }, processId, () => [])

@@ -48,20 +48,14 @@ const workerSettings = (config: Config): WorkerSettings => ({
 export function createWorker(parts: WorkerParts, settings: WorkerSettings, starting: AbortSignal): Promise<Worker> {
   const { concurrency, intervals, maintenance, ...shared } = settings
   const tasks = maintenanceTasks(parts, maintenance)
-  const known = new Map<Region, LifecycleDeps>()
-  const inRegion = (region: Region) => {
-    const createDeps = () => {
-      const log = parts.log.child({ region: region.region })
-      const starts = createStartLimit(placesOf(concurrency), log)
-      const platformOutage = createPlatformOutage(region.sandboxes, log)
-      return { ...parts, ...shared, ...region, starts, platformOutage }
-    }
-    const deps = known.get(region) ?? createDeps()
-    known.set(region, deps)
-    return deps
+  const inRegion = (region: Region): LifecycleDeps => {
+    const log = parts.log.child({ region: region.region })
+    const starts = createStartLimit(placesOf(concurrency), log)
+    const platformOutage = createPlatformOutage(region.sandboxes, log)
+    return { ...parts, ...shared, ...region, starts, platformOutage }
   }
-  const regions = () => parts.regions.served().map(inRegion)
-  return startWorker({ ...parts, regions }, parts.queue, concurrency, intervals, starting, tasks)
+  const regions = parts.regions.served().map(inRegion)
+  return startWorker({ ...parts, regions: () => regions }, parts.queue, concurrency, intervals, starting, tasks)
 }
 
 /** Opens the worker, and prepares the default release in the background for the first instance. */
@@ -76,18 +70,7 @@ export async function openWorker(
     preparing.abort()
     return worker.stop()
   })
-  const prepared = new Set<Region>()
-  const prepareAll = () => {
-    for (const region of regions.served()) {
-      if (!prepared.has(region)) void prepareDefaultRelease(region, log, preparing.signal)
-      prepared.add(region)
-    }
-  }
-  regions.onReload(async () => {
-    prepareAll()
-    await worker.update()
-  })
-  prepareAll()
+  for (const region of regions.served()) void prepareDefaultRelease(region, log, preparing.signal)
 }
 
 async function prepareDefaultRelease({ region, sandboxes }: Region, log: Logger, signal: AbortSignal): Promise<void> {

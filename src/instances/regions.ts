@@ -37,7 +37,7 @@ export interface RegionPlace extends Pick<Region, 'region' | 'hasUnnamed'> {
 /** The columns that say where an instance runs. */
 export type Placed = Pick<Instance, 'region' | 'sandboxDriver'>
 
-/** The regions of this installation. There is always one at least. They may be others at the next call. */
+/** The regions of this installation. There is always one at least. */
 export interface Regions<R extends Region = Region> {
   all(): readonly R[]
   default(): R
@@ -51,7 +51,7 @@ export interface Regions<R extends Region = Region> {
   shown(row: Pick<Instance, 'region'>): string | null
 }
 
-export interface RegionSet<R extends Region> {
+interface RegionSet<R extends Region> {
   regions: readonly R[]
   default: string
   /**
@@ -84,39 +84,30 @@ export const isIn = (region: Region): SQL | undefined =>
 /** The rows of any of these regions. */
 export const isInAny = (regions: readonly Region[]): SQL => or(...regions.map(isIn)) ?? sql`false`
 
-/** Throws an Error for a set without its default region; so does `replace`, and changes nothing. */
-export function createRegions<R extends Region>(
-  first: RegionSet<R>,
-): Regions<R> & { replace(next: RegionSet<R>): void } {
-  const find = ({ regions }: RegionSet<R>, name: string) => regions.find(({ region }) => region === name)
-  const check = (set: RegionSet<R>) => {
-    const byDefault = find(set, set.default)
-    if (!byDefault) throw new Error(`there is no region ${set.default}`)
-    return { ...set, byDefault }
-  }
-  let current = check(first)
+/** Throws an Error for a set without its default region. */
+export function createRegions<R extends Region>({ regions, default: defaultName, areNamed }: RegionSet<R>): Regions<R> {
+  const find = (name: string) => regions.find(({ region }) => region === name)
+  const byDefault = find(defaultName)
+  if (!byDefault) throw new Error(`there is no region ${defaultName}`)
   return {
-    all: () => current.regions,
-    default: () => current.byDefault,
+    all: () => regions,
+    default: () => byDefault,
     of(row) {
-      const found = regionOf(current.regions, row)
+      const found = regionOf(regions, row)
       if (found) return found
       const name = row.region === null ? 'without a name' : row.region
       throw new SandboxUnavailableError(new Error(`this process has no region ${name} with ${row.sandboxDriver}`))
     },
     named(name) {
-      const found = find(current, name)
-      const known = current.regions.map(({ region }) => region)
+      const found = find(name)
+      const known = regions.map(({ region }) => region)
       if (!found) throw new AppError('invalid_value', texts.unknownRegion(name, known), { param: 'region' })
       return found
     },
-    toStore: (name) => name ?? (current.areNamed ? current.byDefault.region : null),
+    toStore: (name) => name ?? (areNamed ? byDefault.region : null),
     shown({ region }) {
-      if (region !== null || !current.areNamed) return region
-      return current.regions.find(({ hasUnnamed }) => hasUnnamed)?.region ?? null
-    },
-    replace(next) {
-      current = check(next)
+      if (region !== null || !areNamed) return region
+      return regions.find(({ hasUnnamed }) => hasUnnamed)?.region ?? null
     },
   }
 }

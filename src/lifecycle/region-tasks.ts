@@ -24,8 +24,8 @@ export const regionTasks = (
 
 export interface RegionWork {
   /**
-   * Does the periodic work of these regions, and no more that of others. Detects drift once in each new one before it
-   * resolves. Throws the reason of the signal.
+   * Starts the periodic work of these regions. Detects drift once in each before it resolves. Throws the reason of the
+   * signal.
    */
   serve(regions: readonly LifecycleDeps[], starting: AbortSignal): Promise<void>
   /** Resolves when the last runs have ended, once `stopping` is aborted. */
@@ -39,29 +39,20 @@ export function createRegionWork(
   stopping: AbortSignal,
   log: Logger,
 ): RegionWork {
-  const stops = new Map<LifecycleDeps, AbortController>()
-  const runs = new Set<Promise<void>>()
+  const runs: Promise<void>[] = []
 
   async function begin(region: LifecycleDeps, starting: AbortSignal): Promise<void> {
-    const stop = new AbortController()
-    stops.set(region, stop)
     const drift = createDriftDetection(region, () => shards.of(region))
     // A failure is not logged: the periodic run, which follows at once, logs one that lasts.
     await drift.detect(AbortSignal.any([starting, AbortSignal.timeout(detectTimeoutMs)])).catch(() => {})
     starting.throwIfAborted()
     const tasks = regionTasks(region, driftEveryMs, drift, shards)
-    const run = runPeriodically(tasks, AbortSignal.any([stopping, stop.signal]), log).finally(() => runs.delete(run))
-    runs.add(run)
+    runs.push(runPeriodically(tasks, stopping, log))
   }
 
   return {
     async serve(regions, starting) {
-      for (const [region, stop] of stops) {
-        if (regions.includes(region)) continue
-        stop.abort()
-        stops.delete(region)
-      }
-      await Promise.all(regions.filter((region) => !stops.has(region)).map((region) => begin(region, starting)))
+      await Promise.all(regions.map((region) => begin(region, starting)))
     },
     ended: () => Promise.all(runs),
   }

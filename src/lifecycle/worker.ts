@@ -45,8 +45,6 @@ export function sweepTask({ db, regions, queue, log }: WorkerDeps, everyMs: numb
 }
 
 export interface Worker {
-  /** Called after its regions have changed. */
-  update(): Promise<void>
   stop(): Promise<void>
 }
 
@@ -80,7 +78,6 @@ export async function startWorker(
   const periodic = runPeriodically([sweeping, ...byFirst], stopping.signal, log)
 
   return {
-    update: () => work.serve(deps.regions(), stopping.signal),
     async stop() {
       stopping.abort()
       await Promise.all([claims.stop(drainMs), jobs.stop()])

@@ -4,14 +4,12 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { pino } from 'pino'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { createDrain } from '#composition/drain.ts'
-import { openRegions, reloadOnHangup } from '#composition/regions.ts'
+import { openRegions } from '#composition/regions.ts'
 import { createDriver, openSandboxes } from '#composition/sandboxes.ts'
 import { defaultRelease } from '#openclaw/releases.ts'
 import { SandboxUnavailableError } from '#sandbox/driver.ts'
-import { BadEnvironment, loadConfig } from '#settings/config.ts'
+import { loadConfig } from '#settings/config.ts'
 import { cloneDatabase, type TestDatabase } from '../support/test-database.ts'
-import { until } from '../support/until.ts'
 
 let database: TestDatabase
 let folder: string
@@ -111,49 +109,4 @@ test('a fault of a region names it', async () => {
   await expect(open(text, { ALLOW_UNISOLATED: '1', RELAY_URL: 'http://relay' })).rejects.toThrow(
     /^region east: LOCAL_ISOLATION is jail, and agents cannot be put into jails here/,
   )
-})
-
-test('a reload opens what is new, keeps what is the same, and a bad file changes nothing', async () => {
-  const env = { ALLOW_UNISOLATED: '1' }
-  const regions = await open(three({ default: 'east' }), env)
-  const before = regions.all()
-  let reloads = 0
-  regions.onReload(async () => {
-    reloads += 1
-  })
-  await writeFile(file, `${three({ default: 'west' }).replace('4096', '3072')}  new: {driver: docker}\n`)
-  await regions.reload()
-  expect(regions.all().map(({ region }) => region)).toEqual(['east', 'west', 'docks', 'new'])
-  expect(regions.all().map((region, at) => region === before[at])).toEqual([true, false, true, false])
-  expect([regions.default().region, regions.named('west').resources.defaults.memory_mb]).toEqual(['west', 3072])
-  expect(reloads).toBe(1)
-
-  const after = regions.all()
-  for (const bad of ['regions: {}', three({ default: 'east' }).replace('isolation: none', 'isolation: nnoe')]) {
-    await writeFile(file, bad)
-    await expect(regions.reload()).rejects.toThrow(BadEnvironment)
-  }
-  expect([regions.all() === after, regions.default().region, reloads]).toEqual([true, 'west', 1])
-})
-
-test('SIGHUP reads the file again, and the log says of a bad one that the regions stay as they were', async () => {
-  const regions = await open(three({ default: 'east' }), { ALLOW_UNISOLATED: '1' })
-  const lines: { msg: string }[] = []
-  const spoken = pino({}, { write: (line: string) => void lines.push(JSON.parse(line)) })
-  const drain = createDrain(log)
-  const config = loadConfig({ CHOWDER_CONFIG_FILE: file })
-  reloadOnHangup({ role: 'worker', config, dataDir: folder, log: spoken, drain }, regions)
-  const said = (part: string) => until(part, () => lines.some(({ msg }) => msg.includes(part)))
-  await writeFile(file, three({ default: 'west' }))
-  process.emit('SIGHUP')
-  await said('CHOWDER_CONFIG_FILE was read again, and holds')
-  expect(regions.default().region).toBe('west')
-  await writeFile(file, 'regions:\n  east:\n    driver: lxc\n')
-  process.emit('SIGHUP')
-  await said('the regions stay as they were: bad file')
-  await said('line 3: regions.east.driver must be one of local, docker')
-  expect(regions.default().region).toBe('west')
-  const listeners = process.listenerCount('SIGHUP')
-  await drain.run({ interrupted: false })
-  expect(process.listenerCount('SIGHUP')).toBe(listeners - 1)
 })

@@ -208,23 +208,3 @@ describe('the operator', () => {
     await worker.stop()
   })
 })
-
-test('a worker serves a region that is added while it runs, and no more one that is removed', async () => {
-  const worker = await chowder.startWorker()
-  const all = regions.all()
-  const [, south1] = all
-  const west = new FakeDriver(() => gateway.endpoint)
-  const next = all.map((region) => (region === south1 ? { ...region, region: 'west', sandboxes: west } : region))
-  regions.replace({ regions: next, default: 'west', areNamed: true })
-  await worker.update()
-  const { id, region } = await create()
-  expect(region).toBe('west')
-  await untilAll([id], 'running')
-  expect(west.sandboxes.has(id)).toBe(true)
-  const looks = () => south.calls.filter(({ method }) => method === 'list').length
-  const before = looks()
-  await until('three looks in the west', () => west.calls.filter(({ method }) => method === 'list').length > 3)
-  expect(looks()).toBe(before)
-  await worker.stop()
-  regions.replace({ regions: all, default: 'south', areNamed: true })
-})
