@@ -5,7 +5,7 @@ const run = promisify(execFile)
 const root = `${import.meta.dirname}/../..`
 
 /** The commit that operators upgrade from. Every release changes it to the release before. */
-export const previousVersion = '0f1627ad1374014fcce795ff0c7f3a4bd85efafc'
+export const previousVersion = '26b8b85aeb611cf66a3dba693b9f0d74e7b5da67'
 
 /** Whether this clone has a commit. */
 export const isHere = (commit: string): Promise<boolean> =>
