@@ -1,6 +1,5 @@
 import { examine } from '#commands/doctor/examine.ts'
 import type { DoctorDeps } from '#commands/doctor/finding.ts'
-import { type Part, type Positions, startPart } from '#commands/doctor/part.ts'
 import { createDb } from '#database/client.ts'
 import { claimDue, firstId } from '#instances/claim.ts'
 import { onlyRegion } from '#instances/regions.ts'
@@ -54,14 +53,12 @@ const healthy = (pool: Setup['pool']) => ({
       after = rows.at(-1).id
     }
   },
-  observe: async () => ({ state: 'running' }),
 })
 const rounds = 7
 const requestsARound = 40
 const claimsARound = 20
 const looksARound = 20
 const scrapesARound = 40
-const runsARound = 5
 /** Without a secret key, a relay and workers. */
 const mostFindings = 5
 /** What more rows may cost. */
@@ -78,10 +75,8 @@ interface Side {
   look(): Promise<unknown>
   /** A scrape of what workers measure of the whole installation. Most of them read no row: those are counted seldom. */
   scrape(): Promise<unknown>
-  /** A run of the doctor, without its checks of what is sealed. It goes on where the one before ended. */
+  /** A run of the doctor, without its checks of what is sealed. */
   examine(): Promise<unknown>
-  /** A run of the doctor that reads all, likewise. */
-  examineAll(): Promise<unknown>
   /** The claim of a row, with all others due too. It is rolled back. */
   claim(): Promise<unknown>
   /** Makes all rows due. */
@@ -145,12 +140,6 @@ async function createSide(undo: Undo, rows: number): Promise<Side> {
     vault: null,
     queue: emptyQueue,
   } as unknown as DoctorDeps
-  let positions: Positions = {}
-  async function examineWith(part?: Part) {
-    const found = await examine({ ...doctor, ...(part && { part }) }, { secondLookAfterMs: 0 })
-    // A check that finds many faults ends before it has read all rows.
-    if (found.length > mostFindings) throw new Error(`the doctor found: ${found[0]?.what}`)
-  }
   return {
     rows,
     list: () => ask('/v1/instances?limit=50'),
@@ -158,11 +147,10 @@ async function createSide(undo: Undo, rows: number): Promise<Side> {
     look: () => looks.lookAtNext(AbortSignal.timeout(60_000)),
     scrape: () => metrics.metrics(),
     async examine() {
-      const part = startPart(positions)
-      await examineWith(part)
-      positions = part.reached
+      const found = await examine(doctor)
+      // A check that finds many faults ends before it has read all rows.
+      if (found.length > mostFindings) throw new Error(`the doctor found: ${found[0]?.what}`)
     },
-    examineAll: () => examineWith(),
     async claim() {
       const claimed = db.transaction(async (tx) => {
         const taken = await claimDue(tx, { regions, afterOrganization, exceptOrganizations: [] })
@@ -190,8 +178,8 @@ async function msOf(act: () => Promise<unknown>, times: number): Promise<number>
 }
 
 /**
- * What lists, claims, looks, scrapes and runs of the doctor cost with so many rows, beside the same with a thousand in a
- * database of its own, and how long the doctor takes when it reads all.
+ * What lists, claims, looks and scrapes cost with so many rows, beside the same with a thousand in a database of its own,
+ * and how long the doctor takes.
  */
 export async function measureRows(rows: number, report: (text: string) => void): Promise<(Fact | Figure)[]> {
   const undo: Undo = []
@@ -202,7 +190,7 @@ export async function measureRows(rows: number, report: (text: string) => void):
 
     async function compare(
       name: string,
-      what: 'list' | 'events' | 'look' | 'scrape' | 'examine' | 'claim',
+      what: 'list' | 'events' | 'look' | 'scrape' | 'claim',
       times: number,
     ): Promise<Figure> {
       report(name)
@@ -216,17 +204,16 @@ export async function measureRows(rows: number, report: (text: string) => void):
     }
 
     const doctors: Fact[] = []
-    for (const { rows, examineAll } of [few, many]) {
-      const name = `the doctor with --all, ${rows} rows`
+    for (const { rows, examine } of [few, many]) {
+      const name = `the doctor, ${rows} rows`
       report(name)
-      doctors.push(fact(name, (await msOf(examineAll, 1)) / 1000, 's'))
+      doctors.push(fact(name, (await msOf(examine, 1)) / 1000, 's'))
     }
     const figures = [
       await compare('a page of instances', 'list', requestsARound),
       await compare('a page of events', 'events', requestsARound),
       await compare('a look at gateways', 'look', looksARound),
       await compare('a scrape of the metrics, between counts', 'scrape', scrapesARound),
-      await compare('a run of the doctor', 'examine', runsARound),
     ]
     report('making all rows due')
     for (const { makeDue } of [few, many]) await makeDue()

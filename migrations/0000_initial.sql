@@ -104,7 +104,10 @@ CREATE TABLE "instances" (
 	"created_at" timestamp with time zone DEFAULT now() NOT NULL,
 	"updated_at" timestamp with time zone DEFAULT now() NOT NULL,
 	"terminated_at" timestamp with time zone,
-	"changed_by" jsonb
+	"changed_by" jsonb,
+	CONSTRAINT "instances_generations" CHECK (observed_generation BETWEEN 0 AND generation),
+	CONSTRAINT "instances_attempts_count" CHECK (attempts >= 0),
+	CONSTRAINT "instances_terminated" CHECK ((desired_state = 'terminated') = (terminated_at IS NOT NULL))
 );
 --> statement-breakpoint
 CREATE TABLE "organizations" (

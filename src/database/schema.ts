@@ -3,6 +3,7 @@ import {
   type AnyPgColumn,
   bigint,
   boolean,
+  check,
   customType,
   index,
   integer,
@@ -283,6 +284,9 @@ export const instances = pgTable(
     changedBy: jsonb().$type<ChangedBy>(),
   },
   (table) => [
+    check('instances_generations', sql`observed_generation BETWEEN 0 AND generation`),
+    check('instances_attempts_count', sql`attempts >= 0`),
+    check('instances_terminated', sql`(desired_state = 'terminated') = (terminated_at IS NOT NULL)`),
     index('instances_organization').on(table.organizationId, table.createdAt, table.id),
     // For lists: terminated instances are kept, and may be most of an organization's.
     index('instances_live')

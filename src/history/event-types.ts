@@ -11,7 +11,6 @@ export const eventTypes = [
   'organization.resume',
   'organization.tier_changed',
   'organization.limit_changed',
-  'organization.count_corrected',
   'organization.delete',
   'organization.erased',
   'provider_key.refused',

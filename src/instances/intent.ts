@@ -71,12 +71,6 @@ const intents = {
   stopWithChowder: { readyAt: null, attempts: 0, updatedAt: now },
   /** The sandbox differs from the row. Attempts count on: a gateway that ends again and again is given up. */
   drift: { nextAttemptAt: now },
-  /** The doctor makes a row due, also one whose observed generation is ahead of its own. */
-  repair: {
-    generation: sql`greatest(${instances.generation}, ${instances.observedGeneration}) + 1`,
-    attempts: 0,
-    nextAttemptAt: now,
-  },
 } as const satisfies Record<string, PgUpdateSetSource<typeof instances>>
 
 export type Intent = keyof typeof intents

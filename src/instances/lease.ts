@@ -90,7 +90,7 @@ const leaseEnd = sql`now() + make_interval(secs => ${leaseSeconds})`
  * A token that no other take of the row has. A counter could repeat one, when a failover of the database has lost the
  * last take: then two holders would have the same. It has at most 52 bits, so that a JavaScript number holds it.
  */
-export const newLeaseToken = sql`floor(random() * 4503599627370496)::bigint`
+const newLeaseToken = sql`floor(random() * 4503599627370496)::bigint`
 
 /** The columns of a take. */
 export const takeLease = { leaseToken: newLeaseToken, leaseUntil: leaseEnd }

@@ -21,7 +21,7 @@ const count = (condition: SQL | undefined) => sql<number>`count(*) FILTER (WHERE
  */
 const countingDefault = { everyMs: 15_000, pause: 200 }
 
-/** The name of the value of this installation that holds the last report of the doctor that is about all rows. */
+/** The name of the value of this installation that holds the last report of the doctor. */
 export const doctorReportName = 'doctor-report'
 
 /**
@@ -78,13 +78,13 @@ export function createBacklogMetrics({
 
   const doctorFindings = new Gauge({
     name: 'chowder_doctor_findings',
-    help: 'Findings of the last run of the doctor that read all, by area; absent before the first one.',
+    help: 'Findings of the last run of the doctor, by area; absent before the first one.',
     labelNames: ['area'] as const,
     registers,
   })
   const doctorRanAt = new Gauge({
     name: 'chowder_doctor_last_run_timestamp_seconds',
-    help: 'When the doctor read all last; absent before it did.',
+    help: 'When the doctor ran last; absent before it did.',
     registers,
   })
 

@@ -237,10 +237,12 @@ test('nothing is left of the budgets of an organization or an instance that is g
   await deleteOldBudgets(chowder.deps.db)
   const left = () => query('SELECT owner_id FROM budgets WHERE organization_id = $1', [owner])
   expect(await left()).toHaveLength(2)
-  await query("UPDATE instances SET terminated_at = now(), name = '' WHERE id = $1", [made])
+  await query("UPDATE instances SET desired_state = 'terminated', terminated_at = now(), name = '' WHERE id = $1", [
+    made,
+  ])
   await deleteOldBudgets(chowder.deps.db)
   expect(await left()).toEqual([{ owner_id: owner }])
-  await query("UPDATE instances SET terminated_at = NULL, name = 'z' WHERE id = $1", [made])
+  await query("UPDATE instances SET desired_state = 'running', terminated_at = NULL, name = 'z' WHERE id = $1", [made])
   await chowder.call('DELETE', '/v1/organization', { key: own, body: { name: 'Acme' } })
   await until('the erasure', async () => (await left()).length === 0)
 })

@@ -95,13 +95,6 @@ test.each([
   ['restart', 'a running instance', {}, { ...requested, restartGeneration: 8 }],
   ['stopWithChowder', 'a running instance', {}, { generation: 8, readyAt: null, attempts: 0, updatedAt: 'now' }],
   ['drift', 'a running instance', {}, { generation: 8, nextAttemptAt: 'now' }],
-  ['repair', 'a running instance', {}, { generation: 8, attempts: 0, nextAttemptAt: 'now' }],
-  [
-    'repair',
-    'one whose observed generation is ahead',
-    { observedGeneration: 9 },
-    { generation: 10, attempts: 0, nextAttemptAt: 'now' },
-  ],
 ] as const)('%s of %s resets exactly these columns', async (intent, _state, state, columns) => {
   expect(await changedBy(intent, state)).toEqual(columns)
 })

@@ -70,10 +70,13 @@ describe('A14: SIGNUP=token', () => {
 
     const look = async () =>
       (
-        await examine(
-          { config: loadConfig({}), db, regions: [chowder.deps], vault: chowder.vault, queue: chowder.queue },
-          { secondLookAfterMs: 20 },
-        )
+        await examine({
+          config: loadConfig({}),
+          db,
+          regions: [chowder.deps],
+          vault: chowder.vault,
+          queue: chowder.queue,
+        })
       ).filter(({ area }) => area === 'access')
     expect(await look()).toEqual([])
     await storeValue(db, signupTokenName, 'damaged')

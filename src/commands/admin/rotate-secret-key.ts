@@ -144,8 +144,7 @@ function conclude(
   { id, other, isRemoved }: { id: string; other: string | undefined; isRemoved: boolean },
 ): Output {
   const sentences = [`Everything is sealed with the secret key ${id}. Sealed again: ${resealed} values.`]
-  if (unreadable > 0)
-    sentences.push(`${unreadable} values are left that no key unseals. npm run doctor -- --all names them.`)
+  if (unreadable > 0) sentences.push(`${unreadable} values are left that no key unseals. npm run doctor names them.`)
   if (other === undefined) sentences.push('There is no other key. docs/operations.md says how to change it.')
   else if (isRemoved)
     sentences.push(`The old key ${other} is removed from the data folder. Backups from before need it.`)

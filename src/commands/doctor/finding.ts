@@ -5,7 +5,6 @@ import type { HostDisk } from '#platform/host-disk.ts'
 import type { Vault } from '#platform/secrets.ts'
 import type { SandboxDriver } from '#sandbox/driver.ts'
 import type { Config } from '#settings/config.ts'
-import type { Part } from './part.ts'
 
 interface DoctorRegion extends Region {
   sandboxes: SandboxDriver & {
@@ -26,8 +25,6 @@ export interface DoctorDeps {
   /** Null when the secret key is missing. */
   vault: Vault | null
   queue: Pick<ReconcileQueue, 'check' | 'ping' | 'oldestWaitMs'>
-  /** The part that a run reads of the tables whose rows have to be looked at one by one; absent when it reads all. */
-  part?: Part
 }
 
 /** The areas that the doctor looks at, in the order of its report, each with the state that it expects. */
@@ -39,12 +36,9 @@ export const areas = {
   relay: 'agents reach the relay, through which they ask models',
   disk: 'the disk of the data folder has room for more than the control plane',
   queue: 'the queue can be reached, and workers take its jobs',
-  instances: 'each row of an instance is in a possible state, and no intent waits for a worker',
-  sandboxes: 'each sandbox belongs to an instance, and each instance has the sandbox that its row says',
+  instances: 'no instance waits for a worker, and each stop and delete succeeds',
+  sandboxes: 'each sandbox belongs to an instance, and each process of an agent to a sandbox',
   releases: 'no agent has a version of OpenClaw that is too old to be started, or known to be vulnerable',
-  limits: 'the number of instances of each organization is counted right',
-  answers: 'stored answers to repeated requests are whole, and deleted in time',
-  history: 'each change of an instance is recorded, without gaps',
 } as const
 export type Area = keyof typeof areas
 
@@ -53,16 +47,9 @@ export interface Finding {
   area: Area
   what: string
   whatToDo: string
-  /** The version of the faulty state, such as the row's generation: the same words about another version are news. */
-  version?: string | number
-  /**
-   * Repairs the fault. Returns in words what was done; null when the fault no longer exists, or a worker holds the row.
-   * A crash half-way leaves the fault, or the repaired state.
-   */
-  fix?(): Promise<string | null>
 }
 
-/** Looks for one kind of fault, a page of rows at a time. It may report a change under way: the doctor looks twice. */
+/** Looks for one kind of fault. A change under way is no fault. */
 export type Check = (deps: DoctorDeps, signal: AbortSignal) => AsyncIterable<Finding>
 
 /** What a check of one region works with. */
@@ -78,11 +65,8 @@ export const inEachRegion = (check: (deps: RegionDeps, signal: AbortSignal) => A
     }
   }
 
-/** The rows that a check reads at a time. */
-export const pageSize = 250
-
-/** Before the id of every row. */
-export const lowestId = '00000000-0000-0000-0000-000000000000'
+/** The most findings of a check in a report. */
+export const maxFindings = 500
 
 /** The messages of an error and of its causes. */
 export const describeError = (error: unknown): string =>

@@ -1,9 +1,9 @@
-import { inArray, sql } from 'drizzle-orm'
+import { and, inArray } from 'drizzle-orm'
 import { instances } from '#database/schema.ts'
+import { isNotTerminated } from '#instances/status.ts'
 import { advisoriesOf, firstGoodVersion, refusalOf } from '#openclaw/advisories.ts'
 import { knownReleases, openclawVersion } from '#openclaw/releases.ts'
-import type { Check } from './finding.ts'
-import { searchInstances } from './instances.ts'
+import { type Check, maxFindings } from './finding.ts'
 
 /** A24: no agent has a release that may not be started, or one with a known vulnerability. */
 export const vulnerableReleases: Check = async function* (deps) {
@@ -12,17 +12,18 @@ export const vulnerableReleases: Check = async function* (deps) {
     (release) => refusalOf(release, minVersion) !== null || advisoriesOf(release).length > 0,
   )
   if (old.length === 0) return
-  const condition = sql`desired_state <> 'terminated' AND ${inArray(instances.openclawVersion, old)}`
-  const columns = sql`, openclaw_version`
-  type Release = { openclaw_version: string }
-  const found = searchInstances<Release>(deps, 'vulnerableReleases', condition, columns)
-  for await (const { id, openclaw_version } of found) {
-    const ids = advisoriesOf(openclaw_version).map((advisory) => advisory.id)
+  const found = await deps.db
+    .select({ id: instances.id, release: instances.openclawVersion })
+    .from(instances)
+    .where(and(isNotTerminated, inArray(instances.openclawVersion, old)))
+    .limit(maxFindings)
+  for (const { id, release } of found) {
+    const ids = advisoriesOf(release).map((advisory) => advisory.id)
     const known = ids.length === 0 ? '' : `, which has known vulnerabilities: ${ids.join(', ')}`
-    const isRefused = refusalOf(openclaw_version, minVersion) !== null
+    const isRefused = refusalOf(release, minVersion) !== null
     yield {
       area: 'releases',
-      what: `The instance ${id} has OpenClaw ${openclawVersion(openclaw_version)}${known}.`,
+      what: `The instance ${id} has OpenClaw ${openclawVersion(release)}${known}.`,
       whatToDo:
         'Create another instance with a newer release, and delete this one. ' +
         (isRefused

@@ -4,7 +4,6 @@ import { doctorReportName } from '#lifecycle/backlog.ts'
 import type { Config } from '#settings/config.ts'
 import { describeAccess } from './access.ts'
 import { type Area, areas, type Finding } from './finding.ts'
-import { rowsOfAPart } from './part.ts'
 
 const names = Object.keys(areas) as Area[]
 const width = Math.max(...names.map((name) => name.length))
@@ -20,7 +19,7 @@ const expectations = (config: Config): Record<Area, string> => ({
 })
 
 /** The report for people: each area, whether it was looked at, and below it what was found there. */
-export function describeFindings(config: Config, findings: readonly Finding[], isPart = false): string {
+export function describeFindings(config: Config, findings: readonly Finding[]): string {
   const expected = expectations(config)
   const lines = names.flatMap((name) => {
     const own = findings.filter(({ area }) => area === name)
@@ -31,24 +30,15 @@ export function describeFindings(config: Config, findings: readonly Finding[], i
       ...own.flatMap(({ what, whatToDo }) => [`${indent}- ${what}`, `${indent}  ${whatToDo}`]),
     ]
   })
-  return [...lines, '', conclusion(findings, isPart), ...(isPart ? [aboutThePart] : [])].join('\n')
+  return [...lines, '', conclusion(findings)].join('\n')
 }
 
-const aboutThePart =
-  `Of tables with more than ${rowsOfAPart} rows a part was read; the next run reads the next one. ` +
-  'To read everything: npm run doctor -- --all'
-
-function conclusion(findings: readonly Finding[], isPart: boolean): string {
-  if (findings.length === 0) return isPart ? 'What was read is as it must be.' : 'Everything is as it must be.'
-  const repairing = isPart ? 'npm run doctor -- --fix' : 'npm run doctor -- --all --fix'
-  const count = `${findings.length} finding${findings.length === 1 ? '' : 's'}.`
-  return findings.some(({ fix }) => fix) ? `${count} Repair what is safe to repair: ${repairing}` : count
-}
+const conclusion = ({ length }: readonly Finding[]) =>
+  length === 0 ? 'Everything is as it must be.' : `${length} finding${length === 1 ? '' : 's'}.`
 
 /** The report for programs. */
-export const findingsAsData = (config: Config, findings: readonly Finding[], isPart = false) => ({
+export const findingsAsData = (config: Config, findings: readonly Finding[]) => ({
   healthy: findings.length === 0,
-  read_all: !isPart && wasLookedAt('instances', findings),
   looked_at: names
     .filter((area) => wasLookedAt(area, findings))
     .map((area) => ({
@@ -56,12 +46,7 @@ export const findingsAsData = (config: Config, findings: readonly Finding[], isP
       expected: expectations(config)[area],
       findings: findings.filter((finding) => finding.area === area).length,
     })),
-  findings: findings.map(({ area, what, whatToDo, fix }) => ({
-    area,
-    what,
-    what_to_do: whatToDo,
-    repairable: fix !== undefined,
-  })),
+  findings: findings.map(({ area, what, whatToDo }) => ({ area, what, what_to_do: whatToDo })),
 })
 
 /** Stores the numbers of findings, which the metrics of workers show. */

@@ -3,7 +3,6 @@ import type { Db } from '#database/client.ts'
 import { findSealedColumns, sealedPages } from '#database/sealed-columns.ts'
 import { type Place, sealedForm, sealedPrefix, type Vault } from '#platform/secrets.ts'
 import type { Check, Finding } from './finding.ts'
-import { pagesOf } from './part.ts'
 
 /** Whether a value can be unsealed where it is stored. */
 export const canUnseal = (vault: Vault, sealed: string, place: Place): boolean => {
@@ -39,17 +38,13 @@ export const secretKey: Check = async function* ({ db, vault }) {
  * I7: every stored secret is sealed, and can be unsealed where it is stored. While there are two keys, the first one has
  * sealed it.
  */
-export const sealedColumns: Check = async function* ({ db, vault, part }) {
+export const sealedColumns: Check = async function* ({ db, vault }) {
   if (!vault || (await keyFault(db, vault))) return
   const { keyIds } = vault
   for (const sealedColumn of await findSealedColumns(db)) {
     const { table, column } = sealedColumn
     let hasOther = false
-    const pages = pagesOf(part, `${table}.${column}`, (after) =>
-      // Another version of Chowder may have another key of the table.
-      sealedPages(db, sealedColumn, { after: after?.length === sealedColumn.key.length ? after : undefined }),
-    )
-    for await (const { values } of pages) {
+    for await (const { values } of sealedPages(db, sealedColumn)) {
       for (const { key, place, sealed } of values) {
         if (canUnseal(vault, sealed, place))
           hasOther ||= keyIds.length > 1 && !sealed.startsWith(sealedPrefix(keyIds[0]))
