@@ -85,9 +85,9 @@ test('a platform that keeps a limit no more says so', async () => {
   await call('PATCH', `/v1/instances/${id}`, { resources: { pids: 90 } })
   await until('the limits', async () => (await read(id)).limits.pids.value === 90)
   expect((await read(id)).limits).toMatchObject({
-    memory_mb: { value: 2048, kept_by: 'watch' },
+    memory_mb: { value: 2048, kept_by: 'nothing' },
     cpus: { value: 2, kept_by: 'nothing' },
-    pids: { value: 90, kept_by: 'watch' },
+    pids: { value: 90, kept_by: 'nothing' },
   })
   driver.limit = limit
 })

@@ -39,9 +39,9 @@ afterEach(async () => {
 
 /** The workers of these regions, as each knows of all. */
 function workersOf(...regions: Region[]) {
-  const alive = regions
-    .map((region) => ({ id: newId(), regions: [nameOf(region)] }))
-    .sort((a, b) => (a.id < b.id ? -1 : 1))
+  // Ids of the same millisecond have no order: they are sorted before each gets its region.
+  const ids = regions.map(() => newId()).sort()
+  const alive = ids.map((id, n) => ({ id, regions: [nameOf(regions[n] as Region)] }))
   return {
     alive,
     shards: alive.map(({ id }, n) =>
