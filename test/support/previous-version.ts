@@ -5,7 +5,7 @@ const run = promisify(execFile)
 const root = `${import.meta.dirname}/../..`
 
 /** The commit that operators upgrade from. Every release changes it to the release before. */
-export const previousVersion = '26b8b85aeb611cf66a3dba693b9f0d74e7b5da67'
+export const previousVersion = 'e623ace9b1dac336f16ca0c91b2af3dfb5c19514'
 
 /** Whether this clone has a commit. */
 export const isHere = (commit: string): Promise<boolean> =>
