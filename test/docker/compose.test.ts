@@ -470,16 +470,14 @@ describe('docker compose', () => {
     expect(await say(client, sessionPath(agent), 'and now?')).toContain('turns=3')
   })
 
-  it('has the regions of a file on the host, which its processes read again', async () => {
+  it('has the regions of a file on the host', async () => {
     const { body } = await client.get('/v1/regions')
     expect(body).toMatchObject([{ name: 'here', default: true, engine: 'docker', takes_new_instances: true }])
-    const says = (text: RegExp, times: number, ...services: string[]) => {
-      const said = async () => lines(await checkout.compose('logs', '--no-color', ...services))
-      return until(String(text), async () => (await said()).filter((line) => text.test(line)).length >= times, minute)
+    const isReady = async () => {
+      const said = lines(await checkout.compose('logs', '--no-color', 'worker'))
+      return said.some((line) => /"region":"here".*OpenClaw .* is ready/.test(line))
     }
-    await says(/"region":"here".*OpenClaw .* is ready/, 1, 'worker')
-    await checkout.compose('kill', '--signal', 'HUP', 'api', 'worker', 'relay')
-    await says(/"regions":\["here"\].*was read again, and holds/, 4, 'api', 'worker', 'relay')
+    await until('the release of the region', isReady, minute)
   })
 
   it('changes its secret key by the commands of the documentation, while it is used', {
