@@ -14,7 +14,7 @@ export type BudgetUnit = (typeof budgetUnits)[number]
 export const budgetPeriodNames = ['hour', 'day', 'month'] as const
 export type BudgetPeriodName = (typeof budgetPeriodNames)[number]
 
-/** What a budget does when it is used up: calls are refused, or only events report it. */
+/** The effect of a budget that is used up: calls are refused, or only events report it. */
 export const budgetModes = ['hard', 'warn'] as const
 export type BudgetMode = (typeof budgetModes)[number]
 
@@ -22,7 +22,7 @@ export type BudgetMode = (typeof budgetModes)[number]
 export const unitsPerUsd = 1_000_000_000
 
 /**
- * What models may use in each period. A trigger of the migration counts what calls have used. The migration also inserts
+ * The use of models that is allowed in each period. A trigger of the migration counts what calls have used. The migration also inserts
  * the default budget of unattended calls, whose organization and owner are the zero UUID.
  */
 export const budgets = pgTable(

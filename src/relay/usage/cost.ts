@@ -16,7 +16,7 @@ export interface CountedUsage {
   cost: number | null
 }
 
-/** What a call has used beside the usage that its vendor reported. */
+/** The use of a call beside the usage that its vendor reported. */
 export interface CallAmount {
   tokens: number
   /** US dollars; null without a known price. */
