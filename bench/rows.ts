@@ -178,8 +178,8 @@ async function msOf(act: () => Promise<unknown>, times: number): Promise<number>
 }
 
 /**
- * Measures lists, claims, checks and scrapes with so many rows, beside the same with a thousand in a database of its own,
- * and how long the doctor takes.
+ * Measures lists, claims, checks and scrapes with so many rows, beside the same with a thousand in a database of its
+ * own, and how long the doctor takes.
  */
 export async function measureRows(rows: number, report: (text: string) => void): Promise<(Fact | Figure)[]> {
   const undo: Undo = []

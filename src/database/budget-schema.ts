@@ -22,8 +22,8 @@ export type BudgetMode = (typeof budgetModes)[number]
 export const unitsPerUsd = 1_000_000_000
 
 /**
- * The use of models that is allowed in each period. A trigger of the migration counts what calls have used. The migration also inserts
- * the default budget of unattended calls, whose organization and owner are the zero UUID.
+ * The use of models that is allowed in each period. A trigger of the migration counts what calls have used. The
+ * migration also inserts the default budget of unattended calls, whose organization and owner are the zero UUID.
  */
 export const budgets = pgTable(
   'budgets',
