@@ -33,7 +33,13 @@ import { writeDocuments } from '#openclaw/workspace-documents.ts'
 import { logProgress } from '#platform/log.ts'
 import { sandboxRestarts } from '#platform/metrics.ts'
 import { texts } from '#platform/texts.ts'
-import { type SandboxFiles, SandboxPathError, type SandboxPaths, useFiles } from '#sandbox/driver.ts'
+import {
+  SandboxCapacityError,
+  type SandboxFiles,
+  SandboxPathError,
+  type SandboxPaths,
+  useFiles,
+} from '#sandbox/driver.ts'
 import { busyAgain, diagnose } from './diagnose.ts'
 import { findDiskProblem } from './disk-problem.ts'
 import { backoffSeconds } from './failures.ts'
@@ -248,7 +254,10 @@ export const patchConfig: Step = async (context) => {
   const configured = await configureGateway(sandbox, unsealed, options).catch(async (error: unknown) => {
     // A gateway that answered a moment ago, and works again, is not at fault.
     if (error instanceof GatewayUnreachable && typeof (await diagnose(context)) === 'object') return null
-    throw error
+    if (!(error instanceof SandboxCapacityError)) throw error
+    // The agent works on. Its documents are written by the next change or start that finds space.
+    log.warn({ err: error }, 'the documents of the workspace keep their former texts')
+    return { restarts: false }
   })
   if (!configured) return busyAgain
   return configured.restarts ? waitUntilReady(context) : done
