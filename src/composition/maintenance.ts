@@ -64,104 +64,48 @@ export function maintenanceTasks(
   const deleteEphemeralSessions = createEphemeralSessionCleanup(db, askGateway, log)
   const tasks: PeriodicTask[] = [
     {
-      name: 'the suspension of organizations',
+      name: 'apply_suspensions',
       everyMs: suspendMs,
       timeoutMs: longMs,
       run: (signal) => applySuspensions({ db, queue }, signal),
     },
     {
-      name: 'the erasure of deleted organizations',
+      name: 'erase_deleted_organizations',
       everyMs: eraseMs,
       timeoutMs: longMs,
       run: (signal) => eraseDeleted(db, log, signal),
     },
-    {
-      name: 'the deletion of ephemeral sessions',
-      everyMs: eraseMs,
-      timeoutMs: shortMs,
-      run: deleteEphemeralSessions,
-    },
-    {
-      name: 'the erasure of terminated instances',
-      everyMs: expireMs,
-      timeoutMs: longMs,
-      run: async (signal) => void (await eraseTerminated(db, signal)),
-    },
-    {
-      name: 'the deletion of expired idempotency answers',
-      everyMs: expireMs,
-      timeoutMs: longMs,
-      run: (signal) => clearExpiredAnswers(db, signal),
-    },
-    {
-      name: 'the deletion of old events',
-      everyMs: expireMs,
-      timeoutMs: longMs,
-      run: (signal) => deleteOldEvents(db, signal),
-    },
-    {
-      name: 'the deletion of the oldest data of organizations',
-      everyMs: surplusMs,
-      timeoutMs: longMs,
-      run: (signal) => deleteSurplus(db, signal),
-    },
-    {
-      name: 'the count of calls whose relay was lost',
-      everyMs: expireMs,
-      timeoutMs: shortMs,
-      run: () => settleLostCalls(db),
-    },
-    {
-      name: 'the deletion of old calls of models',
-      everyMs: expireMs,
-      timeoutMs: longMs,
-      run: (signal) => deleteOldCalls(db, signal),
-    },
-    {
-      name: 'the deletion of old budgets',
-      everyMs: expireMs,
-      timeoutMs: shortMs,
-      run: () => deleteOldBudgets(db),
-    },
-    {
-      name: 'the deletion of old hosts of agents',
-      everyMs: expireMs,
-      timeoutMs: longMs,
-      run: (signal) => deleteOldEgressHosts(db, signal),
-    },
-    {
-      name: 'the deletion of what deleted instances used',
-      everyMs: expireMs,
-      timeoutMs: shortMs,
-      run: () => deleteOldUse(db),
-    },
-    {
-      name: 'the deletion of revoked keys',
-      everyMs: expireMs,
-      timeoutMs: longMs,
-      run: (signal) => deleteRevokedKeys(db, signal),
-    },
-    {
-      name: 'the deletion of old responses',
-      everyMs: expireMs,
-      timeoutMs: longMs,
-      run: (signal) => deleteExpiredResponses(db, signal),
-    },
-    {
-      name: 'the deletion of stale lines of turns',
-      everyMs: expireMs,
-      timeoutMs: shortMs,
-      run: () => deleteStaleLines(db),
-    },
+    { name: 'delete_ephemeral_sessions', everyMs: eraseMs, timeoutMs: shortMs, run: deleteEphemeralSessions },
+    { name: 'delete_expired', everyMs: expireMs, timeoutMs: longMs, run: (signal) => deleteExpired(db, signal) },
+    { name: 'delete_surplus', everyMs: surplusMs, timeoutMs: longMs, run: (signal) => deleteSurplus(db, signal) },
+    { name: 'settle_lost_calls', everyMs: expireMs, timeoutMs: shortMs, run: () => settleLostCalls(db) },
   ]
   if (!billing) return tasks
   return [
     ...tasks,
     {
-      name: 'the update of subscriptions',
+      name: 'sync_subscriptions',
       everyMs: billingMs,
       timeoutMs: longMs,
       run: (signal) => syncSubscriptions({ db, billing, log }, signal),
     },
   ]
+}
+
+/** Runs the deletions side by side: one that fails or is slow holds up no other. Throws their errors together. */
+async function deleteExpired(db: Db, signal: AbortSignal): Promise<void> {
+  const ends = await Promise.allSettled([
+    eraseTerminated(db, signal),
+    clearExpiredAnswers(db, signal),
+    deleteOldEvents(db, signal),
+    deleteOldCalls(db, signal),
+    deleteOldBudgets(db),
+    deleteOldEgressHosts(db, signal),
+    deleteOldUse(db),
+    deleteRevokedKeys(db, signal),
+    deleteExpiredResponses(db, signal),
+    deleteStaleLines(db),
+  ])
+  const errors = ends.flatMap((end) => (end.status === 'rejected' ? [end.reason] : []))
+  if (errors.length > 0) throw new AggregateError(errors, 'some expired rows could not be deleted')
 }

@@ -330,14 +330,14 @@ export function createDriftDetection(deps: LifecycleDeps, rangeOfThis: () => Sha
     lookAtNext,
     tasks: (everyMs) => [
       {
-        name: 'the comparison of instances with sandboxes',
+        name: 'compare_sandboxes',
         everyMs: () => Math.max(everyMs, Math.min(sandboxCount * pausePerSandboxMs, maxPauseMs)),
         timeoutMs,
         run: (signal) => compareIfFirst(spreadMs, signal),
       },
-      { name: 'the look at gateways', everyMs, timeoutMs, run: (signal) => unlessLogged(lookAtNext(signal)) },
+      { name: 'probe_gateways', everyMs, timeoutMs, run: (signal) => unlessLogged(lookAtNext(signal)) },
       {
-        name: 'the watch of gateways that end',
+        name: 'follow_gateway_ends',
         everyMs,
         timeoutMs: followMs + timeoutMs,
         run: async (signal) => {

@@ -8,7 +8,7 @@ const timeoutMs = 70_000
 
 /** Has the driver look at what keeps agents from their platform, and says when something had removed it. */
 export const firewallTask = ({ sandboxes, log }: Pick<LifecycleDeps, 'sandboxes' | 'log'>): PeriodicTask => ({
-  name: 'the check of the firewall',
+  name: 'check_firewall',
   everyMs,
   timeoutMs,
   async run(signal) {

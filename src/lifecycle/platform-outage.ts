@@ -34,7 +34,7 @@ export function createPlatformOutage(
     },
     look,
     task: {
-      name: 'the look at a platform that is away',
+      name: 'probe_platform',
       everyMs,
       timeoutMs,
       async run(signal) {

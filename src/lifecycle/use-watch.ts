@@ -238,13 +238,13 @@ export function useTasks(deps: LifecycleDeps, rangeOfThis: () => ShardRange): Pe
   }
   return [
     {
-      name: 'the watch of what agents use',
+      name: 'check_agent_usage',
       everyMs,
       timeoutMs,
       run: (signal) => watch(signal).catch(unlessLogged),
     },
     {
-      name: 'the watch of the disk of this host',
+      name: 'guard_host_disk',
       everyMs: guardEveryMs,
       timeoutMs: guardTimeoutMs,
       run: (signal) => guardHost(signal).catch(unlessLogged),

@@ -27,7 +27,7 @@ const tasksEndMs = 5000
 export function sweepTask({ db, regions, queue, log }: WorkerDeps, everyMs: number): PeriodicTask {
   const reported = new Set<string>()
   return {
-    name: 'the sweep',
+    name: 'sweep',
     everyMs,
     timeoutMs: sweepTimeoutMs,
     async run() {

@@ -3,7 +3,7 @@ import { type Logger, logFirstAndRecovery } from './log.ts'
 
 /** Work that is repeated for as long as the process runs. */
 export interface PeriodicTask {
-  /** The purpose of the task, for the log: `<name> failed`, `<name> works again`. */
+  /** A verb and an object, such as `probe_platform`. The log says `<name> failed` and `<name> works again`. */
   name: string
   /** The pause between two runs, in ms; a function for a pause that depends on the last run. */
   everyMs: number | (() => number)

@@ -163,7 +163,7 @@ test('each gateway is looked at by one worker, a page in each run, and the list 
   const seen: string[] = []
   for (const index of [0, 1, 2]) {
     const { lookAtNext, tasks } = drift({ index, count: 3 })
-    const comparison = tasks(5000).find(({ name }) => name === 'the comparison of instances with sandboxes')
+    const comparison = tasks(5000).find(({ name }) => name === 'compare_sandboxes')
     await comparison?.run(within())
     const ofRange = new Set<string>()
     for (let before = -1; ofRange.size > before; ) {
