@@ -144,7 +144,7 @@ async function createSide(undo: Undo, rows: number): Promise<Side> {
     rows,
     list: () => ask('/v1/instances?limit=50'),
     events: () => ask('/v1/organization/events?limit=50'),
-    look: () => looks.lookAtNext(AbortSignal.timeout(60_000)),
+    look: () => looks.probeNext(AbortSignal.timeout(60_000)),
     scrape: () => metrics.metrics(),
     async examine() {
       const found = await examine(doctor)

@@ -129,7 +129,7 @@ export async function openApi({ config, drain }: Startup, parts: Omit<ApiParts, 
   const settings = apiSettings(config, redis)
   if (settings.signup === 'token') {
     await findSignupToken(parts.db, parts.vault)
-    parts.log.info('sign-up takes the token that `npm run admin -- signup-token` prints')
+    parts.log.info('sign-up requires the token that `npm run admin -- signup-token` prints')
   }
   // From the signal on, while the worker of this process still drains: a balancer has the longer to see it.
   const isDraining = () => drain.signal.aborted
@@ -147,7 +147,7 @@ export async function openApi({ config, drain }: Startup, parts: Omit<ApiParts, 
 async function readiness(db: Db, queue: ApiParts['queue'], hostDisk: HostDisk) {
   const counted = pTimeout(aliveProcesses(db), { milliseconds: readinessTimeoutMs }).catch(() => null)
   const [processes, isQueueReady] = await Promise.all([counted, queue.ping(AbortSignal.timeout(readinessTimeoutMs))])
-  const hasRoom = await hostDisk.look().then(
+  const hasRoom = await hostDisk.read().then(
     ({ isLow }) => !isLow,
     () => true,
   ) // not to be read is no lack of room

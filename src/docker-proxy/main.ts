@@ -28,7 +28,7 @@ async function main(): Promise<void> {
     else log.info({ signal }, 'shutting down')
     await proxy.close()
   })
-  log.info({ folder }, 'dockerd is served to the API and to workers')
+  log.info({ folder }, 'the proxy of dockerd is ready')
 }
 
 await main().catch((error: Error) => {

@@ -8,26 +8,24 @@ import type { MetricSource } from '#platform/metrics.ts'
 import { alarmingAttempts } from './failures.ts'
 import type { ReconcileQueue } from './queue.ts'
 
-/** Stops and deletes that keep failing. Workers never give them up, but an operator has to look. */
+/** Stops and deletes that keep failing. Workers retry them for ever; an operator must fix the cause. */
 export const isFailingEnd = sql`
   ${isDue} AND ${instances.desiredState} <> 'running' AND ${instances.attempts} >= ${alarmingAttempts}`
 
 const count = (condition: SQL | undefined) => sql<number>`count(*) FILTER (WHERE ${condition})::int`
 
 /**
- * How often is counted, however often somebody scrapes: once in `everyMs`. The count by status reads all instances, and
- * is made again after `pause` times its own duration at the earliest: a worker keeps half a percent of a core of the
- * database busy with it, however many there are.
+ * Limits how often a scrape counts: at most once in `everyMs`. The count by status reads all instances, so it also
+ * pauses for `pause` times its own duration: a worker uses half a percent of a database core for it.
  */
 const countingDefault = { everyMs: 15_000, pause: 200 }
 
-/** The name of the value of this installation that holds the last report of the doctor. */
+/** Name of the `installation` value that holds the last report of the doctor. */
 export const doctorReportName = 'doctor-report'
 
 /**
- * Metrics of the work of the whole installation, read from the database and the queue at a scrape, the instances at
- * most every 15 s, and less often the longer that takes: every worker reports the same values. For alerts on work that no worker takes, and on stops and
- * deletes that keep failing.
+ * Metrics of the whole installation, read from the database and the queue at a scrape. Every worker reports the same
+ * values. Alerts use them: work that no worker claims, stops and deletes that keep failing.
  */
 export function createBacklogMetrics({
   db,
@@ -126,7 +124,7 @@ export function createBacklogMetrics({
     if (row) for (const status of instanceStatuses) byStatus.set({ status }, row[status])
   }
 
-  /** Reads the due rows alone. */
+  /** Reads only the due rows. */
   async function readDue(): Promise<void> {
     const waitingSince = sql`greatest(${instances.leaseUntil}, ${instances.nextAttemptAt})`
     const secondsWaited = sql`extract(epoch FROM now() - ${waitingSince})`
@@ -142,7 +140,7 @@ export function createBacklogMetrics({
       .where(isDue)
       .groupBy(region)
     due.reset()
-    due.set({ region: '' }, 0) // there is always a number, also for alerts on its absence
+    due.set({ region: '' }, 0) // the series always exists, so that alerts can test for its absence
     for (const row of rows) due.set({ region: row.region }, row.due)
     oldestDue.set(Math.max(0, ...rows.map((row) => row.oldestDue)))
     failingEnds.set(rows.reduce((sum, row) => sum + row.failingEnds, 0))

@@ -14,9 +14,9 @@ import { done, type Step, type StepContext } from './step.ts'
 
 const connectTimeoutMs = 30_000
 const loadTimeoutMs = 60_000
-/** npm's messages are pages long and begin with the cause. */
+/** npm's messages are pages long; the cause comes first. */
 const maxReasonLength = 500
-/** For the whole step: an npm registry that does not answer delays a running instance no longer than this. */
+/** Limit of the whole step: an npm registry that does not answer delays a running instance by this at most. */
 const maxDurationMs = 3 * 60_000
 
 /**
@@ -75,7 +75,7 @@ async function configureChannels(
   }
 }
 
-/** Throws the signal's reason instead when the step is aborted: the channel is not at fault then. */
+/** Throws the signal's reason when the step is aborted: the channel did not fail then. */
 async function recordFailure(context: StepContext, row: Channel, step: string, error: unknown) {
   const { log, signal } = context
   signal.throwIfAborted()
@@ -89,8 +89,8 @@ async function recordFailure(context: StepContext, row: Channel, step: string, e
 const isPending = ({ step, errorMessage }: Channel) => step !== null || errorMessage !== null
 
 /**
- * Updates a channel's row, unless the channel was given other settings meanwhile. The rotation of the secret key seals
- * the same settings again: these are no others.
+ * Updates a channel's row, unless its settings were replaced meanwhile. Settings that were only resealed with another
+ * secret key count as unchanged.
  */
 async function updateChannel(
   { db, vault }: Pick<StepContext, 'db' | 'vault'>,

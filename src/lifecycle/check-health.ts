@@ -1,14 +1,14 @@
 import { readDatabaseMs } from '#database/clock.ts'
 import type { Activity } from '#sandbox/driver.ts'
-import { busyAgain, diagnose, nextLookSeconds } from './diagnose.ts'
+import { busyAgain, busyPauseSeconds, diagnose } from './diagnose.ts'
 import { isAnswering, waitUntilReady } from './health.ts'
 import { again, done, type Step, type StepContext, type StepOutcome } from './step.ts'
 import { createSandbox, forgetReadiness, startGateway, writeConfig } from './steps.ts'
 
 /**
- * Waits until the gateway is ready. A gateway that was ready and does not answer is restarted only when it hangs:
- * OpenClaw answers and works on one event loop, and a broken network between Chowder and an agent is no reason to end
- * the agent.
+ * Waits until the gateway is ready. A gateway that was ready and stops answering is restarted only when it hangs:
+ * OpenClaw answers and works on one event loop, and a broken network between Chowder and an agent does not justify a
+ * restart.
  */
 export const checkHealth: Step = async (context) => {
   const { lease, sandboxes, signal } = context
@@ -19,12 +19,12 @@ export const checkHealth: Step = async (context) => {
   if (typeof diagnosis === 'object') return waitWhileBusy(context, diagnosis)
   if (diagnosis === 'hung') return restartHungGateway(context)
   if (busy) await lease.write({ busy: null })
-  return diagnosis === 'answering' ? done : again(nextLookSeconds, 'The gateway runs, but Chowder cannot reach it.')
+  return diagnosis === 'answering' ? done : again(busyPauseSeconds, 'The gateway runs, but Chowder cannot reach it.')
 }
 
 /**
- * A gateway whose event loop never turns again looks busy too: its switches tell, over all looks of all workers, whose
- * clocks may differ.
+ * A hung event loop can look busy. The count of context switches distinguishes them over all checks of all workers, and
+ * does not depend on their clocks.
  */
 async function waitWhileBusy(context: StepContext, { switches }: Activity): Promise<StepOutcome> {
   const { db, lease, timeouts } = context
@@ -36,13 +36,13 @@ async function waitWhileBusy(context: StepContext, { switches }: Activity): Prom
   return busyAgain
 }
 
-/** It gets no time to end its turns: it does nothing any more. */
+/** The gateway gets no grace period: it is hung, so it cannot end its turns. */
 async function restartHungGateway(context: StepContext): Promise<StepOutcome> {
   const { lease, log, sandboxes, signal } = context
   log.warn('the gateway hangs and is restarted')
   await sandboxes.stop(lease.instance.id, { graceMs: 0 }, signal)
   await forgetReadiness(lease, 'hung', 'The gateway did not answer any more and was stopped.')
-  // Of another version, its sandbox reads other files.
+  // A sandbox of another version reads other files.
   for (const step of [createSandbox, writeConfig]) {
     const outcome = await step(context)
     if (outcome.kind !== 'done') return outcome

@@ -5,11 +5,11 @@ import { createPlaces } from './places.ts'
 import { reconcileInstance, type WorkerDeps } from './reconcile.ts'
 import type { Shards } from './shards.ts'
 
-/** An attempt that takes longer waits for something, such as a gateway: its slot is free for another row. */
+/** An attempt that takes longer is waiting, e.g. for a gateway: its slot is freed for another row. */
 const slotMs = 1000
-/** How soon a worker enqueues again that has found no row, perhaps because its places did not suffice. */
+/** Pause before a worker that found no row enqueues again: its capacity may have been the reason. */
 const enqueueAgainMs = 1000
-/** The same for a worker that has taken a job for rows that others serve. */
+/** Pause before a worker that took a job for rows of other workers enqueues again. */
 const enqueueForOthersMs = 200
 const abortedMs = 5000
 
@@ -20,7 +20,7 @@ export interface Claims {
   stop(drainMs: number): Promise<void>
 }
 
-/** Claims rows for a worker with so many slots, and works on them. */
+/** Claims rows for a worker with `slots` slots, and works on them. */
 export function createClaims(
   { db, queue, regions }: WorkerDeps,
   slots: number,
@@ -47,7 +47,8 @@ export function createClaims(
       places.take(taken.organizationId)
       return { deps, taken, takenAt }
     }
-    // A row may be due that this worker has no place for, or does not serve: another one shall look, or this one later.
+    // A due row may exceed this worker's capacity or be served by another worker: enqueue again for another one, or for
+    // later.
     if (exceptOrganizations.length > 0) again ??= setTimeout(enqueueAgain, enqueueAgainMs)
     else if (await shards.areWaitingElsewhere()) again ??= setTimeout(enqueueAgain, enqueueForOthersMs)
     return null
@@ -60,7 +61,7 @@ export function createClaims(
     queue.enqueue()
   }
 
-  /** One after another: each claim knows the places that those before have taken. */
+  /** One claim at a time: each claim needs the capacity that earlier claims have used. */
   function claimInTurn() {
     const claimed = latest.then(claim)
     latest = claimed.catch(() => {})
@@ -71,7 +72,7 @@ export function createClaims(
     async take() {
       const claimed = await claimInTurn()
       if (!claimed) return
-      queue.enqueue() // there may be more: for the next free slot of any worker
+      queue.enqueue() // more rows may be due: another free slot takes the job
       const { deps, taken, takenAt } = claimed
       const attempt = reconcileInstance(deps, taken, takenAt, aborting.signal)
         .catch(() => {}) // its lease was lost, or the database is away: the row is due

@@ -4,21 +4,21 @@ import type { Activity } from '#sandbox/driver.ts'
 import { isAnswering } from './health.ts'
 import { again, type StepContext } from './step.ts'
 
-/** Between the looks at a gateway that does not answer and lives: short, so that it is soon settled again. */
-export const nextLookSeconds = 10
-export const busyAgain = again(nextLookSeconds, 'The gateway is busy, and answers when its work lets it.')
+/** Pause between checks of a gateway that lives but does not answer: short, so that it settles soon. */
+export const busyPauseSeconds = 10
+export const busyAgain = again(busyPauseSeconds, 'The gateway is busy, and answers when its work lets it.')
 
-const lookPauseMs = 1000
+const pollMs = 1000
 const patientTimeoutMs = 5000
-/** The processor time, in seconds, that is more than the ticking of idle threads. */
+/** CPU seconds that exceed the ticking of idle threads. */
 const leastWork = 0.1
-/** The share of a processor from which on an event loop that turns is too busy to answer. */
+/** CPU share above which a working event loop is too busy to answer. */
 const busyShare = 0.5
 
 /**
- * Watches a gateway that does not answer. Returns the latest activity of one that is busy: it computes, or waits for a
- * program that does. `unreachable`: its event loop turns, so the way to it is broken. `hung`: none of both for a time,
- * or it has ended.
+ * Watches a gateway that does not answer. Returns the latest activity of a busy one, which computes or waits for a
+ * program that computes. `unreachable`: its event loop works, so the network is broken. `hung`: no activity for a time,
+ * or the gateway has ended.
  */
 export async function diagnose(context: StepContext): Promise<'answering' | 'unreachable' | 'hung' | Activity> {
   const { lease, sandboxes, timeouts, signal } = context
@@ -40,7 +40,7 @@ export async function diagnose(context: StepContext): Promise<'answering' | 'unr
       if (seen.endpoint && (await probeHealth(seen.endpoint, '/healthz', options))) return 'answering'
       return worked >= Math.max(leastWork, busyShare * seconds) ? activity : 'unreachable'
     },
-    { pauseMs: lookPauseMs, timeoutMs: timeouts.hungMs, signal },
+    { pauseMs: pollMs, timeoutMs: timeouts.hungMs, signal },
   )
   return diagnosis ?? 'hung'
 }

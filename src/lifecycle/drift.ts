@@ -16,50 +16,50 @@ import { collectIds } from './listed-ids.ts'
 import type { LifecycleDeps } from './reconcile.ts'
 import { type Cursor, firstCursor, inShardOrder, isInRange, type ShardRange, shard } from './shards.ts'
 
-/** A platform that hangs for longer is asked again in the next run. */
+/** A platform that hangs longer is asked again in the next run. */
 const timeoutMs = 60_000
-/** So long the ends of gateways are followed before they are followed anew. */
+/** The stream of ended gateways is reopened after this time. */
 const followMs = 10 * 60_000
-/** Sandboxes that are looked at at the same time. */
+/** Sandboxes compared or probed at the same time. */
 const concurrency = 16
 const probeTimeoutMs = 3000
-/** Failed probes of a gateway in a row until a worker diagnoses it, which takes half a minute for one that hangs. */
+/** Failed probes in a row until a worker diagnoses a gateway. The diagnosis of a hung one takes half a minute. */
 const maxFailedProbes = 2
 /** How long a gateway must have been healthy until its attempts are reset. */
 const healthyMinutes = 10
 const batch = 1000
-/** Gateways that one run asks. */
-const maxLooks = 100
-/** Pages that one run reads for them, where many rows are of other regions or not to be looked at now. */
+/** Gateways probed in one run. */
+const maxProbes = 100
+/** Pages read in one run to find them, when many rows belong to other regions or are not to be probed now. */
 const maxPages = 10
-/** The pause between two comparisons grows with the number of sandboxes, until there is one in a minute. */
+/** The pause between two comparisons grows with the number of sandboxes, up to one minute. */
 const pausePerSandboxMs = 10
 const maxPauseMs = 40_000
-/** Over this time a comparison of many pages is spread, but for the one at the start, for which the worker waits. */
+/** A comparison of many pages is spread over this time. The one at the start is not: the worker waits for it. */
 const spreadMs = 20_000
 
 const firstId = firstCursor.id
 
 const isLoggedOutage = (error: unknown) => error instanceof SandboxUnavailableError && error.isLogged
 
-/** What a look at a row needs. */
-const lookColumns = {
+/** The columns that a probe needs. */
+const probeColumns = {
   id: instances.id,
   organizationId: instances.organizationId,
   generation: instances.generation,
   endpoint: sql<Endpoint | null>`${instances.endpoint}`,
   hasRelayToken: sql<boolean>`${instances.relayTokenHash} IS NOT NULL`,
 }
-interface LookedAt extends Pick<Instance, 'id' | 'organizationId' | 'generation'> {
+interface ProbedRow extends Pick<Instance, 'id' | 'organizationId' | 'generation'> {
   endpoint: Endpoint | null
   hasRelayToken: boolean
 }
 
 export interface DriftDetection {
-  /** Compares, if this is the first worker of the region, and looks at the next gateways, at once. */
+  /** Compares, if this is the first worker of the region, and probes the next gateways, at once. */
   detect(signal: AbortSignal): Promise<void>
-  /** Looks again at gateways that did not answer, and at the next ones of this worker's shards. */
-  lookAtNext(signal: AbortSignal): Promise<void>
+  /** Probes gateways that did not answer before, and the next ones of this worker's shards. */
+  probeNext(signal: AbortSignal): Promise<void>
   tasks(everyMs: number): PeriodicTask[]
 }
 
@@ -67,12 +67,12 @@ export interface DriftDetection {
  * Compares rows with their sandboxes, and raises the generation of rows that differ so that workers repair them. It
  * never changes a sandbox. A platform that cannot be reached is no evidence of drift.
  *
- * The first of the workers of a region compares all rows with the list of all sandboxes; each looks at the gateways of
- * its shards, a part in each run; and a gateway whose end the platform tells is looked at at once.
+ * The first worker of a region compares all rows with the list of all sandboxes. Each worker probes the gateways of its
+ * shards, some in each run. A gateway that ends is compared as soon as the platform reports it.
  */
 export function createDriftDetection(deps: LifecycleDeps, rangeOfThis: () => ShardRange): DriftDetection {
   const { db, sandboxes, queue, log } = deps
-  /** Gateways that did not answer, or have ended while a worker had them, with their failed probes in a row. */
+  /** Failed probes in a row of each gateway that did not answer or ended while a worker held its row. */
   const suspects = new Map<string, number>()
   const reportedOrphans = new Set<string>()
   let leftOverBefore = new Set<string>()
@@ -80,11 +80,11 @@ export function createDriftDetection(deps: LifecycleDeps, rangeOfThis: () => Sha
   let cursor = firstCursor
 
   const isRunningHere = () => and(isRunningAndFree, isIn(deps))
-  const findRunning = async (ids: readonly string[]): Promise<LookedAt[]> =>
+  const findRunning = async (ids: readonly string[]): Promise<ProbedRow[]> =>
     ids.length === 0
       ? []
       : db
-          .select(lookColumns)
+          .select(probeColumns)
           .from(instances)
           .where(and(inArray(instances.id, [...ids]), isRunningHere()))
 
@@ -114,8 +114,8 @@ export function createDriftDetection(deps: LifecycleDeps, rangeOfThis: () => Sha
     queue.enqueue()
   }
 
-  /** Asks the platform only about a gateway that does not answer: the comparison finds what else has changed. */
-  async function look(row: LookedAt, signal: AbortSignal): Promise<void> {
+  /** Queries the platform only about a gateway that does not answer: the comparison finds all other changes. */
+  async function probe(row: ProbedRow, signal: AbortSignal): Promise<void> {
     const { endpoint } = row
     if (endpoint && (await probeHealth(endpoint, '/healthz', { timeoutMs: probeTimeoutMs, signal }))) {
       suspects.delete(row.id)
@@ -125,18 +125,18 @@ export function createDriftDetection(deps: LifecycleDeps, rangeOfThis: () => Sha
     if (difference) return makeDue(row, difference)
     const failures = (suspects.get(row.id) ?? 0) + 1
     suspects.set(row.id, failures)
-    // A busy gateway is looked at again and again: only what the worker finds and does is an event.
+    // A busy gateway may be made due repeatedly: only the worker's finding becomes an event.
     if (failures >= maxFailedProbes) await makeDue(row, 'the gateway does not answer', true)
   }
 
-  async function findDifference(row: LookedAt, signal: AbortSignal): Promise<string | null> {
+  async function findDifference(row: ProbedRow, signal: AbortSignal): Promise<string | null> {
     const { state, endpoint } = await sandboxes.observe(row.id, signal)
     if (state !== 'running') return 'the sandbox does not run any more'
     if (endpoint && !isDeepStrictEqual(endpoint, row.endpoint)) return 'the gateway has another address'
     return row.hasRelayToken ? null : 'the gateway has no token for the relay'
   }
 
-  async function examine(row: LookedAt, signal: AbortSignal): Promise<void> {
+  async function examine(row: ProbedRow, signal: AbortSignal): Promise<void> {
     const difference = await findDifference(row, signal)
     if (difference) await makeDue(row, difference)
   }
@@ -156,32 +156,32 @@ export function createDriftDetection(deps: LifecycleDeps, rangeOfThis: () => Sha
       { concurrency, signal },
     )
 
-  async function lookAtNext(signal: AbortSignal): Promise<void> {
+  async function probeNext(signal: AbortSignal): Promise<void> {
     const again = [...suspects.keys()].slice(0, batch)
     const known = await findRunning(again)
     const found = new Set(known.map(({ id }) => id))
-    // The others were stopped, deleted or worked on meanwhile.
+    // The other rows were stopped, deleted or claimed meanwhile.
     for (const id of again) if (!found.has(id)) suspects.delete(id)
     const next = (await readNext()).filter(({ id }) => !found.has(id))
-    await forEach([...known.slice(0, maxLooks), ...next], (row) => look(row, signal), signal)
+    await forEach([...known.slice(0, maxProbes), ...next], (row) => probe(row, signal), signal)
   }
 
   /**
-   * The next rows of this worker's shards. What no index has is a column here, not a condition: PostgreSQL expects such
-   * conditions to leave so few rows that it reads and sorts all of the shards instead of a page in their order.
+   * Reads the next rows of this worker's shards. A condition that no index covers is selected as a column and filtered
+   * here: as a condition it makes PostgreSQL expect few rows, and read and sort all of the shards in place of a page.
    */
-  async function readNext(): Promise<LookedAt[]> {
-    const next: (LookedAt & Cursor)[] = []
+  async function readNext(): Promise<ProbedRow[]> {
+    const next: (ProbedRow & Cursor)[] = []
     for (let page = 0; page < maxPages; page += 1) {
       const rows = await db
-        .select({ ...lookColumns, shard, isToLookAt: sql<boolean>`${isRunningHere()}` })
+        .select({ ...probeColumns, shard, isToProbe: sql<boolean>`${isRunningHere()}` })
         .from(instances)
         .where(and(eq(instances.desiredState, 'running'), isInRange(rangeOfThis(), cursor)))
         .orderBy(...inShardOrder)
-        .limit(maxLooks)
-      next.push(...rows.filter(({ isToLookAt }) => isToLookAt).slice(0, maxLooks - next.length))
-      const isFull = next.length === maxLooks
-      const last = isFull ? next.at(-1) : rows.length === maxLooks && rows.at(-1)
+        .limit(maxProbes)
+      next.push(...rows.filter(({ isToProbe }) => isToProbe).slice(0, maxProbes - next.length))
+      const isFull = next.length === maxProbes
+      const last = isFull ? next.at(-1) : rows.length === maxProbes && rows.at(-1)
       cursor = last || firstCursor
       if (isFull || !last) break
     }
@@ -189,8 +189,8 @@ export function createDriftDetection(deps: LifecycleDeps, rangeOfThis: () => Sha
   }
 
   /**
-   * Compares all rows and all sandboxes of the region, without a call of the platform for each. It reads the list and the
-   * rows in pages, and keeps of the list no more than the ids.
+   * Compares all rows and all sandboxes of the region without a platform call for each. Reads the list and the rows in
+   * pages, and keeps only the ids of the list.
    */
   async function compare(overMs: number, signal: AbortSignal): Promise<void> {
     const pauseMs = sandboxCount > batch ? overMs / (sandboxCount / batch) / 2 : 0
@@ -227,8 +227,8 @@ export function createDriftDetection(deps: LifecycleDeps, rangeOfThis: () => Sha
     ).map(({ id }) => id)
 
   /**
-   * Looks at the rows of listed sandboxes that should run and differ. Returns the rows of the other sandboxes that may be
-   * left over of them.
+   * Examines the rows of listed sandboxes that should run and differ. Returns the rows of other sandboxes that may be
+   * left over.
    */
   async function compareListed(page: readonly Listed[], signal: AbortSignal): Promise<Instance[]> {
     const listed = page.filter(({ id }) => isId(id))
@@ -246,8 +246,8 @@ export function createDriftDetection(deps: LifecycleDeps, rangeOfThis: () => Sha
   }
 
   /**
-   * Of listed sandboxes the ids of those whose row does not say that they run as they do. The database compares them:
-   * nearly all rows are alike, and reading them costs a worker memory.
+   * Returns the ids of listed sandboxes that differ from their rows. The database compares them: nearly all are alike,
+   * and loading them would cost a worker memory.
    */
   async function findUnlike(listed: readonly Listed[]): Promise<string[]> {
     const ids = sql`${sql.param(listed.map(({ id }) => id))}::uuid[]`
@@ -265,7 +265,8 @@ export function createDriftDetection(deps: LifecycleDeps, rangeOfThis: () => Sha
     const before = leftOverBefore
     leftOverBefore = new Set(leftOver.map(({ id }) => id))
     const check = async (row: Instance) => {
-      // The list may be older than the row. Remains that only the list shows, a volume, must be in the next list too.
+      // The list may be older than the row. A remnant without a sandbox, such as a volume, must be in the next list
+      // too.
       const { state } = await sandboxes.observe(row.id, signal)
       const isConfirmed = isLeftOver(row, state) && (state !== 'absent' || before.has(row.id))
       if (isConfirmed) await makeDue(row, 'a sandbox was left over')
@@ -302,8 +303,8 @@ export function createDriftDetection(deps: LifecycleDeps, rangeOfThis: () => Sha
     })
   }
 
-  /** Where a worker has the row, which may have ended the gateway itself, the next look is at this one too. */
-  async function lookAtEnded(id: string, signal: AbortSignal): Promise<void> {
+  /** A worker that holds the row may have ended the gateway itself, so the next run probes this one too. */
+  async function examineEnded(id: string, signal: AbortSignal): Promise<void> {
     suspects.set(id, suspects.get(id) ?? 0)
     const rows = await findRunning([id]).catch(() => [])
     await forEach(rows, (row) => examine(row, signal), signal)
@@ -311,7 +312,7 @@ export function createDriftDetection(deps: LifecycleDeps, rangeOfThis: () => Sha
 
   async function followEnds(signal: AbortSignal): Promise<void> {
     if (!sandboxes.ends) return
-    const ended = pMapIterable(sandboxes.ends(signal), (id) => lookAtEnded(id, signal), { concurrency })
+    const ended = pMapIterable(sandboxes.ends(signal), (id) => examineEnded(id, signal), { concurrency })
     for await (const _ of ended) signal.throwIfAborted()
   }
 
@@ -325,9 +326,9 @@ export function createDriftDetection(deps: LifecycleDeps, rangeOfThis: () => Sha
   return {
     async detect(signal) {
       await compareIfFirst(0, signal)
-      await unlessLogged(lookAtNext(signal))
+      await unlessLogged(probeNext(signal))
     },
-    lookAtNext,
+    probeNext,
     tasks: (everyMs) => [
       {
         name: 'compare_sandboxes',
@@ -335,7 +336,7 @@ export function createDriftDetection(deps: LifecycleDeps, rangeOfThis: () => Sha
         timeoutMs,
         run: (signal) => compareIfFirst(spreadMs, signal),
       },
-      { name: 'probe_gateways', everyMs, timeoutMs, run: (signal) => unlessLogged(lookAtNext(signal)) },
+      { name: 'probe_gateways', everyMs, timeoutMs, run: (signal) => unlessLogged(probeNext(signal)) },
       {
         name: 'follow_gateway_ends',
         everyMs,

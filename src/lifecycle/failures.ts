@@ -6,14 +6,14 @@ import { shortened } from '#platform/log.ts'
 import { SandboxCapacityError, SandboxPathError, SandboxProblemError } from '#sandbox/driver.ts'
 import type { Failure } from './step.ts'
 
-/** The attempts of an instance that should run; after the last one that fails it is given up. */
+/** Attempts of an instance that should run; it is given up after the last one fails. */
 export const maxAttempts = 5
 
-/** A stop or a delete that has failed this often needs an operator: its log lines are errors from then on. */
+/** A stop or a delete that has failed this often needs an operator: its log lines are errors from here on. */
 export const alarmingAttempts = 10
 
 const firstPauseSeconds = 1
-/** Reached only by stops and deletes, which are never given up and must not overload a platform that is down. */
+/** Reached only by stops and deletes, which are retried for ever and must not overload a platform that is down. */
 const maxPauseSeconds = 600
 
 /** Seconds until the next attempt: doubled each time up to the cap, half of it random, so that retries spread out. */
@@ -23,8 +23,8 @@ export function backoffSeconds(attempts: number): number {
 }
 
 /**
- * The one mapping of exceptions to failures of a step. An `invalid` input would fail again in the same way, so it fails
- * for good. A platform's own message stays in the log: it may name paths of the host.
+ * Maps an exception to the failure of a step. An `invalid` input would fail again in the same way, so it fails for
+ * good. A platform's own message stays in the log: it may name paths of the host.
  */
 export function failureOf(error: unknown, step: string | null): Failure {
   if (error instanceof GatewayRefusal)
@@ -48,7 +48,7 @@ export const messageOf = ({ reason, gatewayOutput }: Failure): string =>
 /** The fields of a log line about a failure, without the gateway's output. */
 export const logFieldsOf = ({ reason, error }: Pick<Failure, 'reason' | 'error'>) => {
   if (error instanceof InstallError) return { reason, output: error.output }
-  // Its message is the gateway's.
+  // Its message comes from the gateway.
   if (error instanceof GatewayRefusal) return { reason, cause: shortened(error.message) }
   return error === undefined ? { reason } : { err: error }
 }

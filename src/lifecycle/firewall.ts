@@ -3,10 +3,10 @@ import { SandboxUnavailableError } from '#sandbox/driver.ts'
 import type { LifecycleDeps } from './reconcile.ts'
 
 const everyMs = 60_000
-/** Longer than the driver waits for the container that adds rules. */
+/** Longer than the driver's limit for the container that adds rules. */
 const timeoutMs = 70_000
 
-/** Has the driver look at what keeps agents from their platform, and says when something had removed it. */
+/** Restores missing firewall rules that keep agents from their platform, and logs a warning when any were missing. */
 export const firewallTask = ({ sandboxes, log }: Pick<LifecycleDeps, 'sandboxes' | 'log'>): PeriodicTask => ({
   name: 'check_firewall',
   everyMs,

@@ -8,7 +8,7 @@ import { done, type Failure, failed, type StepContext, type StepOutcome } from '
 const startPauseMs = 100
 const probeTimeoutMs = 2000
 const progressLines = 20
-/** Reading the output costs more than a probe: only every so many checks. */
+/** Reading the output costs more than a probe, so only one in this many checks reads it. */
 const checksPerProgress = 10
 const outputTimeoutMs = 15_000
 
@@ -19,9 +19,9 @@ export const isAnswering = async (
 ) => endpoint !== null && probeHealth(endpoint, path, { timeoutMs: probeTimeoutMs, signal })
 
 /**
- * Waits until a gateway that starts is ready. Fails when the gateway ends, and when it takes too long: it is stopped
- * then, because a gateway that hangs at its start would hang for the next attempt too. Asks `/startupz`, not `/readyz`:
- * that one fails while any chat channel does, and a wrong bot token is no reason to stop an agent.
+ * Waits until a starting gateway is ready. Fails when the gateway ends or takes too long, and stops it in the second
+ * case: a gateway that hangs at its start would hang for the next attempt too. Asks `/startupz`, not `/readyz`: that
+ * one fails while any chat channel does, and a wrong bot token is no reason to stop an agent.
  */
 export async function waitUntilReady(context: StepContext): Promise<StepOutcome> {
   const { lease, sandboxes, starts, timeouts, signal } = context
@@ -46,7 +46,7 @@ export async function waitUntilReady(context: StepContext): Promise<StepOutcome>
   )
   if (outcome && outcome !== 'no progress') {
     if (outcome.kind === 'done') starts.leave(id, 'ready')
-    // One that cannot work with its configuration says nothing of the host.
+    // An invalid configuration is no evidence about the host.
     else if (outcome.kind === 'failed') starts.leave(id, 'ended')
     return outcome
   }
@@ -55,9 +55,9 @@ export async function waitUntilReady(context: StepContext): Promise<StepOutcome>
   return failed(`The gateway was not ready after ${seconds} s.`)
 }
 
-/** OpenClaw's exit code for a configuration that it cannot start with. */
+/** OpenClaw's exit code for an invalid configuration. */
 const configurationExitCode = 78
-/** OpenClaw exits with the same code on a host so busy that the lock on its state was not refreshed in time. */
+/** OpenClaw uses the same exit code when a busy host kept it from refreshing the lock on its state. */
 const lockNotRefreshed = 'gateway.maintenance_required'
 
 export function describeExit(exit: Observation['exit']): string {
@@ -67,7 +67,7 @@ export function describeExit(exit: Observation['exit']): string {
 
 type OutputContext = Pick<StepContext, 'db' | 'vault' | 'lease' | 'sandboxes'>
 
-/** The last lines of the gateway's output. They may hold secrets. Also reads them when the step was aborted. */
+/** The last lines of the gateway's output, which may contain secrets. Reads them also when the step was aborted. */
 async function outputOf({ lease, sandboxes }: OutputContext, count: number): Promise<string> {
   const signal = AbortSignal.timeout(outputTimeoutMs)
   const { lines, rest } = await sandboxes.readLog(lease.instance.id, { lines: count }, signal)
@@ -88,7 +88,7 @@ export async function endedDuringStart(context: OutputContext, { exit }: Observa
 const lastLines = 10
 const lastCharacters = 600
 
-/** The gateway's last output for the owner of the instance, with the secrets that Chowder knows masked. */
+/** The gateway's last output for the owner of the instance, with known secrets masked. */
 export async function readLastOutput(context: OutputContext): Promise<string> {
   const { db, vault, lease } = context
   const mask = await createInstanceMask(db, vault, lease.instance)

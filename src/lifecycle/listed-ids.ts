@@ -1,9 +1,9 @@
-/** The bits of an id that are kept: its last twelve digits, which are random. */
+/** Keeps the last twelve digits of an id, which are random. */
 const keyOf = (id: string): number => parseInt(id.slice(-12), 16)
 
 /**
- * Which ids are in a list, in 8 bytes each: as strings they would be garbage of some 8 MB after each comparison of
- * 100,000. An id that is not among a million listed ones is taken for one of them with a probability of 1 in 280 million.
+ * A set of ids in 8 bytes each: as strings, 100,000 ids would make 8 MB of garbage after each comparison. Among a
+ * million listed ids, an unlisted one matches falsely with a probability of 1 in 280 million.
  */
 export interface ListedIds {
   readonly size: number

@@ -1,26 +1,25 @@
-/** Beside those of one organization: so many leave room for others when all of three hang. */
+/** Extra capacity, so that three hanging organizations leave room for a fourth. */
 const least = 8
 
-/** The rows that one worker may hold at once: each has a place until its attempt ends. */
+/** The capacity of one worker: the rows that it may hold at once, each until its attempt ends. */
 export interface Places {
-  /** How many are free. */
   readonly free: number
-  /** The organizations that may take no other place now. */
+  /** The organizations that may hold no more rows now. */
   full(): string[]
   take(organizationId: string): void
   leave(organizationId: string): void
 }
 
-/** The places of a worker with so many slots. */
+/** The capacity of a worker with `slots` slots. */
 export const placesOf = (slots: number) => 2 * slots + least
 
 /**
- * Shares twice as many places as a worker has slots, and 8 more. An organization may hold as many as it leaves free:
- * one that hangs takes half of them, the next one half of the rest, and so on.
+ * Shares the capacity of a worker between organizations. An organization may hold as many rows as it leaves free: one
+ * that hangs takes half, the next one half of the rest, and so on.
  */
 export function createPlaces(slots: number): Places {
   let free = placesOf(slots)
-  /** By organization. Entries are removed once they are 0. */
+  /** Rows held by organization. Entries are removed at 0. */
   const held = new Map<string, number>()
   return {
     get free() {

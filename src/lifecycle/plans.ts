@@ -15,18 +15,18 @@ import {
   writeConfig,
 } from './steps.ts'
 
-/** For calls of the platform, the files and the gateway's RPC: normally each takes far less. */
+/** Limit for platform calls, files and gateway RPC, which normally take far less. */
 const defaultLimitMs = 60_000
-/** The install's own limit, with a margin. */
+/** The install has its own limit; this adds a margin. */
 const prepareLimitMs = 16 * 60_000
-/** The wait's own limit, with a margin. */
+/** The wait has its own limit; this adds a margin. */
 const startsLimitMs = 31 * 60_000
-/** Diagnosing a hung gateway, stopping it, and the limit of a start, with a margin. */
+/** Time to diagnose a hung gateway, stop it and start it again, with a margin. */
 const healthLimitMs = 7 * 60_000
 /** The step's own limit and one last change of the configuration, with a margin. */
 const channelsLimitMs = 6 * 60_000
 
-/** The whole life of an instance: for each intent, the steps that fulfil it, and how long each may take. */
+/** The life cycle of an instance: for each intent, the steps that fulfil it and their time limits. */
 export const plans: Record<Instance['desiredState'], readonly PlannedStep[]> = {
   running: [
     { step: prepareRelease, limitMs: prepareLimitMs },

@@ -3,28 +3,31 @@ import type { PeriodicTask } from '#platform/periodic.ts'
 import type { SandboxDriver } from '#sandbox/driver.ts'
 
 const everyMs = 5000
-/** Longer than a driver waits for its platform's answer. */
+/** Longer than a driver's timeout for its platform. */
 const timeoutMs = 10_000
 
-/** Whether the platform of a region is away, as one worker knows it. */
+/** Whether the platform of a region is unreachable, as this worker has observed. */
 export interface PlatformOutage {
   readonly isAway: boolean
-  /** Asks the platform, and returns whether it is away. Throws the reason of the signal. */
-  look(signal: AbortSignal): Promise<boolean>
-  /** Asks a platform that is away whether it is back. */
+  /** Asks the platform, and returns whether it is unreachable. Throws the reason of the signal. */
+  probe(signal: AbortSignal): Promise<boolean>
+  /** Probes a platform that is unreachable until it is back. */
   readonly task: PeriodicTask
 }
 
-/** A platform that its driver cannot lose, since it is this host, is never away. The log has each outage and its end. */
+/**
+ * A driver without `outage` runs on this host, and its platform is never unreachable. Each outage and its end are
+ * logged.
+ */
 export function createPlatformOutage(
   sandboxes: Pick<SandboxDriver, 'outage'>,
   log: Pick<Logger, 'info' | 'warn'>,
 ): PlatformOutage {
   let isAway = false
-  async function look(signal: AbortSignal): Promise<boolean> {
+  async function probe(signal: AbortSignal): Promise<boolean> {
     const sentence = (await sandboxes.outage?.(signal)) ?? null
-    if (sentence !== null && !isAway) log.warn(`instances wait for their platform: ${sentence}`)
-    if (sentence === null && isAway) log.info('the platform is back: instances wait for it no more')
+    if (sentence !== null && !isAway) log.warn(`the platform is unreachable, instances wait: ${sentence}`)
+    if (sentence === null && isAway) log.info('the platform is reachable again')
     isAway = sentence !== null
     return isAway
   }
@@ -32,13 +35,13 @@ export function createPlatformOutage(
     get isAway() {
       return isAway
     },
-    look,
+    probe,
     task: {
       name: 'probe_platform',
       everyMs,
       timeoutMs,
       async run(signal) {
-        if (isAway) await look(signal)
+        if (isAway) await probe(signal)
       },
     },
   }

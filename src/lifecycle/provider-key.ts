@@ -10,7 +10,7 @@ const remedy = 'with PATCH /v1/organization, then start the instance.'
 export const noKey = (provider: ModelProvider): Failure =>
   failedForGood(`Your organization has no ${provider} key. Set one ${remedy}`)
 
-/** The key of the instance's organization for its provider; null without one. */
+/** The key of the instance's organization for its provider; null if it has none. */
 export async function providerKeyOf({ db, vault, lease }: StepContext): Promise<string | null> {
   const { organizationId, modelProvider } = lease.instance
   const [key] = await db

@@ -8,20 +8,20 @@ export const queueName = 'reconcile-instance'
 /** The schema that holds BullMQ's tables. */
 export const queueSchema = 'bullmq'
 const poolSize = 8
-/** Without it a connection that broke without a sign is noticed after two hours. */
+/** Without keep-alive, a connection that broke silently is detected after two hours. */
 const keepAliveInitialDelayMillis = 10_000
 const connectTimeoutMs = 5000
 export const enqueueTimeoutMs = 5000
 const statementTimeoutMs = 15_000
-/** A connection that broke without a sign is given up after this. Above the 10 s that a worker waits for a job. */
+/** A connection that broke silently is given up after this. Above the 10 s that a worker waits for a job. */
 const silenceMs = 20_000
 const maxReconnectPauseMs = 2000
-/** By default a worker takes no jobs for 15 s after it lost its connection, and cannot be closed sooner. */
+/** BullMQ's default keeps a worker from jobs for 15 s after a lost connection, and from closing sooner. */
 const retryPauseMs = 1000
-/** BullMQ's code for a job that cannot be ended, such as one that another worker has taken over. */
+/** BullMQ's code for a job that cannot be ended, e.g. because another worker has taken it over. */
 const notEnded = 'BM001'
 
-/** Where the jobs are kept: in Redis, or in the database itself. */
+/** The store of the jobs: Redis, or the database itself. */
 export type QueueBackend = { kind: 'redis'; url: string } | { kind: 'postgres'; connection: pg.PoolConfig }
 
 type TakeJob = () => Promise<void>
@@ -31,7 +31,7 @@ export interface BackendEvents {
   recovered(): void
 }
 
-/** A job that runs twice is harmless: so jobs may be found stalled soon, and any number of times. */
+/** Running a job twice is harmless, so jobs may be found stalled early and often. */
 const workerOptions = {
   autorun: false,
   lockDuration: 10_000,
@@ -65,7 +65,7 @@ function connectPostgres(config: pg.PoolConfig, prefix: string | undefined, { re
   pool.on('connect', recovered)
   // BullMQ reports them once it has the pool. Without a listener they would end the process.
   pool.on('error', () => {})
-  // The pool's published types and BullMQ's own description of them differ in the overloads of `on` alone.
+  // The pool's published types and BullMQ's types of them differ only in the overloads of `on`.
   const over = (connection: pg.Pool) => ({
     ...namingFor(prefix),
     connection: connection as unknown as Parameters<typeof createPostgresBackend>[1]['connection'],
@@ -85,8 +85,8 @@ function connectPostgres(config: pg.PoolConfig, prefix: string | undefined, { re
 }
 
 /**
- * The same pool, whose queries fail after a pause. BullMQ's worker asks again at once after every failure but
- * ECONNREFUSED: it would ask a database that starts, or has no socket yet, thousands of times in a second.
+ * The same pool with a pause after each failed query. BullMQ's worker retries at once after every failure except
+ * ECONNREFUSED: it would query a starting database thousands of times a second.
  */
 function withPausedFailures(pool: pg.Pool): pg.Pool {
   const query = async (...given: [text: string, values: unknown[]]) => {

@@ -16,7 +16,7 @@ import {
   queueSchema,
 } from './queue-backend.ts'
 
-/** No more jobs wait: each that finds a due row enqueues the next one. */
+/** Limit of waiting jobs: each job that finds a due row enqueues the next one. */
 const maxWaiting = 64
 const closeTimeoutMs = 5000
 const reconnectPauseMs = 1000
@@ -41,14 +41,14 @@ export async function migrateQueue(client: pg.PoolClient): Promise<void> {
   await runMigrations(client, queueSchema)
 }
 
-/** It says only that something is due. Attempts are counted on the rows. */
+/** A job carries no data: it says that rows are due. Attempts are counted on the rows. */
 const jobOptions = { removeOnComplete: true, removeOnFail: true, attempts: 1 }
 
 async function addJob(jobs: JobQueue): Promise<void> {
   if ((await jobs.getWaitingCount()) < maxWaiting) await jobs.add(queueName, {}, jobOptions)
 }
 
-/** Resolves when something has ended, also with a failure, and after `milliseconds` in any case. */
+/** Resolves when `ending` settles or after `milliseconds`. */
 const untilEnded = (ending: Promise<unknown>, milliseconds: number) =>
   pTimeout(ending, { milliseconds, message: false }).catch(() => {})
 
@@ -60,7 +60,7 @@ const outageTexts = {
   postgres: 'the queue is unreachable',
 }
 
-/** The only user of BullMQ. `prefix` separates the queues of several installations, or tests. */
+/** The only user of BullMQ. `prefix` separates the queues of several installations or tests. */
 export function createQueue(backend: QueueBackend, log: Logger, prefix?: string): ReconcileQueue {
   const outageLog = logFirstAndRecovery(log, outageTexts[backend.kind], 'the queue is reachable again')
   let isClosed = false
@@ -81,8 +81,8 @@ export function createQueue(backend: QueueBackend, log: Logger, prefix?: string)
   let isSending = false
 
   /**
-   * A BullMQ queue on PostgreSQL whose first connection failed refuses everything from then on: it is replaced. Returns
-   * whether there is another queue than the failed one.
+   * A BullMQ queue on PostgreSQL whose first connection failed refuses every call, so it is replaced. Returns whether
+   * another queue than the failed one is in use.
    */
   async function replaceUnlessReady(failed: JobQueue): Promise<boolean> {
     if (backend.kind !== 'postgres') return false
@@ -98,7 +98,7 @@ export function createQueue(backend: QueueBackend, log: Logger, prefix?: string)
     return true
   }
 
-  /** Asks the queue, and once more when the failure is that of its first connection, which may be long ago. */
+  /** Calls the queue. Retries once if the failure is that of its first connection, which may be long ago. */
   async function ask<T>(question: (jobs: JobQueue) => Promise<T>): Promise<T> {
     const asked = queue
     try {
@@ -109,7 +109,7 @@ export function createQueue(backend: QueueBackend, log: Logger, prefix?: string)
     }
   }
 
-  /** Adds a job at once, and one for all that is enqueued meanwhile. */
+  /** Adds a job at once, and one more for all requests that arrive meanwhile. */
   async function addJobs(): Promise<void> {
     isSending = true
     while (isWanted) {
@@ -166,7 +166,7 @@ function takeJobs(
   }
   let worker = createWorker()
 
-  /** A BullMQ worker whose first connection failed never takes a job: it is replaced once the queue answers. */
+  /** A BullMQ worker whose first connection failed never takes a job, so it is replaced once the queue answers. */
   async function begin(): Promise<void> {
     const { signal } = ending
     const isReachable = () => connections.ping().then(() => true, outage.failed)

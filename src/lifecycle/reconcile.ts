@@ -17,38 +17,38 @@ import type { PlatformOutage } from './platform-outage.ts'
 import { runMeasuredStep, runStep } from './run-step.ts'
 import { type Again, done, type Failure, type StepDeps, type StepOutcome } from './step.ts'
 
-/** What a worker works with in one region. */
+/** The dependencies of a worker in one region. */
 export interface LifecycleDeps extends StepDeps {
   queue: InstanceQueue
   platformOutage: PlatformOutage
   log: Logger
 }
 
-/** What a worker works with. */
+/** The dependencies of a worker. */
 export interface WorkerDeps extends Pick<LifecycleDeps, 'db' | 'queue' | 'log'> {
-  /** The id of this process among all of them. */
+  /** The id of this process in the table `processes`. */
   processId: string
-  /** The processes of the last beat, or none before one. */
+  /** The processes of the last beat; empty before the first. */
   alive(): readonly Pick<ProcessFacts, 'id' | 'regions'>[]
-  /** What it works with in each of its regions. */
+  /** The dependencies in each region that it serves. */
   regions(): readonly LifecycleDeps[]
 }
 
 /** Columns that are written when a row is settled. */
 type SettledFields = Parameters<Lease['settle']>[1]
 
-/** As callers see it, in place of the step that could not be carried out. */
+/** Shown to callers in place of the step that could not be carried out. */
 const waitingForPlatform = 'waiting for the platform'
 const platformIsAway = 'The platform of the sandbox is not available.'
-/** So long that many rows that wait cost the database little, and half of it random, so that they spread out. */
+/** Long enough to keep the load of many waiting rows low; half of it is random, so that they spread out. */
 const platformPauseSeconds = () => 10 + Math.random() * 10
 
-/** For an attempt that is no evidence against the instance. */
+/** Takes back the count of an attempt that is no evidence against the instance. */
 const notCounted = sql`greatest(${instances.attempts} - 1, 0)`
 
 /**
- * Makes one attempt to bring an instance to its desired state, under the lease that a claim sent at `takenAt` has
- * taken. A crash leaves the row due: the lease expires, and the next attempt starts over.
+ * Makes one attempt to bring an instance to its desired state, under the lease of a claim sent at `takenAt`. A crash
+ * leaves the row due: the lease expires, and the next attempt starts over.
  */
 export async function reconcileInstance(
   deps: LifecycleDeps,
@@ -68,10 +68,10 @@ export async function reconcileInstance(
   if (released?.due) deps.queue.enqueue()
 }
 
-/** What one attempt works with. */
+/** The dependencies of one attempt. */
 interface AttemptDeps extends LifecycleDeps {
   instanceLog: Logger
-  /** Its lines name the intent that the attempt works on, and the request that wrote it. */
+  /** Its lines name the intent of the attempt and the request that wrote it. */
   log: Logger
 }
 
@@ -87,11 +87,11 @@ async function attempt(deps: AttemptDeps, lease: Lease, stop: AbortSignal): Prom
   try {
     if (platformOutage.isAway) return { kind: 'platform away' }
     const outcome = await convergeOrGiveUp(deps, lease)
-    const isAway = outcome.kind === 'failed' && (await platformOutage.look(lease.signal))
+    const isAway = outcome.kind === 'failed' && (await platformOutage.probe(lease.signal))
     return isAway ? { kind: 'platform away' } : outcome
   } catch (error) {
-    if (!stop.aborted) throw error // another worker may hold the row: nothing may be written
-    // A deploy is no failure of the instance: the next worker starts with the same count.
+    if (!stop.aborted) throw error // another worker may hold the row, so nothing may be written
+    // A shutdown of the worker does not count as a failure: the next worker starts with the same count.
     await lease.write({ attempts: notCounted })
     return done
   }
@@ -110,10 +110,10 @@ async function convergeOrGiveUp(deps: AttemptDeps, lease: Lease): Promise<StepOu
 }
 
 /**
- * Whether an instance that should run has had all its attempts before this one. The last attempt that fails gives the
- * instance up, see `handleFailure`, so three cases remain. The worker process ended during each attempt. Each attempt
- * succeeded, and the gateway ended soon after: attempts are reset only when a gateway has been healthy for 10 minutes.
- * Or the instance was given up and its sandbox could not be stopped. A ready gateway that runs is always looked after.
+ * Whether an instance that should run has used all its attempts before this one. The last failed attempt gives the
+ * instance up (see `handleFailure`), so three cases remain. The worker process ended during each attempt. Each attempt
+ * succeeded, and the gateway ended soon after: attempts are reset only after 10 healthy minutes. Or the instance was
+ * given up and its sandbox could not be stopped. A ready, running gateway is always kept under watch.
  */
 async function areAttemptsUsedUp({ sandboxes }: LifecycleDeps, { instance, signal }: Lease): Promise<boolean> {
   if (instance.desiredState !== 'running' || instance.attempts <= maxAttempts) return false
@@ -134,7 +134,7 @@ async function converge(deps: AttemptDeps, lease: Lease): Promise<StepOutcome> {
   let startedGateway = false
   let loggedGeneration = lease.instance.generation
   for (;;) {
-    await lease.write({ step: null }) // reads the row again: the intent may have changed
+    await lease.write({ step: null }) // rereads the row: the intent may have changed
     const { id, generation } = lease.instance
     if (generation !== loggedGeneration) {
       deps.log = logOf(deps.instanceLog, { generation, requestId: await findRequest(deps.db, id, generation) })
@@ -148,7 +148,7 @@ async function converge(deps: AttemptDeps, lease: Lease): Promise<StepOutcome> {
 
 interface IntentChange {
   kind: 'intent changed'
-  /** Whether this attempt has started the gateway so far. */
+  /** Whether this attempt has already started the gateway. */
   startedGateway: boolean
 }
 
@@ -188,7 +188,7 @@ async function runPlan(deps: LifecycleDeps, lease: Lease, startedBefore: boolean
   return { kind: 'intent changed', startedGateway: startedBefore || startedGateway }
 }
 
-/** The observations of a completed plan. Attempts are reset unless a gateway that was just started has yet to last. */
+/** The columns of a completed plan. Attempts are reset, except after a start: the new gateway must first stay up. */
 function settledFields(instance: Instance, seen: Observation | null, startedGateway: boolean): SettledFields {
   const fields = { attempts: startedGateway ? instance.attempts : 0, errorMessage: null }
   if (instance.desiredState === 'stopped') return fields
@@ -208,7 +208,7 @@ function settledFields(instance: Instance, seen: Observation | null, startedGate
   }
 }
 
-/** Only for an intent of a caller: nobody waits for a gateway that is restarted after it ended by itself. */
+/** Measured only for an intent of a caller, not for a gateway that is restarted after it ended by itself. */
 async function measureTimeToRunning({ db, log }: LifecycleDeps, id: string, generation: number): Promise<void> {
   const asked = await findIntent(db, id, generation).catch((err: unknown) =>
     log.warn({ err }, 'could not measure the time to running'),
@@ -223,14 +223,14 @@ async function postpone({ log }: LifecycleDeps, lease: Lease, { reason, afterSec
   await lease.postpone(generation, afterSeconds, reason)
 }
 
-/** Postpones the row without counting the attempt. The reason of an earlier failure stays: the row may be given up. */
+/** Postpones the row without counting the attempt. Keeps the reason of an earlier failure: the row may be given up. */
 async function waitForPlatform(lease: Lease): Promise<void> {
   const { generation, errorMessage } = lease.instance
   await lease.write({ step: waitingForPlatform, attempts: notCounted })
   await lease.postpone(generation, platformPauseSeconds(), errorMessage ?? platformIsAway)
 }
 
-/** Postpones the row to its next attempt, or gives it up. A stop or a delete is never given up. */
+/** Postpones the row to its next attempt, or gives it up. Stops and deletes are never given up. */
 async function handleFailure(deps: LifecycleDeps, lease: Lease, failure: Failure): Promise<void> {
   const { desiredState, generation, attempts, step } = lease.instance
   const isToRun = desiredState === 'running'

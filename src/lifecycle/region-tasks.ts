@@ -6,7 +6,7 @@ import type { LifecycleDeps } from './reconcile.ts'
 import type { Shards } from './shards.ts'
 import { useTasks } from './use-watch.ts'
 
-/** A platform that hangs at the start for longer is asked again by the periodic work. */
+/** A platform that hangs longer at the start is asked again by the periodic work. */
 const detectTimeoutMs = 60_000
 
 /** The periodic work of a worker in one region. docs/operations.md shows it. */
@@ -24,15 +24,15 @@ export const regionTasks = (
 
 export interface RegionWork {
   /**
-   * Starts the periodic work of these regions. Detects drift once in each before it resolves. Throws the reason of the
-   * signal.
+   * Starts the periodic work of these regions, and detects drift once in each before it resolves. Throws the reason of
+   * the signal.
    */
   serve(regions: readonly LifecycleDeps[], starting: AbortSignal): Promise<void>
   /** Resolves when the last runs have ended, once `stopping` is aborted. */
   ended(): Promise<unknown>
 }
 
-/** The periodic work of a worker in its regions, each apart: a platform that hangs delays no other. */
+/** The periodic work of a worker in its regions. Regions run independently: a platform that hangs delays no other. */
 export function createRegionWork(
   driftEveryMs: number,
   shards: Pick<Shards, 'of'>,
@@ -43,7 +43,7 @@ export function createRegionWork(
 
   async function begin(region: LifecycleDeps, starting: AbortSignal): Promise<void> {
     const drift = createDriftDetection(region, () => shards.of(region))
-    // A failure is not logged: the periodic run, which follows at once, logs one that lasts.
+    // Not logged: the periodic run follows at once, and logs a failure that lasts.
     await drift.detect(AbortSignal.any([starting, AbortSignal.timeout(detectTimeoutMs)])).catch(() => {})
     starting.throwIfAborted()
     const tasks = regionTasks(region, driftEveryMs, drift, shards)

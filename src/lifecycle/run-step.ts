@@ -12,8 +12,8 @@ export interface PlannedStep {
 const abortGraceMs = 10_000
 
 /**
- * Runs a step, and fails it when it takes longer than its limit. A step that ignores its abort is left behind, so that
- * the row can be released. Throws only the context's signal's reason, once that signal is aborted.
+ * Runs a step, and fails it when it exceeds its limit. A step that ignores its abort is left behind, so that the row
+ * can be released. Throws only the context signal's reason, once that signal is aborted.
  */
 export async function runStep(context: StepContext, { step, limitMs }: PlannedStep): Promise<StepOutcome> {
   const tooLate = failed(`The step ${step.name} took longer than ${limitMs / 1000} s.`)
@@ -32,7 +32,7 @@ export async function runStep(context: StepContext, { step, limitMs }: PlannedSt
 
 const outcomeLabels = { done: 'done', again: 'postponed', failed: 'failed', 'failed for good': 'failed' } as const
 
-/** Runs a step of a plan, see `runStep`, with its duration measured and its end in the log. */
+/** Runs a step of a plan with `runStep`, measures its duration and logs its end. */
 export async function runMeasuredStep(context: StepContext, planned: PlannedStep): Promise<StepOutcome> {
   const step = planned.step.name
   const endTimer = stepDuration.startTimer({ step })

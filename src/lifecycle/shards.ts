@@ -5,20 +5,20 @@ import { instances, shardOf } from '#database/schema.ts'
 import type { Region } from '#instances/regions.ts'
 import { findWaiting } from './sweep.ts'
 
-/** More workers of a region than these have nothing to look at. */
+/** Upper bound of useful workers in a region: more of them get no shards. */
 const shardCount = 256
 
-/** The shards of one worker: which it is among the workers of a region. */
+/** The shards of one worker: its index among the workers of a region. */
 export interface ShardRange {
   index: number
-  /** Of workers. */
+  /** The number of workers. */
   count: number
 }
 
-/** Of a worker that knows of no other. */
+/** The range of a worker without others. */
 export const allShards: ShardRange = { index: 0, count: 1 }
 
-/** Where a page of instances ended. */
+/** The end of a page of instances. */
 export interface Cursor {
   shard: number
   id: string
@@ -26,12 +26,12 @@ export interface Cursor {
 
 export const firstCursor: Cursor = { shard: -1, id: '00000000-0000-0000-0000-000000000000' }
 
-/** The shard of an instance, a column of the rows where a page may end. */
+/** The shard of an instance, selected in pages that end with a cursor. */
 export const shard = shardOf(instances.id)
 
 /**
- * The instances of a range of shards after a cursor. With `inShardOrder`, those that should run come from an index. The
- * lower end is one condition: of two, PostgreSQL expects so few rows that it reads and sorts all of the range.
+ * The instances of a range of shards after a cursor. With `inShardOrder`, an index delivers those that should run. The
+ * lower end is one condition: with two, PostgreSQL expects so few rows that it reads and sorts the whole range.
  */
 export function isInRange({ index, count }: ShardRange, cursor: Cursor): SQL | undefined {
   const first = Math.floor((shardCount * index) / count)
@@ -45,7 +45,7 @@ export const inShardOrder = [shard, instances.id]
 
 export interface Shards {
   of(region: Pick<Region, 'region' | 'sandboxes'>): ShardRange
-  /** Whether this worker is the first of all, whatever regions they serve. */
+  /** Whether this worker is the first of all, in any region. */
   isFirst(): boolean
   /** Whether rows wait that only other workers serve. */
   areWaitingElsewhere(): Promise<boolean>
@@ -53,13 +53,13 @@ export interface Shards {
 
 const placeName = (driver: string, region: string) => `${driver}/${region}`
 
-/** The name of a region among those of a process. */
+/** The name of a region in the beat of a process. */
 export const nameOf = ({ region, sandboxes }: Pick<Region, 'region' | 'sandboxes'>) => placeName(sandboxes.name, region)
 
 /**
- * Divides the instances of each region among the workers that serve it, in the order of the ids of their processes.
- * `alive` are the processes of the last beat. While workers come and go, two may look at the same row, or none for some
- * seconds: looks change nothing by themselves, and the next ones make up for it.
+ * Divides the instances of each region among its workers, in the order of their process ids. `alive` are the processes
+ * of the last beat. While workers come and go, a row may be probed twice or not at all for some seconds. That is
+ * harmless: probes change nothing, and later ones catch up.
  */
 export function createShards(
   db: Db,

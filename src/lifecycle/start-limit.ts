@@ -1,42 +1,42 @@
 import type { Logger } from '#platform/log.ts'
 import { poll } from '#platform/poll.ts'
 
-/** The limits are never lower. Of four starts one organization may hold two, and two others one each. */
+/** The lower bounds of the limits. Of four starts one organization may hold two, and two others one each. */
 const least = { ofRegion: 4, ofOrganization: 2 }
-/** A limit is forgotten when none of its gateways has ended for this long. */
+/** A limit is reset when none of its gateways has ended for this long. */
 const forgetMs = 30 * 60_000
 const waitMs = 30 * 60_000
 const pauseMs = 100
 
-/** How many gateways of a region one worker starts at the same time. */
+/** Limits how many gateways of a region one worker starts at the same time. */
 export interface StartLimit {
   /** Waits until the gateway may start. False after 30 minutes. Throws the reason of the signal. */
   enter(id: string, organizationId: string, signal: AbortSignal): Promise<boolean>
   /**
-   * For a gateway that starts no more: it is ready, it ended by itself before that, or it is not known. Does nothing for
-   * one that has not entered.
+   * Reports the result of a start: ready, ended before that, or unknown. Does nothing for a gateway that has not
+   * entered.
    */
   leave(id: string, result: 'ready' | 'ended' | 'unknown'): void
 }
 
-/** Stands for all organizations together. */
+/** Key of the limit of all organizations together. */
 const everyone = ''
 
 /**
- * Lets `most` gateways start at the same time, until one ends that starts beside others: the host may be too busy.
- * OpenClaw ends itself when a thread of it takes longer than 5 s to start, and those that try again together end each
- * other again. So the limit is halved then, and is one more for each that gets ready while others wait (additive
- * increase, multiplicative decrease). A tenant can make its gateways end, so an end lowers the limit of its organization
- * alone, and the one of all only when gateways of two organizations that started together have ended. An organization
- * may hold as many starts as it leaves free, as with places.
+ * Lets `most` gateways start at the same time. OpenClaw exits when one of its threads takes longer than 5 s to start,
+ * so starts on a busy host end each other, and retries do so again. When a gateway ends that started beside others, the
+ * limit is halved. For each one that gets ready while others wait it grows by one (additive increase, multiplicative
+ * decrease). A tenant can make its gateways end, so an end lowers the limit of its organization alone. The common limit
+ * is lowered only when gateways of two organizations that started together have ended. An organization may hold as many
+ * starts as it leaves free, as in `createPlaces`.
  */
 export function createStartLimit(most: number, log: Pick<Logger, 'warn'>): StartLimit {
-  /** The lowered limits. Gateways that began before `halvedAt` were too many together: they halve a limit once. */
+  /** The lowered limits. All gateways that began before `halvedAt` together halve a limit once. */
   const limits = new Map<string, { starts: number; halvedAt: number; endedAt: number }>()
   let lastEnd = { organizationId: everyone, at: 0 }
-  /** `among` is with how many it was at most, and `amongOwn` with how many of its organization. */
+  /** `among`: the most gateways that started at the same time as this one. `amongOwn`: those of its organization. */
   const starting = new Map<string, { organizationId: string; at: number; among: number; amongOwn: number }>()
-  /** In the order of their arrival. */
+  /** Organizations by gateway id, in the order of arrival. */
   const waiting = new Map<string, string>()
 
   const heldBy = (organizationId: string) =>
@@ -97,7 +97,7 @@ export function createStartLimit(most: number, log: Pick<Logger, 'warn'>): Start
       const { organizationId, at, among, amongOwn } = start
       starting.delete(id)
       if (result === 'ready' && waiting.size > 0) raise(organizationId)
-      // Others that wait for the limit of their own organization say nothing of that of all.
+      // Gateways that wait for the limit of their own organization are no evidence about the common limit.
       if (result === 'ready' && [...waiting.values()].some(mayHoldMore)) raise(everyone)
       if (result !== 'ended') return
       halve(organizationId, amongOwn, least.ofOrganization, at)

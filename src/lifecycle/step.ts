@@ -6,20 +6,20 @@ import type { Logger } from '#platform/log.ts'
 import type { Vault } from '#platform/secrets.ts'
 import type { StartLimit } from './start-limit.ts'
 
-/** How long the steps wait for a gateway, in ms; tests shorten them. */
+/** The time limits of steps that wait for a gateway, in ms. Tests shorten them. */
 export interface Timeouts {
-  /** A gateway that starts and writes no output for this long is stopped. */
+  /** A starting gateway without output for this long is stopped. */
   startWithoutProgressMs: number
-  /** A gateway that starts is stopped after this, whatever output it writes. */
+  /** A starting gateway is stopped after this, whatever its output. */
   startMs: number
-  /** A gateway that does not answer, and has done nothing for this long, is restarted. */
+  /** A gateway that does not answer and has done nothing for this long is restarted. */
   hungMs: number
   /**
-   * A gateway that does not answer is restarted when it has computed for this long without a pause, or when its agent
-   * has used up its processes for this long.
+   * A gateway that does not answer is restarted after computing for this long without a pause, or when its agent has
+   * used up its process limit for this long.
    */
   busyMs: number
-  /** How long a gateway may take to end its turns before it is killed. */
+  /** Time for a gateway to end its turns before it is killed. */
   graceMs: number
 }
 
@@ -31,7 +31,7 @@ export const defaultTimeouts: Timeouts = {
   graceMs: 10_000,
 }
 
-/** What steps work with in a region. */
+/** The dependencies of steps in a region. */
 export interface StepDeps extends Region {
   db: Db
   vault: Vault
@@ -40,18 +40,18 @@ export interface StepDeps extends Region {
   hostDisk: HostDisk
   /** The oldest version of OpenClaw that may be started. */
   minOpenclawVersion: string
-  /** How many gateways of the region this worker starts at the same time. */
+  /** Limits how many gateways of the region this worker starts at the same time. */
   starts: StartLimit
   timeouts: Timeouts
 }
 
-/** All that a step works with. */
+/** The input of a step. */
 export interface StepContext extends StepDeps {
   readonly lease: Lease
   /** Aborted when the lease is lost, the process ends, the intent changes, or the step takes too long. */
   readonly signal: AbortSignal
   readonly log: Logger
-  /** Whether an earlier step of this run has started the gateway, from the configuration that the run wrote. */
+  /** Whether an earlier step of this run has started the gateway with the configuration of this run. */
   readonly startedGateway: boolean
 }
 
@@ -61,19 +61,19 @@ export interface Done {
   readonly startedGateway: boolean
 }
 
-/** The instance is not at fault: the attempt is not counted, and the next one follows after the given pause. */
+/** The instance did not fail: the attempt is not counted, and the next one follows after the given pause. */
 export interface Again {
   readonly kind: 'again'
   readonly afterSeconds: number
   readonly reason: string
 }
 
-/** `failed` is tried again, with growing pauses, while attempts are left; `failed for good` never. */
+/** `failed` is tried again with growing pauses while attempts are left; `failed for good` is never tried again. */
 export interface Failure {
   readonly kind: 'failed' | 'failed for good'
   /** Fit for the instance's owner and for the log. */
   readonly reason: string
-  /** What the gateway said. Only for the owner: the output of an agent does not belong in Chowder's log. */
+  /** The gateway's own output. Only for the owner: output of an agent does not belong in Chowder's log. */
   readonly gatewayOutput?: string
   /** The exception behind the failure, for the log alone. */
   readonly error?: unknown
@@ -82,8 +82,8 @@ export interface Failure {
 export type StepOutcome = Done | Again | Failure
 
 /**
- * One idempotent step towards the desired state: it looks first, acts only where the sandbox or the gateway differs,
- * and records what later attempts need. Expected failures are outcomes; exceptions become failures in `failureOf`.
+ * One idempotent step towards the desired state. It observes first, acts only where the sandbox or the gateway differs,
+ * and records what later attempts need. Expected failures are outcomes; `failureOf` turns exceptions into failures.
  */
 export type Step = (context: StepContext) => Promise<StepOutcome>
 

@@ -48,22 +48,22 @@ import { findKeyProblem, noKey, providerKeyOf } from './provider-key.ts'
 import { again, done, failed, failedForGood, gatewayStarted, type Step, type StepContext } from './step.ts'
 
 const connectTimeoutMs = 30_000
-/** For what a gateway can do without. */
+/** Time limit of optional calls of a gateway. */
 const optionalConnectTimeoutMs = 5000
-/** For all runs of an agent together: the time of the step must suffice for its stop as well. */
+/** Time to end all runs of an agent: the rest of the step's time must suffice for its stop. */
 const endRunsTimeoutMs = 15_000
 const configMaxBytes = 4 * 1024 * 1024
 
-/** Installs the release on this host if it is missing. Takes as long as the network does. */
+/** Installs the release on this host if it is missing. The network sets the duration. */
 export const prepareRelease: Step = async ({ sandboxes, lease, log, signal }) => {
   await sandboxes.prepare(lease.instance.openclawVersion, logProgress(log), signal)
   return done
 }
 
 /**
- * Ends the gateway of an instance that is to be restarted, and one that runs without a valid token for the relay: it was
- * to be stopped, and gets tokens only when it starts. The note of the restart goes with it: a gateway that is started
- * afterwards is not ended again.
+ * Ends the gateway of an instance that is to be restarted, and one that runs without a valid relay token: a gateway
+ * gets tokens only at its start. Clears the restart mark as well: a gateway that is started afterwards is not ended
+ * again.
  */
 export const stopForRestart: Step = async (context) => {
   const { sandboxes, lease, timeouts, signal } = context
@@ -78,8 +78,8 @@ export const stopForRestart: Step = async (context) => {
 }
 
 /**
- * Creates the sandbox, or finds the existing one. A new one only for a key that the provider accepts, and one that does
- * not run only with a release that may be started.
+ * Creates the sandbox, or finds the existing one. Creates one only with a key that the provider accepts, and keeps one
+ * that does not run only with a release that may be started.
  */
 export const createSandbox: Step = async (context) => {
   const { db, sandboxes, lease, clawhubUrl, resources, minOpenclawVersion, signal } = context
@@ -111,8 +111,7 @@ export const createSandbox: Step = async (context) => {
 const sandboxAbsent = failed('The sandbox was absent after it was created.')
 
 /**
- * Writes the configuration of a gateway that does not run, and new secrets. The files of a live gateway are never
- * touched.
+ * Writes the configuration and new secrets of a gateway that does not run. Never changes the files of a live gateway.
  */
 export const writeConfig: Step = async (context) => {
   const { db, vault, relay, sandboxes, lease, signal } = context
@@ -138,7 +137,7 @@ export const writeConfig: Step = async (context) => {
   return done
 }
 
-/** Makes the folders of the gateway, and removes what the tenant has put in their place or in that of a file. */
+/** Makes the folders of the gateway, and removes whatever the tenant has put in place of a folder or a file. */
 async function clearPaths(files: SandboxFiles, paths: SandboxPaths, signal: AbortSignal): Promise<void> {
   const folders = paths.room ? [...gatewayFolders, ...roomFolders] : gatewayFolders
   const makeFolders = async () => {
@@ -154,7 +153,7 @@ async function clearPaths(files: SandboxFiles, paths: SandboxPaths, signal: Abor
   if (paths.room) await files.remove(pluginsInWorkspace, { recursive: true }, signal)
 }
 
-/** Removes what the tenant has put in the place of the gateway's folders, such as a link. Folders stay as they are. */
+/** Removes whatever the tenant has put in place of the gateway's folders, such as a link. Keeps folders. */
 async function clearFolders(files: SandboxFiles, folders: readonly string[], signal: AbortSignal): Promise<void> {
   for (const folder of folders) {
     for (const [path, kind] of [
@@ -167,7 +166,7 @@ async function clearFolders(files: SandboxFiles, folders: readonly string[], sig
   }
 }
 
-/** Waits while gateways that start at the same time end each other, see `createStartLimit`. */
+/** Waits for a free start, see `createStartLimit`. */
 export const waitForStarts: Step = async ({ sandboxes, lease, starts, signal }) => {
   const { id, organizationId } = lease.instance
   const { state } = await sandboxes.observe(id, signal)
@@ -176,8 +175,8 @@ export const waitForStarts: Step = async ({ sandboxes, lease, starts, signal }) 
 }
 
 /**
- * Starts the gateway if it does not run. The row stops being ready first, so that no request is sent to an ended
- * gateway. A gateway that ended by itself before it had been healthy for long is started after a pause.
+ * Starts the gateway if it does not run. Marks the row as not ready first, so that no request is sent to an ended
+ * gateway. Pauses before starting a gateway that ended by itself before it had been healthy for long.
  */
 export const startGateway: Step = async (context) => {
   const { sandboxes, lease, signal } = context
@@ -195,7 +194,7 @@ export const startGateway: Step = async (context) => {
   return gatewayStarted
 }
 
-/** Gives a sandbox that runs its limits, and notes which of them its platform keeps. */
+/** Applies the limits to a running sandbox, and records which of them its platform enforces. */
 export const limitSandbox: Step = async ({ db, sandboxes, lease, resources, startedGateway, signal }) => {
   const { instance } = lease
   const asked = await findLimits(db, instance, resources)
@@ -210,7 +209,7 @@ export const limitSandbox: Step = async ({ db, sandboxes, lease, resources, star
   return done
 }
 
-/** Notes that the gateway does not run any more. */
+/** Records that the gateway no longer runs. */
 export async function forgetReadiness(
   lease: Lease,
   reason: 'ended' | 'oom' | 'hung',
@@ -222,8 +221,8 @@ export async function forgetReadiness(
 }
 
 /**
- * Gives a gateway that was already running the stored configuration, without a restart. Lets any gateway use a provider
- * key that may have been corrected.
+ * Gives a gateway that was already running the stored configuration, without a restart. Clears the cooldown of a
+ * provider key that may have been corrected.
  */
 export const patchConfig: Step = async (context) => {
   const { db, vault, relay, sandboxes, lease, startedGateway, log, signal } = context
@@ -233,13 +232,13 @@ export const patchConfig: Step = async (context) => {
   if (!endpoint || !paths) return failed('The gateway ended while its configuration was changed.')
   const unsealed = await unsealInstance(db, vault, lease.instance)
   const warn = () =>
-    log.warn('OpenClaw may not use the provider key for some minutes: its memory of a refusal could not be deleted')
+    log.warn('could not clear the cooldown of the provider key in OpenClaw; the key may be unused for some minutes')
   const liftCooldown = async (gateway: GatewayClient) => {
     const place = { sandboxes, instanceId: instance.id, paths }
     if (!(await liftKeyCooldown(gateway, place, instance.modelProvider, signal))) warn()
   }
   if (startedGateway) {
-    // A gateway that cannot be asked runs all the same: whatever is wrong with it is not for this step.
+    // A gateway that cannot be asked still runs: its problem is not this step's concern.
     await connectGateway(endpoint, unsealed.token, { signal, timeoutMs: optionalConnectTimeoutMs }).then(
       (gateway) => liftCooldown(gateway).finally(() => gateway.close()),
       () => {
@@ -252,7 +251,7 @@ export const patchConfig: Step = async (context) => {
   const sandbox = { sandboxes, instance, endpoint, paths }
   const options = { relay, connectTimeoutMs, signal, waitForRestart: false, verify: liftCooldown }
   const configured = await configureGateway(sandbox, unsealed, options).catch(async (error: unknown) => {
-    // A gateway that answered a moment ago, and works again, is not at fault.
+    // A gateway that answered a moment ago and works again has not failed.
     if (error instanceof GatewayUnreachable && typeof (await diagnose(context)) === 'object') return null
     if (!(error instanceof SandboxCapacityError)) throw error
     // The agent works on. Its documents are written by the next change or start that finds space.
@@ -263,7 +262,7 @@ export const patchConfig: Step = async (context) => {
   return configured.restarts ? waitUntilReady(context) : done
 }
 
-/** Whether an agent may remember a refusal of a key that was replaced while it did not run. */
+/** Whether an agent may remember the refusal of a key that was replaced while it did not run. */
 async function hasNewKey(db: Db, instance: Instance): Promise<boolean> {
   if (instance.observedGeneration === 0) return false // its first start
   const { organizationId, provider, updatedAt } = providerKeys
@@ -273,8 +272,8 @@ async function hasNewKey(db: Db, instance: Instance): Promise<boolean> {
 }
 
 /**
- * Ends what the agent is in the middle of. Else OpenClaw lets it go on for minutes when it is asked to stop, and is
- * killed for that. A gateway that cannot be asked is stopped all the same.
+ * Ends the agent's current runs. Otherwise OpenClaw continues them for minutes after a stop, and is killed. A gateway
+ * that cannot be asked is stopped anyway.
  */
 async function endAgentRuns({ sandboxes, vault, lease, log, signal }: StepContext): Promise<void> {
   const { instance } = lease

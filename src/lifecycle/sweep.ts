@@ -5,8 +5,8 @@ import { isPlacedAt, type Place, placeOf } from '#instances/claim.ts'
 import { isDue, isDueNow } from '#instances/status.ts'
 
 /**
- * The places with rows that wait for a worker: their job was lost, or the time of their next attempt has come. Steps
- * from place to place by the index of claims, however many rows are due.
+ * Finds the regions and drivers with rows that wait for a worker: their job was lost, or their next attempt is due.
+ * Skips from one to the next by the index of claims, however many rows are due.
  */
 export async function findWaiting(db: Db): Promise<Place[]> {
   const { sandboxDriver: driver, organizationId, nextAttemptAt } = instances

@@ -16,23 +16,26 @@ import { allShards, type Cursor, firstCursor, inShardOrder, isInRange, type Shar
 
 const everyMs = 30_000
 const timeoutMs = 10 * 60_000
-/** Agents that one run looks at: each costs a call of the platform or two. */
-const maxLooks = 250
+/** Agents measured in one run: each costs one or two platform calls. */
+const maxMeasured = 250
 const pageSize = 1000
 const concurrency = 8
 const megabyte = 1024 * 1024
 
-/** A gateway that uses more of its memory is restarted after so long without use, and not more often than that. */
+/**
+ * Memory share above which an idle gateway is restarted, and the idle time, which is also the least time between two
+ * restarts.
+ */
 const muchMemory = 0.7
 const idleMinutes = 10
 const restartHours = 6
 
-/** The least growth since the last look for which an agent is stopped when its host has little room. */
+/** Growth since the last measurement above which an agent may be stopped to protect its host. */
 const muchGrowth = 64 * megabyte
 const guardEveryMs = 2000
 const guardTimeoutMs = 10 * 60_000
 
-/** Why an agent was stopped: its files have reached their limit, or its host has almost no room. */
+/** The reason of a stop: the agent's disk limit, or the floor of its host. */
 type Cause = 'limit' | 'host'
 
 interface Row extends Omit<Instance, 'sealedConfig' | 'sealedInstructions'> {
@@ -44,14 +47,14 @@ const gigabytes = (bytes: number) => (bytes / 1024 / megabyte).toFixed(1)
 const ofDisk = (bytes: number, limitMb: number) => `${gigabytes(bytes)} of ${gigabytes(limitMb * megabyte)} GB of disk`
 
 /**
- * Watches the use of agents: stops an agent whose files have reached their limit, restarts one that uses much memory
- * while it is idle, and gives sandboxes limits that have changed.
+ * Measures the use of agents: stops an agent that has reached its disk limit, restarts an idle one that uses much
+ * memory, and gives sandboxes changed limits.
  */
 export function createUseWatch(deps: LifecycleDeps, rangeOfThis: () => ShardRange) {
   const { db, sandboxes, queue, log, resources, hostDisk } = deps
-  /** The sizes at the last look, to find who fills the disk of the host. */
+  /** The sizes at the last measurement, to find the agent that fills the disk of the host. */
   let lastSizes = new Map<string, number>()
-  /** Of the agents that were looked at since the last pass began. */
+  /** The sizes measured since the last pass began. */
   let sizes = new Map<string, number>()
   let cursor = firstCursor
 
@@ -82,7 +85,7 @@ export function createUseWatch(deps: LifecycleDeps, rangeOfThis: () => ShardRang
     log.warn({ instanceId: row.id, organizationId: row.organizationId, bytes }, `stopped an agent: ${cause} of disk`)
   }
 
-  async function lookAtDisk(row: Row, bytes: number): Promise<void> {
+  async function checkDisk(row: Row, bytes: number): Promise<void> {
     const isFull = bytes >= row.asked.disk_mb * megabyte
     const isKnown = isFull === (row.use?.isFull ?? false) && Math.abs(bytes - (row.use?.diskBytes ?? 0)) < megabyte
     if (!isKnown)
@@ -93,7 +96,7 @@ export function createUseWatch(deps: LifecycleDeps, rangeOfThis: () => ShardRang
     if (isFull) await stop(row, 'limit', bytes)
   }
 
-  async function lookAtMemory(row: Row, signal: AbortSignal): Promise<void> {
+  async function checkMemory(row: Row, signal: AbortSignal): Promise<void> {
     const used = await sandboxes.memoryUse(row.id, signal)
     const limit = (row.limits?.kept.memory_mb ?? row.asked.memory_mb) * megabyte
     if (used === null || used < limit * muchMemory || !(await isIdle(row))) return
@@ -103,7 +106,7 @@ export function createUseWatch(deps: LifecycleDeps, rangeOfThis: () => ShardRang
     log.warn({ instanceId: row.id, organizationId: row.organizationId }, `restarted an agent: ${reason}`)
   }
 
-  /** Whether an agent has not been used lately, and was not restarted lately. */
+  /** Whether an agent was neither used nor restarted recently. */
   async function isIdle({ id }: Row): Promise<boolean> {
     const { rows } = await db.execute<{ idle: boolean }>(sql`
       SELECT NOT EXISTS (SELECT FROM model_calls WHERE instance_id = ${id}
@@ -118,8 +121,8 @@ export function createUseWatch(deps: LifecycleDeps, rangeOfThis: () => ShardRang
   }
 
   /**
-   * Agents of a range of shards after a cursor, and that of the next page; null after the last. Those of the first
-   * worker end with the stopped ones that are full: files of them may be deleted.
+   * Agents of a range of shards after a cursor, and the cursor of the next page; null after the last. The first
+   * worker's pages end with the full agents that are stopped: their files may have been deleted.
    */
   async function readPage(
     range: ShardRange,
@@ -153,11 +156,11 @@ export function createUseWatch(deps: LifecycleDeps, rangeOfThis: () => ShardRang
     return { rows, next }
   }
 
-  async function look(row: Row, bytes: number | undefined, signal: AbortSignal): Promise<void> {
+  async function check(row: Row, bytes: number | undefined, signal: AbortSignal): Promise<void> {
     const isAtRest = publicStatus(row) === 'running' && isSettled(row)
     if (isAtRest && !isDeepStrictEqual(row.limits?.asked, row.asked)) await raise(row, 'changeAgent', { silent: true })
-    if (bytes !== undefined) await lookAtDisk(row, bytes)
-    if (isAtRest) await lookAtMemory(row, signal)
+    if (bytes !== undefined) await checkDisk(row, bytes)
+    if (isAtRest) await checkMemory(row, signal)
   }
 
   interface Seen {
@@ -165,16 +168,16 @@ export function createUseWatch(deps: LifecycleDeps, rangeOfThis: () => ShardRang
     bytes: number
   }
 
-  async function lookAtEach(rows: readonly Row[], signal: AbortSignal): Promise<Seen[]> {
+  async function measureEach(rows: readonly Row[], signal: AbortSignal): Promise<Seen[]> {
     const ids = rows.map(({ id }) => id)
     const found = ids.length > 0 ? await sandboxes.diskUse(ids, signal) : new Map<string, number>()
     await pMap(
       rows,
       (row) =>
-        look(row, found.get(row.id), signal).catch((err: unknown) => {
+        check(row, found.get(row.id), signal).catch((err: unknown) => {
           signal.throwIfAborted()
           if (err instanceof SandboxUnavailableError && err.isLogged) return
-          log.warn({ err, instanceId: row.id }, 'could not look at what an agent uses')
+          log.warn({ err, instanceId: row.id }, 'could not measure an agent')
         }),
       { concurrency, signal },
     )
@@ -184,12 +187,12 @@ export function createUseWatch(deps: LifecycleDeps, rangeOfThis: () => ShardRang
     })
   }
 
-  /** Looks at every agent, also at those of other workers. */
-  async function lookAtAll(signal: AbortSignal): Promise<Seen[]> {
+  /** Measures every agent, including those of other workers. */
+  async function measureAll(signal: AbortSignal): Promise<Seen[]> {
     const seen: Seen[] = []
     for (let after: Cursor | null = firstCursor; after; ) {
       const { rows, next } = await readPage(allShards, after, pageSize)
-      seen.push(...(await lookAtEach(rows, signal)))
+      seen.push(...(await measureEach(rows, signal)))
       after = next
     }
     return seen
@@ -198,27 +201,27 @@ export function createUseWatch(deps: LifecycleDeps, rangeOfThis: () => ShardRang
   const sizesOf = (seen: readonly Seen[]) => new Map(seen.map(({ row, bytes }) => [row.id, bytes]))
 
   return {
-    /** Looks at the next agents of this worker's shards, all of them where they are few. */
+    /** Measures the next agents of this worker's shards, or all of them if they are few. */
     async watch(signal: AbortSignal): Promise<void> {
-      const { rows, next } = await readPage(rangeOfThis(), cursor, maxLooks)
+      const { rows, next } = await readPage(rangeOfThis(), cursor, maxMeasured)
       cursor = next ?? firstCursor
-      sizes = new Map([...sizes, ...sizesOf(await lookAtEach(rows, signal))])
+      sizes = new Map([...sizes, ...sizesOf(await measureEach(rows, signal))])
       if (next) return
       lastSizes = sizes
       sizes = new Map()
     },
     /**
-     * Keeps room for the control plane on the disk of this host. While that has less than the floor, looks at all
-     * agents and stops the one that has grown most since the last look, if that is much, or little room is left: one at
-     * a time.
+     * Keeps room for the control plane on the disk of this host. While free space is below the floor, it measures all
+     * agents and stops the one that has grown most since the last run, if it grew much or little room is left: one at a
+     * time.
      */
     async guardHost(signal: AbortSignal): Promise<void> {
-      const { isLow, freeBytes, floorBytes } = await hostDisk.look()
+      const { isLow, freeBytes, floorBytes } = await hostDisk.read()
       hostDiskFree.set(freeBytes)
       hostDiskFloor.set(floorBytes)
       if (!isLow) return
       const before = lastSizes
-      const seen = await lookAtAll(signal)
+      const seen = await measureAll(signal)
       lastSizes = sizesOf(seen)
       const running = seen.filter(({ row }) => row.desiredState === 'running')
       if (running.some(({ row, bytes }) => bytes >= row.asked.disk_mb * megabyte)) return // they have been stopped
@@ -230,7 +233,7 @@ export function createUseWatch(deps: LifecycleDeps, rangeOfThis: () => ShardRang
   }
 }
 
-/** The periodic look at what agents use, and at the disk of this host. */
+/** The periodic tasks that measure agents and guard the disk of this host. */
 export function useTasks(deps: LifecycleDeps, rangeOfThis: () => ShardRange): PeriodicTask[] {
   const { watch, guardHost } = createUseWatch(deps, rangeOfThis)
   const unlessLogged = (error: unknown) => {

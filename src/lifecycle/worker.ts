@@ -9,8 +9,8 @@ import { createShards } from './shards.ts'
 import { findWaiting } from './sweep.ts'
 
 /**
- * How often a worker sweeps and detects drift, in ms: also how long a lost job goes unnoticed and, in a region of a few
- * hundred instances, a dead gateway of which the platform tells nothing.
+ * How often a worker sweeps and detects drift, in ms. It bounds how long a lost job goes unnoticed and, in a region of
+ * a few hundred instances, a dead gateway that the platform does not report.
  */
 export interface Intervals {
   sweepEveryMs: number
@@ -19,11 +19,11 @@ export interface Intervals {
 
 export const defaultIntervals: Intervals = { sweepEveryMs: 5000, driftEveryMs: 5000 }
 const sweepTimeoutMs = 60_000
-/** How long running attempts may take to end before they are aborted. Another worker continues the aborted ones. */
+/** Time for running attempts to end before they are aborted. Another worker continues the aborted ones. */
 const drainMs = 20_000
 const tasksEndMs = 5000
 
-/** Enqueues while rows wait, and warns once of each region whose rows need another worker. */
+/** Enqueues while rows wait, and warns once for each region and driver that needs another worker. */
 export function sweepTask({ db, regions, queue, log }: WorkerDeps, everyMs: number): PeriodicTask {
   const reported = new Set<string>()
   return {
@@ -49,9 +49,9 @@ export interface Worker {
 }
 
 /**
- * Works on due rows of its regions until it is stopped, `slots` at once. Detects drift once before it claims rows; from
- * then on the sweep and the work in each region run periodically, and in the first of all workers `maintenance` too. The
- * next worker finds all that a killed one leaves undone.
+ * Works on due rows of its regions until it is stopped, `slots` at once. Detects drift once before it claims rows. From
+ * then on the sweep and the work in each region run periodically, and in the first of all workers `maintenance` too.
+ * The next worker finds all unfinished work of a killed one.
  */
 export async function startWorker(
   deps: WorkerDeps,

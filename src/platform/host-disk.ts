@@ -21,7 +21,7 @@ interface DiskState {
 /** The disk of a folder of this host. */
 export interface HostDisk {
   /** What is free now, or was a second ago. */
-  look(): Promise<DiskState>
+  read(): Promise<DiskState>
 }
 
 /** Watches the disk of a folder, of which `floorMb` are for the control plane, or a tenth of a small disk. */
@@ -36,7 +36,7 @@ export function createHostDisk(folder: string, floorMb: number): HostDisk {
     return { freeBytes, floorBytes, freeFiles, isLow: freeBytes < floorBytes || ffree < floorFiles }
   }
   return {
-    look() {
+    read() {
       const now = performance.now()
       if (!latest || now - latest.at > lastsMs) latest = { at: now, state: read() }
       return latest.state
@@ -46,5 +46,5 @@ export function createHostDisk(folder: string, floorMb: number): HostDisk {
 
 /** Throws AppError `host_disk_full` while the rest of the disk is for the control plane. */
 export async function requireHostRoom(disk: HostDisk): Promise<void> {
-  if ((await disk.look()).isLow) throw new AppError('host_disk_full', texts.hostDiskFull)
+  if ((await disk.read()).isLow) throw new AppError('host_disk_full', texts.hostDiskFull)
 }

@@ -212,7 +212,7 @@ test('A5: an API that others reach by any host is found, until somebody decides'
   expect(finding?.whatToDo).toContain('CHOWDER_ALLOWED_HOSTS')
   const report = describeFindings(loadConfig({ HOST: '0.0.0.0' }), finding ? [finding] : [])
   expect(report).toMatch(
-    /✗ {2}access .*the API answers to any host; sign-up takes the token\n +- The API listens on an address/,
+    /✗ {2}access .*the API answers to any host; sign-up requires the token\n +- The API listens on an address/,
   )
   expect(describeFindings(loadConfig({}), [])).toMatch(/✓ {2}access .*answers to localhost, 127\.0\.0\.1, \[::1\]/)
 })

@@ -691,8 +691,7 @@ describe('last_used_at', () => {
     const { pool } = chowder.database
     await pool.query('ALTER TABLE uses RENAME TO away')
     onTestFinished(async () => void (await pool.query('ALTER TABLE away RENAME TO uses')))
-    const complaints = () =>
-      chowder.logged.filter((line) => line.includes('the last uses of keys could not be written'))
+    const complaints = () => chowder.logged.filter((line) => line.includes('failed to update the last uses of keys'))
     await until('the complaint', async () => {
       expect(await statusOf(key, tenant)).toBe(200)
       return complaints().length > 0

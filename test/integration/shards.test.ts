@@ -162,14 +162,14 @@ test('each gateway is looked at by one worker, a page in each run, and the list 
   const { ids, drift, looked, lists } = await insertRunning(600)
   const seen: string[] = []
   for (const index of [0, 1, 2]) {
-    const { lookAtNext, tasks } = drift({ index, count: 3 })
+    const { probeNext, tasks } = drift({ index, count: 3 })
     const comparison = tasks(5000).find(({ name }) => name === 'compare_sandboxes')
     await comparison?.run(within())
     const ofRange = new Set<string>()
     for (let before = -1; ofRange.size > before; ) {
       before = ofRange.size
       looked.length = 0
-      await lookAtNext(within())
+      await probeNext(within())
       expect(looked.length).toBeLessThanOrEqual(100)
       for (const id of looked) ofRange.add(id)
     }
@@ -189,11 +189,11 @@ test('the comparison at the start does not pause between the pages of many insta
 
 test('the page after the last one is the first again', async () => {
   const { ids, drift, looked } = await insertRunning(150)
-  const { lookAtNext } = drift(allShards)
+  const { probeNext } = drift(allShards)
   const counts: number[] = []
   for (let count = 0; count < 3; count += 1) {
     looked.length = 0
-    await lookAtNext(within())
+    await probeNext(within())
     counts.push(looked.length)
   }
   expect(counts).toEqual([100, ids.length - 100, 100])
@@ -207,12 +207,12 @@ test('a look passes over the rows of other regions and those of workers, and its
     ids.filter((_, n) => n % 30 === 0),
   ])
   const toLookAt = ids.filter((_, n) => n % 3 === 0 && n % 30 > 0)
-  const { lookAtNext } = drift(allShards)
+  const { probeNext } = drift(allShards)
   const counts: number[] = []
   const seen = new Set<string>()
   while (counts.length < 3) {
     looked.length = 0
-    await lookAtNext(within())
+    await probeNext(within())
     counts.push(looked.length)
     for (const id of looked) seen.add(id)
   }
@@ -225,13 +225,13 @@ test('a look ends before it has found a page of its own among very many rows of 
   const { pool } = database
   const last = ids.sort((a, b) => (a.slice(-2) + a < b.slice(-2) + b ? -1 : 1)).at(-1)
   await pool.query(`UPDATE instances SET region = 'west' WHERE id <> $1`, [last])
-  const { lookAtNext } = drift(allShards)
+  const { probeNext } = drift(allShards)
   const queries = vi.spyOn(pool, 'query')
-  await lookAtNext(within())
+  await probeNext(within())
   expect(queries.mock.calls.length).toBe(10)
   queries.mockRestore()
   expect(looked).toEqual([])
-  for (let run = 0; run < 2; run += 1) await lookAtNext(within())
+  for (let run = 0; run < 2; run += 1) await probeNext(within())
   expect(looked).toEqual([last])
 })
 
@@ -239,10 +239,10 @@ test('a look at the next gateways reads as many pages of many instances as of fe
   const { drift } = await insertRunning(20_000)
   const { pool } = database
   await pool.query('VACUUM ANALYZE instances')
-  const { lookAtNext } = drift(allShards)
-  await lookAtNext(within())
+  const { probeNext } = drift(allShards)
+  await probeNext(within())
   const queries = vi.spyOn(pool, 'query')
-  await lookAtNext(within())
+  await probeNext(within())
   const { calls } = queries.mock
   queries.mockRestore()
   const [[{ text }, values]] = calls as unknown as [[{ text: string }, unknown[]]]

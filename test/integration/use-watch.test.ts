@@ -19,7 +19,7 @@ let watch: ReturnType<typeof createUseWatch>
 const resources = { defaults: usualResources, maxima: usualMaxima }
 let free = 100
 /** With a floor of 10 bytes. */
-const hostDisk = { look: async () => ({ freeBytes: free, floorBytes: 10, freeFiles: null, isLow: free < 10 }) }
+const hostDisk = { read: async () => ({ freeBytes: free, floorBytes: 10, freeFiles: null, isLow: free < 10 }) }
 
 beforeAll(async () => {
   gateway = await startFakeGateway({})

@@ -45,11 +45,11 @@ test('each file counts at least a block, also when it is empty', async () => {
 test.runIf(isRoot)('a disk with room for few files more is low, though it has bytes left', async () => {
   await run('mount', ['-t', 'tmpfs', '-o', 'size=64m,nr_inodes=1000', 'chowder-test', folder])
   try {
-    const isLow = async () => (await createHostDisk(folder, 1).look()).isLow
+    const isLow = async () => (await createHostDisk(folder, 1).read()).isLow
     expect(await isLow()).toBe(false)
     await Promise.all(Array.from({ length: 950 }, (_, index) => writeFile(join(folder, `${index}`), '')))
     expect(await isLow()).toBe(true)
-    expect(await createHostDisk(folder, 0).look()).toMatchObject({ isLow: false })
+    expect(await createHostDisk(folder, 0).read()).toMatchObject({ isLow: false })
   } finally {
     await run('umount', [folder])
   }

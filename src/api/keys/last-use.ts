@@ -39,7 +39,7 @@ export function createKeyUses(db: Db, log: Pick<Logger, 'warn'>) {
           isFailing = false
         },
         (error: unknown) => {
-          if (!isFailing) log.warn({ err: error }, 'the last uses of keys could not be written')
+          if (!isFailing) log.warn({ err: error }, 'failed to update the last uses of keys')
           isFailing = true
         },
       )

@@ -8,7 +8,7 @@ import { canUnseal } from './secrets.ts'
 
 const signupInWords: Record<SignupMode, string> = {
   open: 'anybody can sign up',
-  token: 'sign-up takes the token',
+  token: 'sign-up requires the token',
   closed: 'nobody can sign up',
 }
 

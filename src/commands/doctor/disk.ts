@@ -4,7 +4,7 @@ const gigabytes = (bytes: number) => (bytes / 1024 ** 3).toFixed(1)
 
 /** The disk of the data folder has room for more than the control plane. */
 export const hostHasRoom: Check = async function* ({ hostDisk }) {
-  const disk = await hostDisk?.look()
+  const disk = await hostDisk?.read()
   if (!disk?.isLow) return
   const files = disk.freeFiles === null ? '' : ` and room for ${disk.freeFiles} files`
   yield {
