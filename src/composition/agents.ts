@@ -10,12 +10,12 @@ import type { Startup } from './startup.ts'
 
 const graceMs = 10_000
 const markMs = 1000
-/** Instances that one statement marks: each has its trigger and its event. */
+/** Maximum instances per statement: each runs a trigger and writes an event. */
 const maxMarked = 1000
 
 /**
- * Has SIGINT stop the agents with Chowder, if they are processes of this host. Their rows become due first, so that the
- * next start brings them back.
+ * On SIGINT, stops the agents with Chowder if they are processes of this host. Makes their rows due first, so that the
+ * next start restarts them.
  */
 export function stopAgentsOnInterrupt({ log, drain }: Startup, db: Db, regions: OpenRegions): void {
   drain.add('agents', async ({ interrupted }) => {
@@ -33,8 +33,8 @@ export function stopAgentsOnInterrupt({ log, drain }: Startup, db: Db, regions: 
 }
 
 /**
- * Makes those instances due that run, in batches. Throws the reason of the signal between two batches. What
- * that, or a crash, leaves is compared with its sandbox after the next start.
+ * Makes running instances due, in batches. Throws the reason of the signal between two batches. After the next start
+ * the remaining ones are compared with their sandboxes.
  */
 export async function markForRestart(db: Db, isHere: SQL | undefined, signal: AbortSignal): Promise<void> {
   const runsHere = and(isRunningAndFree, isHere)

@@ -22,18 +22,18 @@ import { defaultTier, type SharedSettings, sharedSettings } from './settings.ts'
 import type { Startup } from './startup.ts'
 
 const readinessTimeoutMs = 1000
-/** Anybody may ask as often as they like: all who ask within this time get the same answer. */
+/** Caches the readiness for this time, so that any number of requests costs one check. */
 const readinessLastsMs = 500
-/** How long requests that are no turns may take to end before their connections are closed, once no turn runs. */
+/** Time for open requests other than turns to end, after the last turn, before their connections are closed. */
 const openRequestsMs = 5000
 
 export interface ApiParts
   extends Pick<AppDeps, 'hostDisk' | 'db' | 'processId' | 'vault' | 'log' | 'billing' | 'isDraining'> {
   queue: Pick<ReconcileQueue, 'enqueue' | 'ping'>
   regions: Regions
-  /** Whether no worker has been seen lately. */
+  /** Whether no worker is alive. */
   areWorkersMissing(): boolean
-  /** The URL for clients. It is called for each answer, since a port that the system chooses is known late. */
+  /** The URL for clients. Called for each answer, because a port that the system chooses is known late. */
   publicUrl(): string
 }
 
@@ -44,11 +44,10 @@ export interface ApiSettings
       'defaultTier' | 'filesMaxBytes' | 'inFlightLimits' | 'limits' | 'origins' | 'signup' | 'trustedProxies'
     >,
     Partial<Pick<AppDeps, 'bodyTimes' | 'turnTimeouts'>> {
-  /** Whether organizations may share a host whose agents are not isolated from each other. */
+  /** Whether organizations may share a host without isolation between agents. */
   allowUnisolated: boolean
 }
 
-/** Largest size of an uploaded file. */
 const filesMaxBytes = 2 * 1024 ** 3
 
 export const apiSettings = (config: Config, redis: RateLimits['redis'] = null): ApiSettings => ({
@@ -100,8 +99,8 @@ export async function createApi(parts: ApiParts, settings: ApiSettings) {
     app,
     deps,
     /**
-     * Stops listening, gives turns that run so many ms to end by themselves, ends them and other open requests, and
-     * stores the last uses of keys.
+     * Stops listening. Gives running turns `drainMs` to end, then ends them and other open requests, and stores the
+     * last uses of keys.
      */
     async close(drainMs = 0): Promise<void> {
       turnsMs = drainMs
@@ -115,7 +114,7 @@ export async function createApi(parts: ApiParts, settings: ApiSettings) {
   }
 }
 
-/** How agents are isolated: a sentence, or one of each region. */
+/** How agents are isolated: a sentence, or one for each region. */
 function isolationOf(regions: Regions): string {
   const all = regions.all()
   if (all.length === 1) return regions.default().sandboxes.isolation
@@ -131,7 +130,7 @@ export async function openApi({ config, drain }: Startup, parts: Omit<ApiParts, 
     await findSignupToken(parts.db, parts.vault)
     parts.log.info('sign-up requires the token that `npm run admin -- signup-token` prints')
   }
-  // From the signal on, while the worker of this process still drains: a balancer has the longer to see it.
+  // True from the signal on, also while the worker of this process drains, so that a balancer notices early.
   const isDraining = () => drain.signal.aborted
   const { app, close } = await createApi({ ...parts, isDraining }, settings)
   drain.add('api', async ({ interrupted }) => {
@@ -150,7 +149,7 @@ async function readiness(db: Db, queue: ApiParts['queue'], hostDisk: HostDisk) {
   const hasRoom = await hostDisk.read().then(
     ({ isLow }) => !isLow,
     () => true,
-  ) // not to be read is no lack of room
+  ) // a failed read is not a full disk
   return {
     database: processes !== null,
     queue: isQueueReady,

@@ -14,7 +14,7 @@ const connectTimeoutMs = 5000
 const servingTimeoutMs = 15_000
 const operatorPool = { max: 1, statementTimeoutMs: 60_000 }
 
-/** A statement that takes longer than its timeout is ended, so that the pool is not used up by slow statements. */
+/** The timeout ends slow statements, so that they do not use up the pool. */
 function createPool(
   connection: pg.PoolConfig,
   name: string,
@@ -37,9 +37,9 @@ export const schemaIsBehind = (migrations: number): string =>
   `The database's schema is ${migrations} migrations behind. Run npm run migrate first.`
 
 /**
- * Opens the database: that of DATABASE_URL, whose schema must be current, or the embedded one, whose schema is migrated
- * here. In the role `migrate` both are migrated. Throws StartupError when the schema is behind, or DATABASE_URL leads
- * to no database that can be used.
+ * Opens the database: that of DATABASE_URL, or the embedded one. The schema of the first must be current; the second is
+ * migrated here. In the role `migrate` both are migrated. Throws StartupError when the schema is outdated, or the
+ * database of DATABASE_URL cannot be used.
  */
 export async function openDatabase(startup: Startup): Promise<{ db: Db; connection: pg.PoolConfig }> {
   const { role, config, log, drain } = startup
@@ -60,7 +60,7 @@ export async function openDatabase(startup: Startup): Promise<{ db: Db; connecti
   return { db, connection }
 }
 
-/** Runs the first statements on the database: a failure that DATABASE_URL explains becomes a StartupError. */
+/** Runs the first statements on the database: turns a failure of DATABASE_URL into a StartupError. */
 const explained = <T>({ DATABASE_URL }: Config, act: () => Promise<T>): Promise<T> =>
   act().catch((error: unknown) => {
     throw DATABASE_URL ? explainConnection(error, DATABASE_URL) : error
@@ -69,7 +69,7 @@ const explained = <T>({ DATABASE_URL }: Config, act: () => Promise<T>): Promise<
 async function openEmbedded({ dataDir, log, drain }: Startup): Promise<pg.PoolConfig> {
   log.info({ dataDir }, 'starting the embedded PostgreSQL')
   const { startEmbeddedPostgres } = await import('#database/embedded.ts')
-  // Without its database the process can do nothing: it crashes, and its supervisor starts it again.
+  // Without its database the process is useless: it crashes, and its supervisor restarts it.
   const onFatal = (error: Error) => {
     setImmediate(() => {
       throw error
@@ -80,7 +80,7 @@ async function openEmbedded({ dataDir, log, drain }: Startup): Promise<pg.PoolCo
   return embedded.connection
 }
 
-/** In a pool of its own without timeouts: a migration takes as long as the data that it moves. */
+/** Uses its own pool without timeouts: the duration of a migration depends on the data. */
 async function migrateSchema(connection: pg.PoolConfig, config: Config): Promise<void> {
   const { migrateQueue } = await import('#lifecycle/queue.ts')
   const pool = new pg.Pool({ ...connection, max: 1, application_name: 'chowder-migrate' })
@@ -93,23 +93,23 @@ async function migrateSchema(connection: pg.PoolConfig, config: Config): Promise
 export interface OperatorDatabase {
   db: Db
   pool: pg.Pool
-  /** For further pools, such as that of the queue. */
+  /** For further pools, such as the queue's. */
   connection: pg.PoolConfig
-  /** How many migrations the schema is behind. */
+  /** The number of missing migrations. */
   pending: number
   close(): Promise<void>
 }
 
 /**
- * Opens the database for a command of the operator, with a running Chowder beside it or without one: joins the embedded
- * PostgreSQL that runs, or starts it. Throws an Error for the operator when there is no database, or it cannot be
- * reached. Says on standard error which variables are probably misspelt. Closing leaves the database as it was found.
+ * Opens the database for a command of the operator, whether or not Chowder runs beside it: joins the running embedded
+ * PostgreSQL, or starts it. Throws an Error for the operator when there is no database, or it cannot be reached. Prints
+ * probably misspelt variables on standard error. Closing leaves the database as it was found.
  */
 export async function openForOperator(config: Config, command: string): Promise<OperatorDatabase> {
   for (const sentence of unknownSettings()) process.stderr.write(`${sentence}\n`)
   const { connection, close } = await joinDatabase(config, command)
   const pool = createPool(connection, `chowder-${command}`, operatorPool)
-  // An idle connection may be lost, also when the database is stopped below: that must not end the command.
+  // An idle connection may be lost, also by the stop of the database below: that must not end the command.
   pool.on('error', () => {})
   const end = async () => {
     await pool.end()

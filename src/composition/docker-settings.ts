@@ -9,8 +9,8 @@ import type { DockerDriverOptions } from '#sandbox/docker/driver.ts'
 import type { Config } from '#settings/config.ts'
 
 /**
- * The settings of the Docker driver without the installation. In a file of its own, so that the Docker proxy loads no
- * code of the database and of installs. Throws StartupError when a file that a setting names cannot be read.
+ * The settings of the Docker driver without the installation. A separate file, so that the Docker proxy does not load
+ * the code of the database and of installs. Throws StartupError when a file of a setting cannot be read.
  */
 export async function dockerSettings(config: Config): Promise<Omit<DockerDriverOptions, 'installation'>> {
   const extraCaFile = config.DOCKER_EXTRA_CA_FILE ?? null
@@ -26,7 +26,7 @@ export async function dockerSettings(config: Config): Promise<Omit<DockerDriverO
     dockerd: { host: config.DOCKER_HOST, tls: await readTls(config.DOCKER_CERT_PATH) },
     reach,
     publishAddress: config.DOCKER_PUBLISH_ADDRESS,
-    // The networks of docker-compose.yml, where the relay is in a container: agents are in one that no way leads out of.
+    // The networks of docker-compose.yml, where the relay is in a container: the agents' network has no way out.
     network: reach === 'network' ? 'chowder-sandbox' : 'chowder-agents',
     egressNetwork: reach === 'network' ? 'chowder-agents' : null,
     relayPort: reach === 'published' && !RELAY_URL ? config.RELAY_PORT : null,
@@ -39,7 +39,7 @@ export async function dockerSettings(config: Config): Promise<Omit<DockerDriverO
   }
 }
 
-/** The files have the names that the docker command gives them. */
+/** The file names are those of the docker command. */
 async function readTls(folder: string | undefined): Promise<DockerTls | null> {
   if (folder === undefined) return null
   const read = (name: string) =>

@@ -2,12 +2,12 @@ import pTimeout from 'p-timeout'
 import type { Logger } from '#platform/log.ts'
 import { StartupError } from '#platform/startup-error.ts'
 
-/** After this time, in ms, and that of turns, the process ends without what is left of its drain. */
+/** After this time, in ms, plus that of turns, the process exits even if its drain is unfinished. */
 export const drainTimeoutMs = 120_000
 
 /**
- * The phases of a drain in their order, with the deadline of each in ms, without the time that the operator gives to
- * turns. They add up to `drainTimeoutMs` at most, since a process that still starts has no worker yet.
+ * The phases of a drain in order, with the deadline of each in ms, without the operator's time for turns. They add up
+ * to `drainTimeoutMs` at most: a starting process has no worker yet.
  */
 export const drainPhases = {
   start: 30_000,
@@ -23,26 +23,26 @@ export const drainPhases = {
 
 export type DrainPhase = keyof typeof drainPhases
 
-/** Why the process ends. */
+/** The cause of the process's end. */
 interface DrainReason {
-  /** By SIGINT: agents that are processes of this host end as well. */
+  /** By SIGINT: agents that are processes of this host stop as well. */
   interrupted: boolean
 }
 
 type Close = (reason: DrainReason) => unknown
 
-/** Closes in order what a process has opened. */
+/** Closes the opened parts of a process in order. */
 export interface Drain {
-  /** Aborted when the drain begins: a start gives up. */
+  /** Aborted when the drain begins, so that a start gives up. */
   readonly signal: AbortSignal
   /**
-   * Has `close` called in a phase; of several, the one that was added last is called first. When the phase is over
-   * already, it is called at once. Returns a function that takes it back.
+   * Calls `close` in a phase, the last added first, or at once if the phase is over. Returns a function that removes
+   * it.
    */
   add(phase: DrainPhase, close: Close): () => void
   /**
-   * Runs the phases one after another. A close that fails, and a phase that takes longer than its deadline, are logged
-   * and keep nothing else from being closed. A second call returns the promise of the first.
+   * Runs the phases one after another. A `close` that fails, or a phase that exceeds its deadline, is logged; the
+   * others still run. A second call returns the promise of the first.
    */
   run(reason: DrainReason): Promise<void>
 }

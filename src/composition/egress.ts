@@ -20,11 +20,11 @@ import { placeOf } from './operator-hosts.ts'
 import type { OpenRegions } from './regions.ts'
 import type { Startup } from './startup.ts'
 
-/** For the hosts that were asked for last, when the proxy ends. */
+/** Time to write the last requested hosts when the proxy ends. */
 const writeTimeoutMs = 1000
 
 export interface EgressSettings {
-  /** Those of all agents, or of the agents in a region. */
+  /** The hosts for all agents, or for the agents of a region. */
   operatorHosts: readonly HostRule[] | ((region: string | null) => readonly HostRule[])
   findRelay?: FindRelay
   resolve?: Resolve
@@ -32,13 +32,13 @@ export interface EgressSettings {
   places?: Partial<PlaceLimits>
 }
 
-/** An egress proxy, without what it listens on. */
+/** An egress proxy that does not listen yet. */
 export interface StartedEgress extends Egress {
-  /** Closes it, and writes what it has recorded. */
+  /** Closes it, and writes its records. */
   end(): Promise<void>
 }
 
-/** Starts a proxy with the policies and the records of a database. Settings that are left out have their defaults. */
+/** Starts a proxy with the policies and the records of a database. Missing settings have their defaults. */
 export function startEgress(
   { db, vault, log }: { db: Db; vault: Vault; log: Logger },
   { operatorHosts, findRelay, resolve, limits, places }: EgressSettings,
@@ -63,8 +63,8 @@ export function startEgress(
 }
 
 /**
- * Opens the proxy of this process. The relay's port serves it, and so may drivers, whose sandboxes have a way of their
- * own to it.
+ * Opens the proxy of this process. It is served at the relay's port, and by drivers with a separate way for their
+ * sandboxes.
  */
 export async function openEgress(
   { log, drain }: Startup,

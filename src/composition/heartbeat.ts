@@ -14,13 +14,13 @@ const removeTimeoutMs = 2000
 
 export interface Heartbeat {
   task: PeriodicTask
-  /** The processes that were alive at the last beat, this one among them, in the order of their ids. */
+  /** The processes that were alive at the last beat, including this one, in the order of their ids. */
   alive(): readonly ProcessFacts[]
   /** Whether no worker is alive. False until this process has beaten for 15 s, also after an outage of the database. */
   areWorkersMissing(): boolean
 }
 
-/** Beats for this process, and logs when the last worker is gone and when there is one again. */
+/** Beats for this process, and logs when the last worker is lost and when one returns. */
 export function createHeartbeat(
   db: Db,
   describe: () => Promise<ProcessFacts>,
@@ -28,7 +28,7 @@ export function createHeartbeat(
 ): Heartbeat {
   let alive: readonly ProcessFacts[] = []
   let areMissing = false
-  /** The beats without a failure between them. */
+  /** Successful beats in a row. */
   let beats = 0
 
   async function run(): Promise<void> {
@@ -36,7 +36,7 @@ export function createHeartbeat(
     beats = 0
     alive = await beat(db, await describe())
     beats = beatsBefore + 1
-    // The workers have as long as this process to begin their beats.
+    // Workers get as much time as this process to begin their beats.
     const isMissing = !alive.some(isWorker)
     if (beats * beatEveryMs <= aliveSeconds * 1000 || isMissing === areMissing) return
     areMissing = isMissing
@@ -53,8 +53,8 @@ export function createHeartbeat(
 }
 
 /**
- * Beats once, and then periodically until the drain ends. `regions` are those that this process serves as a worker;
- * there are none from the begin of the drain on. The drain removes the row of the process unless the database is away.
+ * Beats once, then periodically until the drain ends. `regions` are those that this process serves as a worker, and
+ * none during the drain. The drain removes the row of the process unless the database is unreachable.
  */
 export async function openHeartbeat(
   { role, log, drain }: Startup,

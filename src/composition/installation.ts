@@ -4,7 +4,7 @@ import { steadyFreePort } from '#platform/free-port.ts'
 import { newId } from '#platform/ids.ts'
 import type { Config } from '#settings/config.ts'
 
-/** Chooses the port of the relay once for this database when the setting leaves it to Chowder. */
+/** Chooses the relay's port once for this database if the setting does not. */
 export async function withRelayPort(config: Config, db: Db): Promise<Config> {
   if (config.RELAY_PORT !== 0) return config
   const kept =
@@ -12,5 +12,5 @@ export async function withRelayPort(config: Config, db: Db): Promise<Config> {
   return { ...config, RELAY_PORT: Number(kept) }
 }
 
-/** The name of this installation, by which a relay knows another one of the same. */
+/** The name of this installation, by which a relay recognizes another relay of the same installation. */
 export const installationId = (db: Db): Promise<string> => storeOnce(db, 'installation-id', newId())

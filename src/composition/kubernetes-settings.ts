@@ -8,7 +8,7 @@ import { type Cluster, clusterOf, ownCluster, serviceAccount } from '#sandbox/ku
 import type { KubernetesDriverOptions } from '#sandbox/kubernetes/settings.ts'
 import type { Config } from '#settings/config.ts'
 
-/** The cluster. In the cluster a relay, which asks it for nothing, needs no credentials. Throws StartupError. */
+/** The cluster. A relay in the cluster makes no requests to it, and needs no credentials. Throws StartupError. */
 async function findCluster({ KUBECONFIG, CHOWDER_ROLE }: Config): Promise<Cluster> {
   if (KUBECONFIG === undefined) {
     if (CHOWDER_ROLE !== 'relay' && !existsSync(join(serviceAccount, 'token')))
@@ -25,10 +25,10 @@ async function findCluster({ KUBECONFIG, CHOWDER_ROLE }: Config): Promise<Cluste
   })
 }
 
-/** The namespace of this pod; of a relay, which makes no object, it may be unknown. */
+/** The namespace of this pod; it may be unknown to a relay, which creates no objects. */
 const ownNamespace = () => readFile(join(serviceAccount, 'namespace'), 'utf8').catch(() => '')
 
-/** The settings of the Kubernetes driver without the installation. Throws StartupError for what does not fit. */
+/** The settings of the Kubernetes driver without the installation. Throws StartupError for unsuitable ones. */
 export async function kubernetesSettings(
   config: Config,
   dataDir: string,

@@ -24,14 +24,14 @@ import { deleteStaleLines } from '#turns/line.ts'
 
 /** The pauses between runs, in ms. */
 export interface MaintenanceIntervals {
-  /** Until a suspension of an organization, its end, or the news of a changed provider key reaches the instances. */
+  /** Delay until instances follow a suspension of an organization, its end, or a changed provider key. */
   suspendMs: number
-  /** For data that its owner deleted. */
+  /** For data that its owner has deleted. */
   eraseMs: number
   billingMs: number
   /** For data that has reached its age. */
   expireMs: number
-  /** For the oldest data of organizations that store very much. */
+  /** For the oldest data of organizations that store too much. */
   surplusMs: number
 }
 
@@ -43,7 +43,7 @@ export const defaultMaintenance: MaintenanceIntervals = {
   surplusMs: 24 * 60 * 60_000,
 }
 
-/** For many organizations or rows, one after another. The next run goes on where an aborted run ended. */
+/** For work over many organizations or rows. The next run continues where an aborted run ended. */
 const longMs = 10 * 60_000
 const shortMs = 60_000
 
@@ -55,7 +55,7 @@ export interface MaintenanceParts {
   log: Logger
 }
 
-/** The periodic work of a worker beside reconciling. docs/operations.md shows it. */
+/** The periodic work of a worker beside reconciling. docs/operations.md lists it. */
 export function maintenanceTasks(
   { db, vault, queue, billing, log }: MaintenanceParts,
   { suspendMs, eraseMs, billingMs, expireMs, surplusMs }: MaintenanceIntervals,

@@ -3,7 +3,7 @@ import { buildInfo, type MetricSource, serveMetrics } from '#platform/metrics.ts
 import { commit, version } from '#platform/version.ts'
 import type { Startup } from './startup.ts'
 
-/** The address of a setting such as `9464` or `0.0.0.0:9464`. */
+/** Parses a setting such as `9464` or `0.0.0.0:9464`. */
 function addressOf(setting: string): { host: string; port: number } {
   const at = setting.lastIndexOf(':')
   const host = at < 0 ? '127.0.0.1' : setting.slice(0, at).replace(/^\[|\]$/g, '')

@@ -25,14 +25,14 @@ export function placeOf(url: string): Destination | null {
   return host === null ? null : { host, port: port === '' ? (defaultPorts[protocol] ?? 0) : Number(port) }
 }
 
-/** The registry that the operator has named, from which agents install skills. */
+/** The operator's registry, from which agents install skills. */
 function registryRule({ CLAWHUB_REGISTRY }: Config): HostRule[] {
   const place = CLAWHUB_REGISTRY === undefined ? null : placeOf(CLAWHUB_REGISTRY)
   const rule = place && parseHostRule(hostAndPort(place.host, place.port), { ranges: true })
   return rule ? [rule] : []
 }
 
-/** The hosts that agents may reach though they are not public. Throws StartupError. */
+/** The hosts that agents may reach although they are not public. Throws StartupError. */
 export const operatorHosts = (config: Config): HostRule[] => [
   ...readAllowedHosts(config.EGRESS_ALLOWED_HOSTS),
   ...registryRule(config),

@@ -5,13 +5,13 @@ import type { QueueBackend } from '#lifecycle/queue-backend.ts'
 import type { Config } from '#settings/config.ts'
 import type { Startup } from './startup.ts'
 
-/** Redis when REDIS_URL is set, else the database; `name` is shown in the database's list of connections. */
+/** Redis when REDIS_URL is set, otherwise the database. `name` appears in the database's list of connections. */
 export const queueBackend = (config: Config, connection: pg.PoolConfig, name: string): QueueBackend =>
   config.REDIS_URL
     ? { kind: 'redis', url: config.REDIS_URL }
     : { kind: 'postgres', connection: { ...connection, application_name: name } }
 
-/** Opens the queue, without waiting for Redis. Throws StartupError when its schema in the database is behind. */
+/** Opens the queue, without waiting for Redis. Throws StartupError when its schema in the database is outdated. */
 export async function openQueue(
   { role, config, log, drain }: Startup,
   connection: pg.PoolConfig,

@@ -19,12 +19,12 @@ export interface OpenRegion extends Region {
   readonly config: Config
   /** The folder of its local sandboxes. */
   readonly storage: string
-  /** The hosts that its agents may reach though they are not public. */
+  /** The hosts that its agents may reach although they are not public. */
   readonly operatorHosts: readonly HostRule[]
 }
 
 export interface OpenRegions extends Regions<OpenRegion> {
-  /** Those that a worker or a relay of this process serves. */
+  /** The regions that a worker or a relay of this process serves. */
   served(): readonly OpenRegion[]
 }
 
@@ -36,8 +36,8 @@ interface Parts {
 }
 
 /**
- * Opens the drivers of all regions: those of CHOWDER_CONFIG_FILE, or one as the variables say. Throws BadEnvironment
- * and StartupError.
+ * Opens the drivers of all regions: those of CHOWDER_CONFIG_FILE, or one from the variables. Throws BadEnvironment and
+ * StartupError.
  */
 export async function openRegions({ config, dataDir, db, log }: Parts, create: CreateDriver): Promise<OpenRegions> {
   const file = config.CHOWDER_CONFIG_FILE
@@ -71,7 +71,7 @@ export async function openRegions({ config, dataDir, db, log }: Parts, create: C
 const defaultOf = (settings: readonly RegionSettings[]): string =>
   (settings.find(({ isDefault }) => isDefault) as RegionSettings).name
 
-/** The region of the rows without one: that which was the default when there were regions for the first time. */
+/** The region of rows without one: the default of the time when regions were first named. */
 const regionOfUnnamed = (db: Db, named: string) => storeOnce(db, 'region-of-rows-without-one', named)
 
 /** The regions, without opening their drivers. Throws BadEnvironment. */
@@ -88,7 +88,7 @@ export async function regionPlaces({ config, db }: Pick<Parts, 'config' | 'db'>)
   }))
 }
 
-/** The regions that CHOWDER_REGIONS names, or all. Throws StartupError for one that there is not. */
+/** The regions of CHOWDER_REGIONS, or all. Throws StartupError for an unknown one. */
 function servedOf(regions: readonly OpenRegion[], { CHOWDER_REGIONS }: Config): readonly OpenRegion[] {
   const names = entriesOf(CHOWDER_REGIONS)
   const known = regions.map(({ region }) => region)

@@ -24,11 +24,11 @@ import { turnDrainMs } from './settings.ts'
 import type { Startup } from './startup.ts'
 
 const retryMs = 5000
-/** For the calls that ended last, when the relay ends. */
+/** Time to write the last calls during shutdown. */
 const writeTimeoutMs = 3000
 
 export interface RelaySettings {
-  /** Those of all agents, or of those in a region, by the name in their rows; null for a region that there is not. */
+  /** The base URLs for all agents, or by region, under the name in their rows; null for an unknown region. */
   baseUrls: BaseUrls | ((region: string | null) => BaseUrls | null)
   host: string
   port: number
@@ -37,23 +37,23 @@ export interface RelaySettings {
   pace?: Partial<PaceTimes>
   places?: Partial<PlaceLimits>
   connections?: Partial<ConnectionLimits>
-  /** Watches the calls in place of the meter. */
+  /** Observes the calls in place of the meter. */
   observe?: ObserveCall
   /** Serves requests to other hosts at the same port. */
   proxy?: ForwardProxy
 }
 
-/** A relay that listens nowhere yet. */
+/** A relay that does not listen yet. */
 interface StartedRelay {
   /** Throws StartupError when it cannot listen there. */
   listen(host: string, port: number): Promise<RelayServer>
-  /** Writes what calls have used. Servers are closed before. */
+  /** Writes the usage of calls. Close the servers first. */
   end(): Promise<void>
 }
 
 type RelayParts = { db: Db; vault: Vault; log: Logger }
 
-/** Starts a relay, which all its servers share with its limits. */
+/** Prepares a relay, whose servers share its limits. */
 async function prepareRelay(
   { db, vault, log }: RelayParts,
   { baseUrls, processId, pace, places, connections, observe, proxy }: Omit<RelaySettings, 'host' | 'port'>,
@@ -100,10 +100,9 @@ export async function startRelay(parts: RelayParts, settings: RelaySettings): Pr
 }
 
 /**
- * Opens the relay for the regions that this process serves. Where it listens for the agents of a region depends on
- * their platform, unless RELAY_HOST says so: while that cannot be reached, no agent runs there that could call it, and
- * this goes on trying after it has returned. In a drain, open calls get what is left of the time that turns have.
- * Throws StartupError when it cannot listen.
+ * Opens the relay for the regions that this process serves. The agents' platform determines where it listens, unless
+ * RELAY_HOST does. While the platform is unreachable, no agent runs there, and this keeps trying after it has returned.
+ * In a drain, open calls get the rest of the turns' time. Throws StartupError when it cannot listen.
  */
 export async function openRelay(
   { config, log, drain }: Startup,
@@ -124,7 +123,7 @@ export async function openRelay(
   })
   const baseUrls = (name: string | null) => regions.all().find((region) => isNamed(region, name))?.baseUrls ?? null
   const relay = await prepareRelay({ ...parts, log }, { baseUrls, processId, proxy })
-  /** By their hosts, which regions may share. */
+  /** Servers by host; regions may share one. */
   const servers = new Map<string, Promise<RelayServer>>()
   const jails: { close(): Promise<void> }[] = []
   drain.add('relay', async ({ interrupted }) => {

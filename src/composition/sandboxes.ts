@@ -18,17 +18,17 @@ import { dockerSettings } from './docker-settings.ts'
 import { installationId } from './installation.ts'
 import { kubernetesSettings } from './kubernetes-settings.ts'
 
-/** A driver, with the methods of those drivers whose agents are processes of this host. */
+/** A driver, with the extra methods of drivers whose agents are processes of this host. */
 export type AnyDriver = SandboxDriver & Partial<Pick<LocalDriver, 'stopAll' | 'orphans' | 'serveJails'>>
 
 export interface DriverParts {
-  /** The name of the region that the driver is for. */
+  /** The name of the driver's region. */
   region: string
   config: Config
   dataDir: string
   /** The folder of local sandboxes. */
   storage: string
-  /** Holds the id of the installation that the sandboxes belong to. */
+  /** Holds the id of the installation that owns the sandboxes. */
   db: Db
   log: Logger
 }
@@ -41,7 +41,7 @@ export async function createDocker(options: DockerDriverOptions): Promise<Sandbo
   return createDockerDriver(options)
 }
 
-/** Creates the driver of SANDBOX_DRIVER, and loads the code of no other. It does nothing to sandboxes before a call. */
+/** Creates the driver of SANDBOX_DRIVER, and loads only its code. It changes no sandbox before a call. */
 export async function createDriver({ config, dataDir, storage, db, log }: DriverParts): Promise<AnyDriver> {
   if (config.SANDBOX_DRIVER === 'docker') {
     const installation = await installationId(db)
@@ -70,7 +70,7 @@ export async function createDriver({ config, dataDir, storage, db, log }: Driver
   })
 }
 
-/** The jail of local agents, and why they have none, if they have none. Throws StartupError when they must have one. */
+/** The jail of local agents, or the reason why they have none. Throws StartupError if they must have one. */
 async function localJail(config: Config, { dataDir, storage }: { dataDir: string; storage: string }, node: string) {
   const { createJail, gatewayPort, jailFault, proxyPort } = await import('#sandbox/local/jail.ts')
   const { waysOutFolder } = await import('#sandbox/local/way-out.ts')
@@ -93,15 +93,18 @@ async function localJail(config: Config, { dataDir, storage }: { dataDir: string
   return { jail, noJail }
 }
 
-/** Whether there is one organization: the agents of a second one would read its secrets, and nobody has allowed it. */
+/**
+ * Whether only one organization is allowed: the agents of a second one could read its secrets, and the operator has not
+ * permitted that.
+ */
 export const isForOneOrganization = (
   { isExposed = false }: Pick<SandboxDriver, 'isExposed'>,
   allowUnisolated: boolean,
 ): boolean => isExposed && !allowUnisolated
 
 /**
- * Returns a function that opens a driver, and measures its calls. It throws StartupError when its agents are processes
- * of one host, and this database's agents run on another.
+ * Returns a function that opens a driver and measures its calls. It throws StartupError when its agents are processes
+ * of one host, and this database's agents run on another one.
  */
 export const openSandboxes =
   (create: CreateDriver): CreateDriver =>

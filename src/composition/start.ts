@@ -18,13 +18,13 @@ import { openVault } from './vault.ts'
 import { welcome } from './welcome.ts'
 
 /**
- * Opens what the role needs, each thing by one function, which adds its end to the drain. Resolves once the process
- * serves or works, or has migrated. After a failure the drain closes what was opened; running it is the caller's task.
- * Throws StartupError with a message for the operator.
+ * Opens the parts of the role; each one's function adds its end to the drain. Resolves once the process serves, works
+ * or has migrated. After a failure the drain closes the opened parts; the caller runs it. Throws StartupError with a
+ * message for the operator.
  */
 export async function start(given: Startup, create: CreateDriver = createDriver): Promise<void> {
   const { role, config, log, drain } = given
-  // A migration needs no models: with docker-compose it has no file of them either.
+  // A migration needs no models, and docker-compose gives it no file of them.
   if (config.CHOWDER_MODELS_FILE !== undefined && role !== 'migrate') {
     addModelsFile(config.CHOWDER_MODELS_FILE, knownReleases())
   }
@@ -55,8 +55,8 @@ export async function start(given: Startup, create: CreateDriver = createDriver)
   const { alive, areWorkersMissing } = await openHeartbeat(startup, { db, vault, reread }, processId, served)
   const parts = { db, vault, regions, queue, billing, hostDisk, processId, alive, log }
 
-  // Loaded late: a process does not load the code of a role that it does not have. First the relay: turns, and gateways
-  // that start, ask it.
+  // Loaded late, so that a process does not load the code of other roles. The relay comes first: turns and starting
+  // gateways call it.
   if (role !== 'api' && config.RELAY_ROLE === 'worker') {
     const { openEgress } = await import('./egress.ts')
     const { openRelay } = await import('./relay.ts')
@@ -71,7 +71,7 @@ export async function start(given: Startup, create: CreateDriver = createDriver)
     const { openWorker } = await import('./worker.ts')
     await openWorker(startup, parts)
   }
-  // Last: an answer says that the process does its work.
+  // Last: an answer means that the process does its work.
   await openMetrics(startup, role === 'api' ? [] : [createBacklogMetrics({ db, queue })])
   log.info({ url: publicUrl || undefined }, `Chowder is running as ${role}`)
   if (role === 'all') process.stderr.write(await welcome(startup, { db, url: publicUrl, regions }))

@@ -12,7 +12,7 @@ async function isEmpty(db: Db): Promise<boolean> {
   return (await db.select({ id: organizations.id }).from(organizations).where(existing).limit(1)).length === 0
 }
 
-/** The command that creates the first organization. It has no token, because this text gets into logs. */
+/** The command that creates the first organization, without the token, because this text gets into logs. */
 const createCommands = (url: string): Record<SignupMode, string> => {
   const signUp = `curl -s ${url}/v1/organization/signup -H 'content-type: application/json' -d '{"name": "Acme"}' -w '\\n'`
   return {
@@ -29,8 +29,8 @@ async function describeAgents({ sandboxes }: Pick<OpenRegion, 'sandboxes'>, sign
 }
 
 /**
- * The text that greets a person once Chowder listens: version, addresses, places, and the next command. It says so when
- * the platform of the agents cannot be reached.
+ * The text that greets a person once Chowder listens: version, addresses, folders, and the next command. It also says
+ * when the agents' platform cannot be reached.
  */
 export async function welcome(
   { config, dataDir, drain }: Startup,

@@ -19,10 +19,10 @@ import type { Startup } from './startup.ts'
 
 export interface WorkerParts extends Pick<LifecycleDeps, 'db' | 'vault' | 'hostDisk'> {
   queue: ReconcileQueue
-  /** Those that the worker serves, which may be others at the next call. */
+  /** The regions that the worker serves. */
   regions: { served(): readonly Region[] }
   billing: Billing | null
-  /** The id of this process among all of them. */
+  /** The id of this process in the table `processes`. */
   processId: string
   /** The processes of the last beat. */
   alive: WorkerDeps['alive']
@@ -30,7 +30,7 @@ export interface WorkerParts extends Pick<LifecycleDeps, 'db' | 'vault' | 'hostD
 }
 
 export interface WorkerSettings extends Pick<LifecycleDeps, 'clawhubUrl' | 'minOpenclawVersion' | 'timeouts'> {
-  /** How many reconciles may run at once. */
+  /** Maximum concurrent reconciles. */
   concurrency: number
   intervals: Intervals
   maintenance: MaintenanceIntervals
@@ -44,7 +44,7 @@ const workerSettings = (config: Config): WorkerSettings => ({
   maintenance: defaultMaintenance,
 })
 
-/** Starts a worker with all its periodic work; gives up once `starting` is aborted, and throws its reason. */
+/** Starts a worker with all its periodic work. Throws the reason of `starting` once that is aborted. */
 export function createWorker(parts: WorkerParts, settings: WorkerSettings, starting: AbortSignal): Promise<Worker> {
   const { concurrency, intervals, maintenance, ...shared } = settings
   const tasks = maintenanceTasks(parts, maintenance)

@@ -5,17 +5,17 @@ import { setsModel } from '#openclaw/overrides.ts'
 import { AppError } from '#platform/errors.ts'
 import { texts } from '#platform/texts.ts'
 
-/** What a caller sets of an agent; null is Chowder's default. */
+/** The settings of an agent that a caller may choose; null is Chowder's default. */
 export interface AgentSettings {
   model: string | null
   instructions: string | null
-  /** The overrides as they were sent. */
+  /** The overrides as the caller sent them. */
   openclawConfig: Record<string, unknown> | null
 }
 
 /**
- * Throws AppError for what `checkOverrides` refuses, for a model that the provider does not have, and for a model or
- * instructions that the overrides set, too.
+ * Throws AppError for overrides that `checkOverrides` refuses, for an unknown model of the provider, and for a model or
+ * instructions that the overrides set as well.
  */
 export function checkSettings(
   { model, instructions, openclawConfig }: AgentSettings,

@@ -6,35 +6,38 @@ import { type TakenInstance, takeLease } from './lease.ts'
 import { isInAny, type Region } from './regions.ts'
 import { isDue, isDueNow } from './status.ts'
 
-/** Of these one claim looks at so many organizations at most, and at so many of the oldest rows. */
+/** Upper bounds per claim: organizations and oldest rows examined. */
 const mostOrganizations = 256
 const mostRows = 256
-/** Rows of the best organizations that other workers claim at the same moment. */
+/** Alternative rows of the best organizations, for those that other workers claim at the same moment. */
 const mostCandidates = 16
 
-/** What a worker may claim. */
+/** The rows that a worker may claim. */
 export interface ClaimScope {
   regions: readonly Region[]
-  /** Organizations have their turns after this one, the organization of the claim before. */
+  /** The organization of the previous claim: the next turn starts after it. */
   afterOrganization: string
-  /** Their rows are left to others. */
+  /** Organizations whose rows are left to other workers. */
   exceptOrganizations: readonly string[]
 }
 
-/** The id that is before all others. */
+/** The lowest id. */
 export const firstId = '00000000-0000-0000-0000-000000000000'
 
 /** The first columns of the index of claims. */
 export interface Place {
   driver: string
-  /** Empty for rows without one. */
+  /** Empty for rows without a region. */
   region: string
 }
 
-/** The place of a row beside its driver, as in the index of claims. */
+/** The region of a row as in the index of claims. */
 export const placeOf = sql`coalesce(${instances.region}, '')`
 
-/** Whether a row is at a place that a statement reads from elsewhere: with equalities, it uses the index of claims. */
+/**
+ * Whether a row has the driver and the region of a joined place. The equalities make PostgreSQL use the index of
+ * claims.
+ */
 export const isPlacedAt = (place: SQL): SQL =>
   sql`${instances.sandboxDriver} = ${place}.driver AND ${placeOf} = ${place}.region`
 
@@ -48,10 +51,11 @@ export const isPlaceIn = (regions: readonly Region[], { driver, region }: Place)
   placesOf(regions).some((place) => place.driver === driver && place.region === region)
 
 /**
- * Selects the row to claim, and locks it. Walks over the organizations with due rows by the index of claims, a probe for
- * each place, from the one after the last claim, and ends at the first that has a claimable row and no lease: so it
- * passes those with leases alone, which are as few as the places of all workers. Where it finds none, the organizations
- * of the oldest rows are looked at: more organizations than it passes may only have rows whose next attempt is later.
+ * Selects the row to claim, and locks it. Walks over the organizations with due rows by the index of claims, one probe
+ * for each place, starting after the last claim. It ends at the first organization with a claimable row and no lease,
+ * so it passes only organizations with leases, which are at most as many as all workers' capacity. If it finds none, it
+ * examines the organizations of the oldest rows: the organizations that it passed may have only rows with a later next
+ * attempt.
  */
 function nextRow({ regions, afterOrganization, exceptOrganizations }: ClaimScope) {
   const { organizationId, leaseUntil, nextAttemptAt, id } = instances
@@ -110,10 +114,10 @@ function nextRow({ regions, afterOrganization, exceptOrganizations }: ClaimScope
 }
 
 /**
- * Claims the next due row for a worker and counts the attempt, in one statement: a worker that is killed has used up an
- * attempt. The row is of an organization with the fewest leases; those that have as few take turns, and of one the row
- * that has waited longest is claimed. What that costs depends on the leases that workers hold, and not on how many rows
- * are due. Null when there is no row that is due, free and past its next attempt, in these regions.
+ * Claims the next due row for a worker and counts the attempt, in one statement, so that a killed worker has used an
+ * attempt. Organizations with the fewest leases come first and take turns; within one, the row that has waited longest.
+ * The cost depends on the leases of workers, not on the number of due rows. Null when no row in these regions is due,
+ * free and past its next attempt.
  */
 export async function claimDue(db: Db, scope: ClaimScope): Promise<TakenInstance | null> {
   const [row] = await db

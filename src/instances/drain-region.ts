@@ -7,12 +7,12 @@ import { raiseGeneration } from './intent.ts'
 import { isShownIn, type Region } from './regions.ts'
 import { isNotTerminated } from './status.ts'
 
-/** Rows that one statement changes at most: each has its trigger and its event. */
+/** Maximum rows per statement: each runs a trigger and writes an event. */
 const batchSize = 250
 
 type Named = Pick<Region, 'region' | 'hasUnnamed'>
 
-/** Changes the rows for which the condition holds, in batches. Returns how many. */
+/** Changes the matching rows in batches. Returns their number. */
 async function changeAll(
   db: Db,
   condition: SQL | undefined,
@@ -32,14 +32,14 @@ async function changeAll(
   }
 }
 
-/** Has workers stop the instances of a region that run or start. Returns how many. */
+/** Makes workers stop the instances of a region that run or start. Returns their number. */
 export const stopForDrain = (db: Db, region: Named): Promise<number> =>
   changeAll(db, and(isShownIn(region), eq(instances.desiredState, 'running')), {
     ...raiseGeneration('stopForDrain'),
     changedBy: changedBy({ type: 'instance.stop', reason: `The operator drains the region ${region.region}.` }),
   })
 
-/** How many instances of a region run, or have not been stopped yet. */
+/** The number of instances of a region that run or are not stopped yet. */
 export const countUndrained = (db: Db, region: Named): Promise<number> =>
   db.$count(
     instances,
@@ -50,13 +50,13 @@ export const countUndrained = (db: Db, region: Named): Promise<number> =>
     ),
   )
 
-/** How many instances a drain of the region has stopped. */
+/** The number of instances that a drain of the region has stopped. */
 export const countStoppedForDrain = (db: Db, region: Named): Promise<number> =>
   db.$count(instances, and(isShownIn(region), isStoppedForDrain))
 
 const isStoppedForDrain = and(eq(instances.desiredState, 'stopped'), eq(instances.stoppedFor, 'drain'))
 
-/** Has workers start the instances again that a drain of the region has stopped. Returns how many. */
+/** Makes workers restart the instances that a drain of the region has stopped. Returns their number. */
 export const startAfterDrain = (db: Db, region: Named): Promise<number> =>
   changeAll(db, and(isShownIn(region), isStoppedForDrain), {
     ...raiseGeneration('start'),

@@ -4,17 +4,16 @@ import { erasedColumns, instances } from '#database/schema.ts'
 import { changedBy } from '#history/record.ts'
 import { terminatedReadableDays } from './row.ts'
 
-/** Rows that one statement erases at most. */
+/** Maximum rows per statement. */
 const batchSize = 500
 
 /** Every instance has a name until it is erased. */
 export const isNotErased = ne(instances.name, '')
 
 /**
- * Empties the name, external id, metadata, configuration and token of terminated, settled instances that nobody can
- * read any more, which `selection` selects and sorts. The rows stay, so that a sandbox that reappears later is
- * recognized. Returns the number of erased rows. After a crash, or a throw of the signal's reason, the next call erases
- * the rest.
+ * Empties the name, external id, metadata, configuration and token of terminated, settled instances that can no longer
+ * be read. `selection` selects and sorts them. The rows stay, so that a sandbox that reappears is recognized. Returns
+ * the number of erased rows. After a crash or a throw of the signal's reason, the next call erases the rest.
  */
 async function eraseInstances(db: Db, selection: SQL, signal?: AbortSignal): Promise<number> {
   const batch = sql`(
@@ -32,17 +31,17 @@ async function eraseInstances(db: Db, selection: SQL, signal?: AbortSignal): Pro
   }
 }
 
-// Concurrent calls lock the rows of an organization in the same order.
+// All calls lock the rows of an organization in the same order.
 
-/** Erases terminated instances that can no longer be read, as `eraseInstances` does. */
+/** Erases terminated instances that can no longer be read, with `eraseInstances`. */
 export function eraseTerminated(db: Db, signal?: AbortSignal): Promise<number> {
   const isOver = sql`terminated_at <= now() - make_interval(days => ${terminatedReadableDays})`
   return eraseInstances(db, sql`${isOver} ORDER BY terminated_at, id`, signal)
 }
 
 /**
- * Erases the terminated instances of an organization, as `eraseInstances` does. Compares and sorts by all columns of
- * the index: of very many instances, the planner would else read all for each batch.
+ * Erases the terminated instances of an organization, with `eraseInstances`. Compares and sorts by all columns of the
+ * index: otherwise the planner may read all instances for each batch.
  */
 export function eraseInstancesOf(db: Db, organizationId: string, signal?: AbortSignal): Promise<number> {
   const bound = (time: 'infinity' | '-infinity') => sql`(${organizationId}, ${time}, ${organizationId})`

@@ -15,7 +15,7 @@ export class ExternalIdTaken extends AppError {
   }
 }
 
-/** The organization's instance with this external id that is not terminated; null when there is none. */
+/** The organization's unterminated instance with this external id; null if there is none. */
 export async function findByExternalId(db: Db, organizationId: string, externalId: string): Promise<Instance | null> {
   const isIts = and(eq(instances.organizationId, organizationId), eq(instances.externalId, externalId), isNotTerminated)
   const [found] = await db.select().from(instances).where(isIts)
@@ -29,7 +29,7 @@ function isTaken(error: unknown): boolean {
 
 /**
  * Runs a statement that gives an instance this external id. Throws ExternalIdTaken when another instance has it. In a
- * transaction the statement must be in a nested one: PostgreSQL refuses everything else after a violation.
+ * transaction, nest the statement in another one: PostgreSQL refuses all later statements after a violation.
  */
 export async function explainTaken<T>(
   db: Db,
@@ -42,7 +42,7 @@ export async function explainTaken<T>(
   } catch (error) {
     if (!isTaken(error)) throw error
     const instance = await findByExternalId(db, organizationId, externalId)
-    // It was terminated between the violation and the query: the id is free again.
+    // It was terminated between the violation and the query, so the id is free again.
     throw instance ? new ExternalIdTaken(instance, externalId) : new AppError('resource_busy', texts.isBusy)
   }
 }

@@ -10,7 +10,7 @@ import { getInstance, instanceNotFound, ownModel, terminatedReadableDays, unseal
 import { requireRunning } from './status.ts'
 import { readUntil } from './wait.ts'
 
-/** The columns that a poll of the status and a turn need: few, because there are many of both. */
+/** The columns for a poll of the status and for a turn: few, because both are frequent. */
 export type InstanceSummary = Pick<
   Instance,
   | 'id'
@@ -29,9 +29,9 @@ export type InstanceSummary = Pick<
 >
 
 interface FoundSummary extends InstanceSummary {
-  /** Whether the provider's key was changed a moment ago, and a worker is still to give it to the gateway. */
+  /** Whether the provider's key was just changed, and a worker has yet to give it to the gateway. */
   awaitsKey: boolean
-  /** Whether the customer sets a model, or overrides OpenClaw's configuration, which may set one. */
+  /** Whether the customer sets a model, or overrides OpenClaw's configuration, which may contain one. */
   hasConfig: boolean
 }
 
@@ -65,7 +65,7 @@ export function createFindSummary(db: Db): FindSummary {
   const find = batched(maxConcurrentQueries, async (keys: readonly Key[]) => {
     const values = [keys.map(({ id }) => id), keys.map(({ organizationId }) => organizationId)]
     const { rows } = await db.$client.query<FoundSummary>({ name: 'find_summaries', text: findSummaries, values })
-    // Keyed by both: two organizations may ask for one id in the same batch, and only its owner gets it.
+    // Keyed by organization and id: two organizations may ask for one id in the same batch, and only its owner gets it.
     const found = new Map(rows.map((row) => [keyText(row), row]))
     return keys.map((key) => found.get(keyText(key)) ?? null)
   })
@@ -81,29 +81,29 @@ export interface RunningGateway {
   endpoint: Endpoint
   token: string
   provider: ModelProvider
-  /** The release of OpenClaw that it runs, such as `v1`. */
+  /** The release of OpenClaw, such as `v1`. */
   release: string
-  /** The model that `openclaw` stands for, without the provider's name. */
+  /** The model that `openclaw` maps to, without the provider's name. */
   model: string
-  /** Models that are in no table and that its configuration contains. */
+  /** Models of its configuration that no table lists. */
   unlistedModels: readonly string[]
 }
 
-/** The gateways of running instances, cached for a moment. */
+/** The gateways of running instances, cached for 100 ms. */
 export interface RunningGateways {
   /**
-   * Returns a running instance's gateway. Waits up to 10 s while a changed key of the provider is being given to it.
-   * Throws not_found, and conflict with the status of an instance that does not run. A process that did not record a
-   * stop itself may still find the gateway for 100 ms.
+   * Returns a running instance's gateway. Waits up to 10 s while a worker gives it a changed key of the provider.
+   * Throws not_found, and conflict with the status of an instance that does not run. After a stop that another process
+   * recorded, this may still return the gateway for 100 ms.
    */
   find(organizationId: string, id: string): Promise<RunningGateway>
-  /** Called after an intent was recorded and before the response to it: from then on, messages are refused. */
+  /** Call it after an intent was recorded and before the response to it: messages are refused from then on. */
   forget(organizationId: string, id: string): void
 }
 
 export type FindGateway = RunningGateways['find']
 
-/** A burst of turns makes one query. Short beside a turn, which takes at least a third of a second. */
+/** A burst of turns makes one query. Short compared to a turn, which takes at least a third of a second. */
 const cacheMs = 100
 const maxCached = 10_000
 /** A worker gives a running gateway a changed key within about 2 s. */
@@ -140,7 +140,7 @@ export function createRunningGateways(db: Db, vault: Vault, findSummary: FindSum
         model: await modelOf(summary),
         unlistedModels: summary.unlistedModels,
       }
-      // A gateway that was forgotten while it was read must not come back.
+      // A gateway that was forgotten during the read must not be cached again.
       if (forgetsBefore === forgets) gateways.set(key, gateway)
       return gateway
     },

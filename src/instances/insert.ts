@@ -8,7 +8,7 @@ import { ExternalIdTaken, explainTaken, findByExternalId } from './external-id.t
 import { readRegionState, stateName } from './region-states.ts'
 import { columnName, columnNames, fromRawRow } from './row.ts'
 
-/** The columns that every new row has, also those that are null. */
+/** The columns that every new row sets, including null ones. */
 type NewColumns = Pick<
   typeof instances.$inferInsert,
   'modelProvider' | 'openclawVersion' | 'sandboxDriver' | 'sealedToken'
@@ -18,18 +18,18 @@ type NewColumns = Pick<
 export interface NewInstance {
   id: string
   organizationId: string
-  /** The name of its region, also of the only one. */
+  /** The name of its region, also if there is only one. */
   regionName: string
-  /** Null for that of the organization. */
+  /** Null: the organization's isolation applies. */
   isolation: Isolation | null
-  /** All other columns. Each call has the same ones: the statement is prepared. */
+  /** All other columns. Every call sets the same ones, because the statement is prepared. */
   columns: NewColumns
 }
 
 const tableColumns = getTableColumns(instances)
 
-// Prepared once a connection, because creates are the most frequent writes. RETURNING names the columns because a
-// prepared `*` fails after a newer version's migration has added a column.
+// Prepared once per connection, because creates are the most frequent writes. RETURNING names the columns: a prepared
+// `*` fails after a newer version's migration has added a column.
 const insertOf = (columns: readonly string[]) => `
   WITH counted AS (
     UPDATE organizations SET instance_count = instance_count + 1
@@ -43,10 +43,10 @@ const insertOf = (columns: readonly string[]) => `
   RETURNING ${columnNames.join(', ')}`
 
 /**
- * Inserts the row of an instance and counts it under the organization's limit, in one statement: concurrent creates
- * never exceed the limit. The row is due; the caller enqueues it after the commit. Throws ExternalIdTaken, also for an
- * organization that may not create another; invalid when it has no key for the provider; `region_closed` when the
- * region takes no new instances; limit_reached; unauthenticated when it is deleted.
+ * Inserts the row of an instance and counts it under the organization's limit in one statement, so that concurrent
+ * creates never exceed the limit. The row is due; the caller enqueues it after the commit. Throws ExternalIdTaken, also
+ * for an organization at its limit; invalid without a key for the provider; `region_closed` when the region takes no
+ * new instances; limit_reached; unauthenticated when the organization is deleted.
  */
 export async function insertInstance(
   db: Db,
@@ -58,7 +58,7 @@ export async function insertInstance(
   const created =
     externalId === null
       ? await insertUnderLimit(db, row)
-      : // The violation of a race rolls the nested transaction back, and the place under the limit with it.
+      : // A violation by a race rolls the nested transaction back, and with it the count under the limit.
         await explainTaken(db, organizationId, externalId, () => db.transaction((tx) => insertUnderLimit(tx, row)))
   if (created) return created
   const taken = externalId === null ? null : await findByExternalId(db, organizationId, externalId)
@@ -98,7 +98,7 @@ async function refusalOf(db: Db, row: NewInstance, hasBilling: boolean): Promise
   if (!key) return new AppError('no_provider_key', texts.noProviderKey(modelProvider), { param: 'model_provider' })
   if ((await readRegionState(db, row.regionName)) !== 'open')
     return new AppError('region_closed', texts.regionTakesNone(row.regionName), { param: 'region' })
-  // Both were read after the refusal: in between, an instance may have been deleted or the limit raised.
+  // Both were read after the refusal: an instance may have been deleted or the limit raised in between.
   const reached = texts.instanceLimit(Math.max(count, limit ?? 0), limit ?? count)
   return new AppError(
     'instance_limit_reached',

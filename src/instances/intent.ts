@@ -14,8 +14,8 @@ const isStarting = and(isDue, eq(instances.desiredState, 'running'))
 const isStopping = and(isDue, eq(instances.desiredState, 'stopped'))
 
 /**
- * For a request of the customer: the former attempts do not count any more, and the next one begins at once. The relay
- * takes no token of the gateway before, which a start replaces.
+ * Set by every request of the customer: former attempts no longer count, and the next one begins at once. The relay
+ * refuses tokens of the previous gateway; a start replaces them.
  */
 const requested = {
   readyAt: null,
@@ -33,11 +33,11 @@ const intents = {
     isSuspended: false,
     stoppedFor: null,
     ...requested,
-    // A gateway that was asked to stop takes no turns, and may take minutes to end: it is ended like that of a restart.
+    // A gateway that was asked to stop takes no turns and may take minutes to end, so it is ended as for a restart.
     restartGeneration: sql`CASE WHEN ${isStopping} THEN ${nextGeneration} ELSE ${instances.restartGeneration} END`,
   },
   stop: { desiredState: 'stopped', isSuspended: false, stoppedFor: null, ...requested },
-  /** Its files have reached its limit. */
+  /** The instance has reached its disk limit. */
   stopForDisk: { desiredState: 'stopped', stoppedFor: 'disk', ...requested },
   /** The operator drains its region. */
   stopForDrain: { desiredState: 'stopped', stoppedFor: 'drain', ...requested },
@@ -51,13 +51,13 @@ const intents = {
    */
   changeStored: {
     generation: sql`${instances.generation} + CASE WHEN ${isDue} THEN 1 ELSE 0 END`,
-    // The next start uses another configuration than the failed ones did.
+    // The next start uses another configuration than the failed ones.
     attempts: sql`CASE WHEN ${isStarting} THEN 0 ELSE ${instances.attempts} END`,
     nextAttemptAt: sql`CASE WHEN ${isStarting} THEN now() ELSE ${instances.nextAttemptAt} END`,
     updatedAt: now,
   },
   changeProviderKey: { attempts: 0 },
-  /** Its name or the limits of its sandbox change. An agent that does not run gets them when it starts. */
+  /** Its name or its limits change. An agent that does not run gets them when it starts. */
   changeAgent: {
     generation: sql`${instances.generation} + CASE WHEN ${eq(instances.desiredState, 'running')} THEN 1 ELSE 0 END`,
     attempts: 0,
@@ -67,17 +67,16 @@ const intents = {
   connectChannel: { attempts: 0, nextAttemptAt: now },
   /** A worker first ends the gateway. */
   restart: { ...requested, restartGeneration: nextGeneration },
-  /** Chowder stops its agents with itself; the next start of Chowder starts them again. */
+  /** Chowder stops its agents when it stops; its next start restarts them. */
   stopWithChowder: { readyAt: null, attempts: 0, updatedAt: now },
-  /** The sandbox differs from the row. Attempts count on: a gateway that ends again and again is given up. */
+  /** The sandbox differs from the row. The attempts are kept, so that a gateway that ends repeatedly is given up. */
   drift: { nextAttemptAt: now },
 } as const satisfies Record<string, PgUpdateSetSource<typeof instances>>
 
 export type Intent = keyof typeof intents
 
 /**
- * The columns that an UPDATE sets to raise the generation for an intent, which makes the row due. The only place that
- * raises one.
+ * The columns of an UPDATE that raises the generation for an intent, which makes the row due. No other code raises one.
  */
 export const raiseGeneration = <I extends Intent>(intent: I) => ({ generation: nextGeneration, ...intents[intent] })
 
@@ -92,9 +91,8 @@ const actions = {
 } as const
 
 /**
- * Records that an instance should run, should not, or should be started again. A restart of one that starts anyway
- * changes nothing. Throws not_found, and conflict with the status that forbids it:
- * one that the instance had between call and answer.
+ * Records that an instance should run, stop or restart. A restart of one that starts anyway changes nothing. Throws
+ * not_found, and conflict with a status that forbids the change and that the instance had during the call.
  */
 export async function changeIntent(
   db: Db,
@@ -113,7 +111,7 @@ export async function changeIntent(
     if (row) return row
     const status = publicStatus(current)
     if (action === 'restart' && status === 'provisioning') return current
-    // The status that was read allows it, so it changed before the UPDATE: read the new one.
+    // The status allows the change, so it changed before the UPDATE: read the new one.
     if (!(allowedFrom as readonly InstanceStatus[]).includes(status)) {
       throw new AppError(refusal, texts.cannot(action, status))
     }
@@ -121,13 +119,13 @@ export async function changeIntent(
 }
 
 /**
- * Records that an instance is to be destroyed, and frees its place under the limit, in one statement. Its responses
- * cannot be read any more, and a periodic task deletes them. Null when it was terminated before: no place is freed
- * twice. Throws not_found.
+ * Records that an instance is to be destroyed, and uncounts it from the limit, in one statement. Its responses become
+ * unreadable, and a periodic task deletes them. Null when it was terminated before, so that it is uncounted once.
+ * Throws not_found.
  */
 export async function terminateInstance(db: Db, organizationId: string, id: string): Promise<Instance | null> {
   await getInstance(db, organizationId, id)
-  // All statements that change both lock the organization before the instance: another order would deadlock.
+  // All statements that change both rows lock the organization first: another order would deadlock.
   const locked = db
     .$with('locked')
     .as(

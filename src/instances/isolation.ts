@@ -7,8 +7,8 @@ import { AppError } from '#platform/errors.ts'
 import { texts } from '#platform/texts.ts'
 
 /**
- * Throws AppError `invalid_value` where the tools of agents can have no room of their own, and
- * `invalid_openclaw_config` for overrides that would run something outside of it.
+ * Throws AppError `invalid_value` if agents cannot have a tool room here, and `invalid_openclaw_config` for overrides
+ * that would run something outside of it.
  */
 export function requireIsolation(
   isolation: Isolation,
@@ -21,7 +21,7 @@ export function requireIsolation(
   if (path) throw new AppError('invalid_openclaw_config', texts.outsideRoom(path), { param: 'openclaw_config' })
 }
 
-/** Where the tools of a new agent of an organization run. */
+/** The isolation of a new agent of an organization: where its tools run. */
 export async function isolationOf(db: Db, organizationId: string): Promise<Isolation> {
   const [organization] = await db
     .select({ isolation: organizations.isolation })

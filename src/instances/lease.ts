@@ -7,21 +7,21 @@ import { leasesLost } from '#platform/metrics.ts'
 import { raiseGeneration } from './intent.ts'
 import { isNotTerminated, isRunningAndFree, isSettled } from './status.ts'
 
-/** How long a take or a renewal lasts: also how long a killed holder blocks its row. */
+/** How long a lease lasts after it was taken or renewed, and thus how long a killed holder blocks its row. */
 const leaseSeconds = 30
-/** The lease is renewed by a timer and not by the steps, because a step may take minutes. */
+/** A timer renews the lease, not the steps, because a step may take minutes. */
 const renewEveryMs = 10_000
-/** By its own monotonic clock the holder gives up before anybody else may take the row. */
+/** The holder gives up by its own monotonic clock before another one may take the row. */
 const maxHoldMs = 25_000
-/** How soon the holder learns that the intent has changed. */
+/** How soon the holder notices a changed intent. */
 const checkEveryMs = 1000
 
-/** Another worker may hold the row: this one may write nothing and do nothing for it any more. */
+/** Another worker may hold the row, so this one must stop writing it and acting for it. */
 class LeaseLost extends Error {
   override name = 'LeaseLost'
 }
 
-/** The row has a newer generation than the one that the work began with. */
+/** The row has a newer generation than at the start of the work. */
 export class IntentChanged extends Error {
   override name = 'IntentChanged'
 }
@@ -63,20 +63,22 @@ export interface Lease {
   readonly instance: Instance
   /** Aborted when the lease is lost or the process is to end. */
   readonly signal: AbortSignal
-  /** Like `signal`; also aborted, with IntentChanged, once the row has another generation than it has now. */
+  /** Like `signal`; also aborted, with IntentChanged, once the row's generation changes. */
   untilIntentChanges(): AbortSignal
-  /** Writes observations and reads the row again. */
+  /** Writes observations and rereads the row. */
   write(columns: ObservedColumns): Promise<void>
   /**
-   * Declares that the intent of `generation` is fulfilled, with the last observations. False, with nothing written,
-   * when the intent has changed in the meantime.
+   * Records that the intent of `generation` is fulfilled, with the last observations. Returns false, and writes
+   * nothing, when the intent has changed meanwhile.
    */
   settle(generation: number, columns: ObservedColumns): Promise<boolean>
-  /** Delays the next attempt at `generation`. Writes nothing when the intent has changed: that one need not wait. */
+  /**
+   * Delays the next attempt at `generation`. Writes nothing when the intent has changed: a new intent need not wait.
+   */
   postpone(generation: number, seconds: number, errorMessage: string): Promise<void>
   /**
-   * Stores a verified change of a running gateway, with what `also` writes in the same transaction, and settles unless
-   * the intent has changed since `generation`. False, with nothing written, when the instance was terminated.
+   * Stores a verified change of a running gateway, with the writes of `also` in the same transaction. Settles unless
+   * the intent has changed since `generation`. Returns false, and writes nothing, when the instance was terminated.
    */
   storeChange(
     generation: number,
@@ -87,12 +89,12 @@ export interface Lease {
 
 const leaseEnd = sql`now() + make_interval(secs => ${leaseSeconds})`
 /**
- * A token that no other take of the row has. A counter could repeat one, when a failover of the database has lost the
- * last take: then two holders would have the same. It has at most 52 bits, so that a JavaScript number holds it.
+ * A random token for each lease of a row. A counter could repeat one after a failover that lost the last lease, and two
+ * holders would share it. It has at most 52 bits, so that a JavaScript number holds it.
  */
 const newLeaseToken = sql`floor(random() * 4503599627370496)::bigint`
 
-/** The columns of a take. */
+/** The columns that take a lease. */
 export const takeLease = { leaseToken: newLeaseToken, leaseUntil: leaseEnd }
 
 export interface TakenInstance extends Instance {
@@ -102,8 +104,8 @@ export interface TakenInstance extends Instance {
 
 /**
  * Takes a running row for a request that is about to change its gateway, and raises the generation in the same
- * statement: when the process dies half-way the row is due, and a worker restores the stored configuration. Null when
- * the instance does not run, or a worker or another request is busy with it.
+ * statement: if the process dies half-way, the row is due and a worker restores the stored configuration. Null when the
+ * instance does not run, or is held by a worker or another request.
  */
 export async function takeForChange(db: Db, organizationId: string, id: string): Promise<Instance | null> {
   const [row] = await db
@@ -120,8 +122,8 @@ export async function takeForChange(db: Db, organizationId: string, id: string):
 
 /**
  * Runs `work` on a row that was taken by a statement sent at `takenAt` of `performance.now()`. Renews the lease until
- * the work ends, then releases it. Returns the row after the release, and whether it is due: then the caller enqueues
- * it. Null when the lease was lost. When the database is unreachable at the end, the lease expires by itself.
+ * the work ends, then releases it. Returns the row after the release, and whether it is due, so that the caller can
+ * enqueue it. Null when the lease was lost. If the database is unreachable at the end, the lease expires.
  */
 export async function withLease(
   db: Db,
@@ -147,9 +149,9 @@ interface Renewal {
   /** Aborted, with LeaseLost, once another worker may hold the row. */
   readonly lost: AbortSignal
   markLost(): LeaseLost
-  /** Called with the generation of the row each time that it was read. */
-  noteGeneration(generation: number): void
-  /** Aborted, with IntentChanged, once the row has another generation than this. */
+  /** Called with the generation of the row after each read. */
+  recordGeneration(generation: number): void
+  /** Aborted, with IntentChanged, once the row's generation differs from `generation`. */
   whileGenerationIs(generation: number): AbortSignal
   stop(): void
 }
@@ -168,7 +170,7 @@ function startRenewal(db: Db, taken: Instance, isOurs: SQL | undefined, takenAt:
     return lost.signal.reason
   }
 
-  const noteGeneration = (generation: number) => {
+  const recordGeneration = (generation: number) => {
     latestGeneration = generation
     for (const watcher of watchers) if (watcher.generation !== generation) watcher.changed.abort(new IntentChanged())
   }
@@ -182,14 +184,14 @@ function startRenewal(db: Db, taken: Instance, isOurs: SQL | undefined, takenAt:
       : await db.select({ generation }).from(instances).where(isOurs)
     if (!row) return markLost()
     if (isRenewal) renewedAt = startedAt
-    noteGeneration(row.generation)
+    recordGeneration(row.generation)
   }
 
   const timer = setInterval(() => {
     if (performance.now() - renewedAt >= maxHoldMs) markLost()
     if (isChecking || lost.signal.aborted) return
     isChecking = true
-    // A database that is unreachable does not end the lease; maxHoldMs does.
+    // An unreachable database does not end the lease; maxHoldMs does.
     void check()
       .catch(() => {})
       .finally(() => {
@@ -200,7 +202,7 @@ function startRenewal(db: Db, taken: Instance, isOurs: SQL | undefined, takenAt:
   return {
     lost: lost.signal,
     markLost,
-    noteGeneration,
+    recordGeneration,
     whileGenerationIs(generation) {
       const changed = new AbortController()
       watchers.add({ generation, changed })
@@ -218,13 +220,13 @@ function createLease(db: Db, taken: Instance, isOurs: SQL | undefined, renewal: 
   const update = (on: Db, columns: PgUpdateSetSource<typeof instances>, condition?: SQL) =>
     on.update(instances).set(columns).where(and(isOurs, condition)).returning()
 
-  /** Runs an UPDATE of the row. False when it changed none. */
+  /** Runs an UPDATE of the row. Returns false when it changed none. */
   async function run(statement: () => Promise<Instance[]>): Promise<boolean> {
     renewal.lost.throwIfAborted()
     const [row] = await statement()
     if (!row) return false
     instance = row
-    renewal.noteGeneration(row.generation)
+    renewal.recordGeneration(row.generation)
     return true
   }
 
@@ -233,7 +235,7 @@ function createLease(db: Db, taken: Instance, isOurs: SQL | undefined, renewal: 
   }
 
   /**
-   * Runs an UPDATE that has a condition. When that is false, reads the row again, which throws when the lease is lost.
+   * Runs an UPDATE with a condition. If the condition is false, rereads the row, which throws when the lease is lost.
    */
   async function runOrRead(statement: () => Promise<Instance[]>): Promise<boolean> {
     if (await run(statement)) return true

@@ -4,7 +4,7 @@ import { type ModelProvider, providerKeys } from '#database/schema.ts'
 import { runAs } from '#history/actor.ts'
 import { recordEvent } from '#history/record.ts'
 
-/** The stored time of a refusal is exact to this, so that the turns of a busy agent do not write it each time. */
+/** Precision of the stored time of a refusal, so that the turns of a busy agent do not write it each time. */
 const exactToSeconds = 60
 
 /**
@@ -24,7 +24,7 @@ export async function recordKeyRefusal(db: Db, organizationId: string, provider:
       await tx.update(providerKeys).set(refused).where(and(isKey, isDue))
       return
     }
-    // The provider refused it, whoever made the call.
+    // The actor is the worker: the provider refused the key, whoever made the call.
     await runAs({ actor: { type: 'worker' } }, () =>
       recordEvent(tx, { organizationId, type: 'provider_key.refused', subject: provider }),
     )

@@ -1,7 +1,7 @@
 export interface InstanceQueue {
   /**
-   * Tells the workers that rows are due; called after the commit. It does not say which: a worker claims the next one.
-   * Returns at once and never throws. A lost job costs a delay: the sweep enqueues again.
+   * Notifies the workers that rows are due; call it after the commit. It names no row: a worker claims the next one.
+   * Returns at once and never throws. A lost job costs a delay until the sweep enqueues again.
    */
   enqueue(): void
 }

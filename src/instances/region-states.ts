@@ -4,14 +4,14 @@ import { readValue, storeValue } from '#database/installation.ts'
 import { installation } from '#database/schema.ts'
 
 /**
- * `cordoned`: no instance is created there. `drained`: none is started there either, and those that ran are stopped.
- * The operator says so, and every process reads it from the database.
+ * `cordoned`: the region takes no new instances. `drained`: it also starts none, and the running ones are stopped. The
+ * operator sets the state, and every process reads it from the database.
  */
 const regionStates = ['open', 'cordoned', 'drained'] as const
 export type RegionState = (typeof regionStates)[number]
 
 const prefix = 'region-state/'
-/** The name of the state of a region among the values of the installation. */
+/** The name of a region's state in the table `installation`. */
 export const stateName = (region: string): string => `${prefix}${region}`
 
 const toState = (value: string | undefined): RegionState => regionStates.find((state) => state === value) ?? 'open'
@@ -19,7 +19,7 @@ const toState = (value: string | undefined): RegionState => regionStates.find((s
 export const readRegionState = async (db: Db, region: string): Promise<RegionState> =>
   toState(await readValue(db, stateName(region)))
 
-/** The states of all regions that the operator has ever closed; the others are open. */
+/** The states of all regions that were ever closed; the others are open. */
 export async function readRegionStates(db: Db): Promise<Map<string, RegionState>> {
   const rows = await db
     .select()

@@ -6,26 +6,25 @@ import { texts } from '#platform/texts.ts'
 import { type SandboxDriver, SandboxUnavailableError } from '#sandbox/driver.ts'
 import type { ResourceSettings } from '#settings/resources.ts'
 
-/** Where gateways find the relay. */
+/** The address of the relay for gateways. */
 export interface RelayAddress {
-  /** Undefined when the relay is on the host that the sandboxes call their own. */
+  /** Undefined when the relay is on the host of the sandboxes. */
   url: string | undefined
-  /** The port there. */
+  /** The relay's port. */
   port: number
 }
 
-/** Where instances run: a platform, and what holds for the agents there. */
+/** A platform for instances, and the settings of the agents there. */
 export interface Region {
-  /** The name that callers use and rows remember. */
+  /** The name in the API and in rows. */
   readonly region: string
-  /** Whether the rows without a region are here. */
+  /** Whether rows without a region belong to this one. */
   readonly hasUnnamed: boolean
   readonly sandboxes: SandboxDriver
-  /** Where its agents find the relay. */
   readonly relay: RelayAddress
-  /** What its agents may use. */
+  /** The resource limits of its agents. */
   readonly resources: ResourceSettings
-  /** Where the model providers are for its agents. */
+  /** The base URLs of the model providers for its agents. */
   readonly baseUrls: BaseUrls
 }
 
@@ -34,20 +33,20 @@ export interface RegionPlace extends Pick<Region, 'region' | 'hasUnnamed'> {
   readonly sandboxDriver: string
 }
 
-/** The columns that say where an instance runs. */
+/** The columns that locate an instance. */
 export type Placed = Pick<Instance, 'region' | 'sandboxDriver'>
 
-/** The regions of this installation. There is always one at least. */
+/** The regions of this installation: one or more. */
 export interface Regions<R extends Region = Region> {
   all(): readonly R[]
   default(): R
-  /** The region of a row. Throws SandboxUnavailableError for a region that there is not, or has another driver. */
+  /** The region of a row. Throws SandboxUnavailableError for an unknown region, or one with another driver. */
   of(row: Placed): R
-  /** The region that a caller names. Throws `invalid_value`. */
+  /** The region with this name. Throws `invalid_value`. */
   named(name: string): R
-  /** The region that a new row remembers for what its caller has named. */
+  /** The region to store in a new row, given the name that its caller sent. */
   toStore(name: string | null): string | null
-  /** The region of a row as callers see it. */
+  /** The region of a row as shown to callers. */
   shown(row: Pick<Instance, 'region'>): string | null
 }
 
@@ -55,36 +54,36 @@ interface RegionSet<R extends Region> {
   regions: readonly R[]
   default: string
   /**
-   * Whether the operator has named the regions. Else there is one, and instances have no region unless their creator
-   * names it.
+   * Whether the operator has named the regions. Otherwise there is one, and instances have no region unless their
+   * creator names it.
    */
   areNamed: boolean
 }
 
-/** Whether a row is in a region, by its name alone: null for a row without one. */
+/** Whether a row is in a region, by name only; null stands for a row without one. */
 export const isNamed = ({ region, hasUnnamed }: Pick<Region, 'region' | 'hasUnnamed'>, name: string | null): boolean =>
   name === null ? hasUnnamed : name === region
 
-/** Whether a row is in a region, and has the driver that the region has now. */
+/** Whether a row is in a region and has its current driver. */
 const holds = (region: Region, row: Placed): boolean =>
   row.sandboxDriver === region.sandboxes.name && isNamed(region, row.region)
 
-/** The region of a row among some; undefined when it is in none of them. */
+/** The region of a row among `regions`; undefined if it is in none of them. */
 export const regionOf = <R extends Region>(regions: readonly R[], row: Placed): R | undefined =>
   regions.find((region) => holds(region, row))
 
-/** The rows that callers see in a region, whatever driver they have. */
+/** The rows that the API shows in a region, whatever their driver. */
 export const isShownIn = ({ region, hasUnnamed }: Pick<Region, 'region' | 'hasUnnamed'>): SQL | undefined =>
   hasUnnamed ? or(eq(instances.region, region), isNull(instances.region)) : eq(instances.region, region)
 
-/** The rows of a region whose sandboxes its driver has. */
+/** The rows of a region that have its current driver. */
 export const isIn = (region: Region): SQL | undefined =>
   and(eq(instances.sandboxDriver, region.sandboxes.name), isShownIn(region))
 
 /** The rows of any of these regions. */
 export const isInAny = (regions: readonly Region[]): SQL => or(...regions.map(isIn)) ?? sql`false`
 
-/** Throws an Error for a set without its default region. */
+/** Throws an Error if the default region is missing. */
 export function createRegions<R extends Region>({ regions, default: defaultName, areNamed }: RegionSet<R>): Regions<R> {
   const find = (name: string) => regions.find(({ region }) => region === name)
   const byDefault = find(defaultName)
@@ -112,7 +111,7 @@ export function createRegions<R extends Region>({ regions, default: defaultName,
   }
 }
 
-/** The only region of an installation whose operator has named none: it has the name of its driver. */
+/** The only region when the operator has named none: it has the name of its driver. */
 export const onlyRegion = <Settings extends Omit<Region, 'region' | 'hasUnnamed'>>(
   settings: Settings,
 ): Regions<Settings & Region> =>

@@ -6,7 +6,7 @@ import { texts } from '#platform/texts.ts'
 import type { Resources } from '#sandbox/driver.ts'
 import { type ResourceLimits, type ResourceSettings, resourceNames } from '#settings/resources.ts'
 
-/** Limits as a caller changes them: null removes the own one. */
+/** Limits as a caller changes them: null removes an instance's own limit. */
 export type ResourceChanges = { [Name in keyof ResourceLimits]?: number | null } | null
 
 interface OfOrganization {
@@ -14,14 +14,15 @@ interface OfOrganization {
   maxResources: Partial<ResourceLimits>
 }
 
-/** The most that instances of an organization may have. */
+/** The maxima for instances of an organization. */
 export const maximaOf = ({ maxResources }: Pick<OfOrganization, 'maxResources'>, { maxima }: ResourceSettings) => ({
   ...maxima,
   ...maxResources,
 })
 
 /**
- * The limits of an instance: its own, else those of its organization, else the operator's, and never above the maxima.
+ * The effective limits of an instance: its own, else those of its organization, else the operator's, capped by the
+ * maxima.
  */
 export function limitsFor(
   own: Partial<ResourceLimits>,
@@ -40,7 +41,7 @@ const findOrganization = async (db: Db, id: string): Promise<OfOrganization | un
   return found
 }
 
-/** The limits of an instance, as they are now. */
+/** The current limits of an instance. */
 export async function findLimits(
   db: Db,
   { organizationId, resources }: Pick<Instance, 'organizationId' | 'resources'>,
@@ -50,7 +51,7 @@ export async function findLimits(
   return limitsFor(resources, organization ?? { resources: {}, maxResources: {} }, settings)
 }
 
-/** Throws AppError `invalid_value` for a limit that is above that of the organization. */
+/** Throws AppError `invalid_value` for a limit above that of the organization. */
 export function requireWithin(changes: ResourceChanges, maxima: ResourceLimits): void {
   for (const name of resourceNames) {
     const wanted = changes?.[name] ?? 0
@@ -61,7 +62,7 @@ export function requireWithin(changes: ResourceChanges, maxima: ResourceLimits):
   }
 }
 
-/** As `requireWithin`, for an instance of an organization. */
+/** Like `requireWithin`, with the maxima of an organization. */
 export async function requireAllowed(
   db: Db,
   organizationId: string,
@@ -73,12 +74,12 @@ export async function requireAllowed(
   if (organization) requireWithin(changes, maximaOf(organization, settings))
 }
 
-/** The limits that a caller has sent, without those that are null. */
+/** The limits that a caller has sent, without null ones. */
 export const ownResources = (changes: ResourceChanges): Partial<ResourceLimits> =>
   Object.fromEntries(Object.entries(changes ?? {}).filter(([, value]) => value !== null))
 
 /**
- * The own limits of an instance after a change. SQL merges those of a stored instance, so that concurrent changes of
+ * An instance's own limits after a change. SQL merges those of a stored instance, so that concurrent changes of
  * different limits do not undo each other.
  */
 export function mergeResources(changes: ResourceChanges, row: Instance | null): Partial<ResourceLimits> | SQL {
@@ -86,7 +87,7 @@ export function mergeResources(changes: ResourceChanges, row: Instance | null): 
   return sql`jsonb_strip_nulls(${instances.resources} || ${JSON.stringify(changes)}::jsonb)`
 }
 
-/** Limits as a driver takes them. */
+/** Converts limits to the form of the driver. */
 export const forDriver = ({ memory_mb: memoryMb, cpus, pids, disk_mb: diskMb }: ResourceLimits): Resources => ({
   memoryMb,
   cpus,
@@ -94,7 +95,9 @@ export const forDriver = ({ memory_mb: memoryMb, cpus, pids, disk_mb: diskMb }: 
   diskMb,
 })
 
-/** Deletes the use of instances whose sandbox is destroyed: a look may have noted it after the destruction. */
+/**
+ * Deletes the use of instances whose sandbox is destroyed: a measurement may have been written after the destruction.
+ */
 export const deleteOldUse = async (db: Db): Promise<void> =>
   void (await db.execute(sql`
     DELETE FROM instance_use USING instances

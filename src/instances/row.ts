@@ -23,7 +23,7 @@ export const isReadable = or(
 export const isOwnedBy = (organizationId: string, id: string) =>
   and(eq(instances.id, id), eq(instances.organizationId, organizationId))
 
-/** The same `detail` for each id. Only `message` tells that a text cannot be one. */
+/** The `detail` is the same for each id. Only `message` says that a text cannot be an id. */
 export const instanceNotFound = (id: string): AppError =>
   new AppError('instance_not_found', texts.instanceNotFound, isId(id) ? {} : { hint: texts.noInstanceId(id) })
 
@@ -45,7 +45,7 @@ export const columnName = (field: string) => field.replace(/[A-Z]/g, (letter) =>
 /** The names of all columns, for raw SQL. */
 export const columnNames = Object.keys(getTableColumns(instances)).map(columnName)
 
-/** Converts a row that raw SQL returned to what Drizzle's queries return. */
+/** Converts a row of raw SQL to the form of Drizzle's queries. */
 export function fromRawRow(raw: Record<string, unknown>): Instance {
   const fields = Object.entries(getTableColumns(instances)).map(([name, column]) => {
     const value = raw[columnName(name)]
@@ -67,7 +67,7 @@ const sealConfig = (vault: Vault, id: string, config: Record<string, unknown> | 
 const sealInstructions = (vault: Vault, id: string, instructions: string | null) =>
   instructions && vault.seal(instructions, instructionsPlace(id))
 
-/** The columns of an agent's settings, of those that are given. */
+/** Seals the given settings of an agent into their columns. */
 export const sealSettings = (
   vault: Vault,
   id: string,
@@ -101,13 +101,13 @@ export const unsealToken = (vault: Vault, row: Pick<Instance, 'id' | 'sealedToke
 export const sealRelayToken = (vault: Vault, id: string, token: string): string =>
   vault.seal(token, relayTokenPlace(id))
 
-/** Null for an instance that has none yet. */
+/** Null for an instance that has no token yet. */
 export const unsealRelayToken = (
   vault: Vault,
   { id, sealedRelayToken }: Pick<Instance, 'id' | 'sealedRelayToken'>,
 ): string | null => (sealedRelayToken === null ? null : vault.unseal(sealedRelayToken, relayTokenPlace(id)))
 
-/** The model that `openclaw` stands for at an agent, without its provider's name. */
+/** The model that `openclaw` maps to at an agent, without its provider's name. */
 export function ownModel(vault: Vault, row: Instance): string {
   const { openclawConfig, model } = unsealSettings(vault, row)
   const own = (openclawConfig && overriddenModel(openclawConfig)) ?? (model && bareModel(model))

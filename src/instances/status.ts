@@ -6,35 +6,35 @@ import { texts } from '#platform/texts.ts'
 export const instanceStatuses = ['provisioning', 'running', 'stopped', 'error', 'terminated'] as const
 export type InstanceStatus = (typeof instanceStatuses)[number]
 
-/** All columns that the status depends on. */
+/** The columns that determine the status. */
 type StatusColumns = Pick<Instance, 'desiredState' | 'generation' | 'observedGeneration' | 'readyAt'>
 
 /** Whether a worker has fulfilled the last intent, or has given it up. */
 export const isSettled = (row: StatusColumns): boolean => row.observedGeneration === row.generation
 
-/** The status that the API shows. It is computed from the row and stored nowhere. */
+/** The status in the API. It is computed from the row and not stored. */
 export function publicStatus(row: StatusColumns): InstanceStatus {
   if (row.desiredState !== 'running') return row.desiredState
   if (row.readyAt) return 'running'
   return isSettled(row) ? 'error' : 'provisioning'
 }
 
-/** The step that people see. A gateway is busy also while no worker looks at it. */
+/** The step in the API. A gateway counts as busy also between two checks of a worker. */
 export const shownStep = (row: StatusColumns & Pick<Instance, 'busy' | 'step'>): string | null =>
   row.busy !== null && publicStatus(row) === 'running' && !isSettled(row) ? 'busy' : row.step
 
-/** Throws conflict, with the status and what to do, unless the instance runs. */
+/** Throws conflict, with the status and the way out, unless the instance runs. */
 export function requireRunning(row: StatusColumns): void {
   const status = publicStatus(row)
   if (status !== 'running') throw new AppError('instance_not_running', texts.notRunning(status))
 }
 
-/** What a caller can wait for: a status whose work is done, or the end of all work. */
+/** The targets that a caller can wait for: a status whose work is done, or the end of all work. */
 export const waitTargets = ['running', 'stopped', 'terminated', 'settled'] as const
 
 /**
- * Whether a worker is still to bring an instance there. False for a row that is settled, and for a running one that is
- * waited for: it has been reached. False also when it takes another call to reach it.
+ * Whether a worker will still bring an instance to `target`. False for a settled row, for a running one if that is the
+ * target, and for a target that needs another call.
  */
 export function canStillReach(target: (typeof waitTargets)[number], row: StatusColumns): boolean {
   if (isSettled(row)) return false
@@ -63,11 +63,11 @@ export const isNotTerminated = ne(instances.desiredState, 'terminated')
 /** Whether a worker has yet to fulfil the last intent. */
 export const isDue = lt(instances.observedGeneration, instances.generation)
 
-/** Whether nobody holds the lease. */
+/** Whether the lease is free. */
 export const isFree = lt(instances.leaseUntil, sql`now()`)
 
 /** Whether a worker may take the row now. */
 export const isDueNow = and(isDue, isFree, lte(instances.nextAttemptAt, sql`now()`))
 
-/** Whether an instance runs, is settled and free: then it may be compared with its sandbox, or changed. */
+/** Whether an instance runs, is settled and free: then it may be compared with its sandbox or changed. */
 export const isRunningAndFree = and(hasStatus.running, eq(instances.observedGeneration, instances.generation), isFree)

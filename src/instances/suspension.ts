@@ -6,7 +6,7 @@ import { changedBy } from '#history/record.ts'
 import { raiseGeneration } from './intent.ts'
 import type { InstanceQueue } from './queue.ts'
 
-/** Rows that one statement changes at most. */
+/** Maximum rows per statement. */
 const batchSize = 250
 
 async function change(
@@ -16,7 +16,7 @@ async function change(
   signal: AbortSignal,
 ): Promise<void> {
   for (;;) {
-    // Rows that somebody changes are left to the next run.
+    // Rows that are being changed are left to the next run.
     const batch = db
       .select({ id: instances.id })
       .from(instances)
@@ -36,9 +36,9 @@ async function change(
 }
 
 /**
- * Stops the instances of suspended organizations, and starts those again that it stopped once their organization is
- * resumed, unless their owner has started or stopped them since. Also stops an instance that a request started while
- * its organization was being suspended. After a crash the next run does the rest.
+ * Stops the instances of suspended organizations. Restarts those that it stopped once their organization is resumed,
+ * unless their owner has started or stopped them since. Also stops an instance that a request started while its
+ * organization was being suspended. After a crash the next run does the rest.
  */
 export async function applySuspensions(deps: { db: Db; queue: InstanceQueue }, signal: AbortSignal): Promise<void> {
   const reason = 'The operator suspended the organization.'

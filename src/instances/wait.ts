@@ -3,28 +3,28 @@ import type { Db } from '#database/client.ts'
 import { type Instance, instances } from '#database/schema.ts'
 import { poll } from '#platform/poll.ts'
 
-/** The longest that a request waits for a worker. */
+/** The longest wait of a request for a worker. */
 export const settleTimeoutMs = 60_000
 const firstPauseMs = 100
 const maxPauseMs = 1000
 const pauseMs = (checks: number) => Math.min(firstPauseMs * 1.5 ** (checks - 1), maxPauseMs)
 
-/** Each waiting request polls the database: more than these do not wait, in one process, of all and of one organization. */
+/** Maximum waiting requests, of all and of one organization: each polls the database. */
 const maxWaiting = 500
 const maxWaitingOfOrganization = 100
 let waiting = 0
 const waitingOf = new Map<string, number>()
 
 interface Waiting {
-  /** Whose request waits. */
+  /** The organization of the waiting request. */
   organizationId: string
   waitMs: number
   signal: AbortSignal
 }
 
 /**
- * Reads until `isFinal`, and returns the last value that was read: final, or the latest when `waitMs` have passed,
- * `signal` is aborted, or too many requests wait in this process, of all or of the organization. `first` was read before the call.
+ * Reads until `isFinal`. Returns the final value, or the latest one when `waitMs` have passed, `signal` is aborted, or
+ * too many requests wait in this process, of all or of the organization. `first` was read before the call.
  */
 export async function readUntil<T>(
   first: T,
@@ -55,9 +55,8 @@ export async function readUntil<T>(
 }
 
 /**
- * Waits until a worker has settled the intent that `row` was written with, or the instance is terminated. Returns the
- * latest row and `settled: false` when `signal` is aborted, `waitMs` have passed, or too many requests wait in this
- * process.
+ * Waits until a worker has settled the intent of `row`, or the instance is terminated. Returns the latest row, with
+ * `settled: false` when `signal` is aborted, `waitMs` have passed, or too many requests wait in this process.
  */
 export async function waitUntilSettled(
   db: Db,

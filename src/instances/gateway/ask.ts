@@ -8,13 +8,13 @@ import { isInvalidRequest, toCallerError } from './errors.ts'
 import { createInstanceMask } from './secrets.ts'
 
 const connectTimeoutMs = 10_000
-/** For all calls of one request together. */
+/** Time limit of all calls of one request together. */
 const askTimeoutMs = 60_000
 
 /**
  * Connects a request to a running instance's gateway, runs `ask` and closes the connection. Only for calls that neither
- * configure nor restart the gateway. Throws not_found, conflict when the instance does not run, invalid with the
- * gateway's words, without secrets, when it refuses the request, gateway_unreachable and gateway_timeout.
+ * configure nor restart the gateway. Throws not_found; conflict when the instance does not run; invalid, with the
+ * gateway's message without secrets, when it refuses the request; gateway_unreachable and gateway_timeout.
  */
 export type AskGateway = <T>(
   organizationId: string,

@@ -21,7 +21,7 @@ import { configureGateway } from './configure.ts'
 import { isInvalidRequest, toCallerError } from './errors.ts'
 import { createInstanceMask } from './secrets.ts'
 
-/** A change that has begun is finished even when nobody waits for the answer, but not for ever. */
+/** A started change is finished even if its client has left, within this limit. */
 const changeTimeoutMs = 90_000
 /** How long a change waits while a worker or another change holds the row. */
 const waitForRowMs = 10_000
@@ -35,24 +35,24 @@ export interface ChangeDeps {
   regions: Regions
 }
 
-/** A change of the settings that an instance's gateway is configured from. */
+/** A change of the settings that configure an instance's gateway. */
 export interface ConfigChange {
-  /** Returns the stored settings with the change. Throws AppError to refuse. Called again after the row was busy. */
+  /** Returns the changed settings. Throws AppError to refuse. Called again if the row was busy. */
   edit(stored: UnsealedInstance, row: Instance): UnsealedInstance
-  /** Columns of the row that are stored with the change. */
+  /** Columns of the row to store with the change. */
   columns?(row: Instance): Partial<EditableColumns>
-  /** Stores what the change needs in other tables, in the same transaction. */
+  /** Writes to other tables, in the same transaction. */
   store?(tx: Db, row: Instance): Promise<unknown>
-  /** Checks a gateway that took the change over. A throw restores the former configuration there. */
+  /** Checks a gateway that has applied the change. If this throws, the former configuration is restored there. */
   verify?(gateway: GatewayClient, signal: AbortSignal): Promise<void>
   /** Whether the change of an instance that does not run is stored for its next start, or refused with conflict. */
   whenNotRunning: 'store' | 'refuse'
 }
 
 /**
- * Changes the configuration of an instance. When it runs, the change is applied to the gateway and read back before
- * anything is stored; if the gateway refuses it, `invalid` has the gateway's words, and nothing has changed. When it
- * does not run, the change is stored for the next start, or refused. A crash half-way leaves the row due, and a worker
+ * Changes the configuration of an instance. If it runs, the change is applied to the gateway and read back before it is
+ * stored. If the gateway refuses it, `invalid` has the gateway's message, and nothing has changed. If the instance does
+ * not run, the change is stored for the next start, or refused. A crash half-way leaves the row due, and a worker
  * restores the stored configuration. Throws not_found, conflict (another status, or busy for 10 s), invalid,
  * gateway_unreachable, gateway_timeout, no_space, unavailable.
  */
@@ -91,15 +91,15 @@ async function changeUnlessBusy(
 }
 
 /**
- * Stores a change while the gateway does not run. A start that is under way must not settle with the former settings:
- * the generation of a due row is raised. Null when the instance runs or is terminated by now.
+ * Stores a change while the gateway does not run. Raises the generation of a due row: a running start must not settle
+ * with the former settings. Null when the instance runs or is terminated by now.
  */
 async function storeForNextStart(
   { db, vault }: ChangeDeps,
   row: Instance,
   change: ConfigChange,
 ): Promise<Instance | null> {
-  change.edit(await unsealInstance(db, vault, row), row) // may refuse
+  change.edit(await unsealInstance(db, vault, row), row) // throws to refuse
   return db.transaction(async (tx) => {
     const [stored] = await tx
       .update(instances)
@@ -123,7 +123,7 @@ async function changeRunning(
   const released = await withLease(deps.db, taken, takenAt, signal, async (lease) => {
     changed = await applyAndStore(deps, lease, change)
   }).finally(() => {
-    // After a failure the row may be due: a worker restores the stored configuration. It ignores a row that is settled.
+    // After a failure the row may be due: a worker then restores the stored configuration. It ignores a settled row.
     deps.queue.enqueue()
   })
   return released?.instance ?? changed
@@ -133,7 +133,7 @@ async function applyAndStore(deps: ChangeDeps, lease: Lease, change: ConfigChang
   const { db, vault } = deps
   const { generation } = lease.instance
   const stored = await unsealInstance(db, vault, lease.instance)
-  // Leaves the row due: which configuration the gateway has is unknown until a worker restores the stored one.
+  // Leaves the row due: the gateway's configuration is unknown until a worker restores the stored one.
   const throwFailure = (error: unknown): never => {
     throw toCallerError(error, lease.signal)
   }
@@ -142,7 +142,7 @@ async function applyAndStore(deps: ChangeDeps, lease: Lease, change: ConfigChang
   } catch (error) {
     const mask = await createInstanceMask(db, vault, lease.instance)
     const refusal = refusalOf(error, mask) ?? throwFailure(error)
-    // The gateway may have taken the new configuration over, unless that is what it refused.
+    // The gateway may have applied the new configuration, unless it refused exactly that.
     if (!isConfigRefusal(error)) await configure(deps, lease, stored).catch(throwFailure)
     await lease.settle(generation, { changedBy: changedBy({ type: 'instance.change_refused' }) })
     throw refusal
@@ -171,13 +171,13 @@ async function configure(
 }
 
 /**
- * Whether the gateway refused the configuration itself, and so still has the former one. Of a refusal that says that
- * the configuration was persisted, this is unknown.
+ * Whether the gateway refused the configuration itself, and so still has the former one. Unknown when the refusal says
+ * that the configuration was persisted.
  */
 const isConfigRefusal = (error: unknown): error is GatewayRefusal =>
   isInvalidRequest(error) && !error.message.includes('persisted')
 
-/** The error for a change that was refused; null when it is unknown which configuration the gateway has. */
+/** The error for a refused change; null when the gateway's configuration is unknown. */
 function refusalOf(error: unknown, mask: Mask): AppError | null {
   if (error instanceof SandboxUnavailableError) return null
   if (error instanceof AppError) return error

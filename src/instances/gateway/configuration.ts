@@ -17,11 +17,11 @@ import { egressToken } from './tokens.ts'
 /** The settings that a gateway's configuration is rendered from, with secrets in clear text. */
 export interface UnsealedInstance extends AgentSettings {
   token: string
-  /** What the gateway sends to the relay in place of a provider's key. Null before its first start. */
+  /** The token that the gateway sends to the relay in place of a provider's key. Null before its first start. */
   relayToken: string | null
   channels: readonly ChannelSettings[]
   skills: Readonly<Record<string, Record<string, unknown>>>
-  /** Models that are in no table and that turns have asked for. */
+  /** Models that turns have asked for and that no table lists. */
   unlistedModels: readonly string[]
 }
 
@@ -40,7 +40,7 @@ export const unsealChannel = (
   config: JSON.parse(vault.unseal(sealedConfig, channelConfigPlace(instanceId, channel))),
 })
 
-/** Only channels that the gateway has accepted: settings that it refuses would keep it from starting. */
+/** Only channels that the gateway has accepted: refused settings would keep it from starting. */
 async function unsealChannels(db: Db, vault: Vault, instanceId: string): Promise<ChannelSettings[]> {
   const rows = await db
     .select()

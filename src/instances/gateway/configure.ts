@@ -27,18 +27,18 @@ interface ConfigureOptions {
   relay: RelayAddress
   connectTimeoutMs: number
   signal: AbortSignal
-  /** Whether to wait, for 30 s at most, until a gateway that restarts takes requests. By default true. */
+  /** Whether to wait, for 30 s at most, until a restarting gateway takes requests. True by default. */
   waitForRestart?: boolean
-  /** Checks the gateway after it took the configuration over. Its errors are rethrown, and nothing is undone. */
+  /** Checks the gateway after it has applied the configuration. Its errors are rethrown without undoing the change. */
   verify?(gateway: GatewayClient): Promise<void> | undefined
 }
 
 /**
- * Gives a running gateway the configuration that `unsealed` renders to, without a restart where OpenClaw can, and
- * writes the documents of its workspace. Called again, it changes nothing. Some keys make OpenClaw restart by itself, 5 to 9 s: this
- * waits for it, so that the next message finds the gateway up, and returns whether there was one. Throws GatewayRefusal
- * when OpenClaw refuses the configuration, with its own words; GatewayUnreachable, also for a refused connection; what
- * the sandbox's files throw; the signal's reason. After a failure the gateway may have either configuration.
+ * Gives a running gateway the configuration rendered from `unsealed`, without a restart where OpenClaw can, and writes
+ * the documents of its workspace. Idempotent. Some keys make OpenClaw restart itself for 5 to 9 s; this waits for it,
+ * so that the next message finds the gateway up, and returns whether it restarted. Throws GatewayRefusal, with
+ * OpenClaw's message, when it refuses the configuration; GatewayUnreachable, also for a refused connection; errors of
+ * the sandbox's files; the signal's reason. After a failure the gateway may have either configuration.
  */
 export async function configureGateway(
   { sandboxes, instance, endpoint, paths }: RunningSandbox,

@@ -3,14 +3,13 @@ import { isListed } from '#openclaw/models.ts'
 import { bareModel } from '#openclaw/providers.ts'
 import { type ChangeDeps, changeConfig } from './change.ts'
 
-/** More than an agent uses at a time. The limit keeps the configuration small, whatever names callers try. */
+/** More than an agent uses at a time. The limit keeps the configuration small. */
 const maxModels = 20
 
 /**
- * Declares a model that is in no table to an instance's gateway, before the first turn that asks for it: without a
- * restart, in about half a second. OpenClaw would otherwise show it no images and cut its answers. The instance keeps
- * the latest 20 of such models, also over restarts. Changes nothing for a model that the gateway knows. Throws what
- * `changeConfig` throws.
+ * Declares a model that no table lists to an instance's gateway, before the first turn that uses it: without a restart,
+ * in about half a second. Otherwise OpenClaw would show it no images and cut its answers. The instance keeps the latest
+ * 20 such models, also over restarts. Changes nothing for a known model. Throws the errors of `changeConfig`.
  */
 export type DeclareModel = (gateway: RunningGateway, instanceId: string, model: string) => Promise<void>
 

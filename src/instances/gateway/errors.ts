@@ -3,7 +3,7 @@ import { AppError, type AppErrorOptions } from '#platform/errors.ts'
 import { texts } from '#platform/texts.ts'
 import { SandboxAbsentError, SandboxCapacityError, SandboxPathError } from '#sandbox/driver.ts'
 
-/** The gateway could not be reached, failed, or refused for a reason that is not the caller's: 502. */
+/** The gateway was unreachable, failed, or refused for a reason that is not the caller's: 502. */
 export const gatewayUnreachable = (options?: AppErrorOptions): AppError =>
   new AppError('gateway_unreachable', texts.gatewayUnavailable, options)
 
@@ -16,8 +16,8 @@ export const isInvalidRequest = (error: unknown): error is GatewayRefusal =>
   error instanceof GatewayRefusal && error.code === 'INVALID_REQUEST'
 
 /**
- * Maps a failure of a gateway or a sandbox to the error that the caller gets: the one place that does. `signal` is the
- * deadline of the call. Any other error is returned as it is, unless the deadline has passed.
+ * Maps a failure of a gateway or a sandbox to the error for the caller. No other code does. `signal` is the deadline of
+ * the call. Any other error is returned unchanged, unless the deadline has passed.
  */
 export function toCallerError(cause: unknown, signal?: AbortSignal): unknown {
   if (cause instanceof SandboxPathError) return new AppError('permission_denied', cause.message, { cause })

@@ -2,13 +2,13 @@ import type { ModelProvider } from '#database/schema.ts'
 import type { RelayAddress } from '#instances/regions.ts'
 import type { SandboxDriver } from '#sandbox/driver.ts'
 
-/** The address at which sandboxes reach this host. */
+/** The address of this host for sandboxes. */
 export const sandboxHost = async (
   sandboxes: Pick<SandboxDriver, 'hostAddress'>,
   signal: AbortSignal,
 ): Promise<string> => (await sandboxes.hostAddress?.(signal)) ?? '127.0.0.1'
 
-/** The URL of the relay for the sandboxes, without a slash at its end. Throws what the driver throws. */
+/** The URL of the relay for the sandboxes, without a trailing slash. Throws the errors of the driver. */
 export async function relayUrlFor(
   sandboxes: Pick<SandboxDriver, 'hostAddress'>,
   { url, port }: RelayAddress,
@@ -17,5 +17,5 @@ export async function relayUrlFor(
   return url?.replace(/\/+$/, '') ?? `http://${await sandboxHost(sandboxes, signal)}:${port}`
 }
 
-/** The path at which the relay has the API of a provider. */
+/** The relay's path for the API of a provider. */
 export const relayPath = (provider: ModelProvider): string => `/relay/${provider}`

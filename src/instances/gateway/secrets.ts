@@ -9,13 +9,13 @@ import { unsealChannel, unsealInstance } from './configuration.ts'
 import { egressToken } from './tokens.ts'
 
 /**
- * A mask of what an instance's output must not show: the keys of its organization's model providers, the tokens of its
- * gateway, and the credentials of its channels, skills and overrides, as they are stored now.
+ * A mask of the secrets in an instance's output: the keys of its organization's model providers, the tokens of its
+ * gateway, and the credentials of its channels, skills and overrides, as stored now.
  */
 export async function createInstanceMask(db: Db, vault: Vault, row: Instance): Promise<Mask> {
   const [{ token, relayToken, openclawConfig, skills }, stored, keys] = await Promise.all([
     unsealInstance(db, vault, row),
-    // Also those that the gateway has refused: it may have written why.
+    // Including refused ones: the gateway may have written the reason.
     db.select().from(channels).where(eq(channels.instanceId, row.id)),
     db.select().from(providerKeys).where(eq(providerKeys.organizationId, row.organizationId)),
   ])
