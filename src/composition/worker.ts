@@ -1,6 +1,5 @@
 import type { Billing } from '#api/subscription/stripe.ts'
 import type { Region } from '#instances/regions.ts'
-import { placesOf } from '#lifecycle/places.ts'
 import { createPlatformOutage } from '#lifecycle/platform-outage.ts'
 import type { ReconcileQueue } from '#lifecycle/queue.ts'
 import type { LifecycleDeps, WorkerDeps } from '#lifecycle/reconcile.ts'
@@ -50,9 +49,8 @@ export function createWorker(parts: WorkerParts, settings: WorkerSettings, start
   const tasks = maintenanceTasks(parts, maintenance)
   const inRegion = (region: Region): LifecycleDeps => {
     const log = parts.log.child({ region: region.region })
-    const starts = createStartLimit(placesOf(concurrency), log)
     const platformOutage = createPlatformOutage(region.sandboxes, log)
-    return { ...parts, ...shared, ...region, starts, platformOutage }
+    return { ...parts, ...shared, ...region, starts: createStartLimit(), platformOutage }
   }
   const regions = parts.regions.served().map(inRegion)
   return startWorker({ ...parts, regions: () => regions }, parts.queue, concurrency, intervals, starting, tasks)

@@ -1,7 +1,7 @@
 import pTimeout from 'p-timeout'
 import { claimDue, firstId } from '#instances/claim.ts'
 import { regionOf } from '#instances/regions.ts'
-import { createPlaces } from './places.ts'
+import { createPlaces, placesOf } from './places.ts'
 import { reconcileInstance, type WorkerDeps } from './reconcile.ts'
 import type { Shards } from './shards.ts'
 
@@ -26,7 +26,7 @@ export function createClaims(
   slots: number,
   shards: Pick<Shards, 'areWaitingElsewhere'>,
 ): Claims {
-  const places = createPlaces(slots)
+  const places = createPlaces(placesOf(slots))
   const aborting = new AbortController()
   const attempts = new Set<Promise<void>>()
   let isStopping = false

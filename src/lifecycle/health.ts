@@ -45,9 +45,7 @@ export async function waitUntilReady(context: StepContext): Promise<StepOutcome>
     { pauseMs: startPauseMs, timeoutMs: timeouts.startMs, signal },
   )
   if (outcome && outcome !== 'no progress') {
-    if (outcome.kind === 'done') starts.leave(id, 'ready')
-    // An invalid configuration is no evidence about the host.
-    else if (outcome.kind === 'failed') starts.leave(id, 'ended')
+    if (outcome.kind === 'done') starts.leave(id)
     return outcome
   }
   const seconds = Math.round((performance.now() - startedAt) / 1000)

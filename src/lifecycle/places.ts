@@ -1,7 +1,7 @@
-/** Extra capacity, so that three hanging organizations leave room for a fourth. */
+/** Extra places: with them a fourth organization has a place while three others hang. */
 const least = 8
 
-/** The capacity of one worker: the rows that it may hold at once, each until its attempt ends. */
+/** The attempts, or starts, that one worker may have at once: each has a place until it ends. */
 export interface Places {
   readonly free: number
   /** The organizations that may hold no more rows now. */
@@ -10,16 +10,16 @@ export interface Places {
   leave(organizationId: string): void
 }
 
-/** The capacity of a worker with `slots` slots. */
+/** The places of a worker with this many slots. */
 export const placesOf = (slots: number) => 2 * slots + least
 
 /**
- * Shares the capacity of a worker between organizations. An organization may hold as many rows as it leaves free: one
- * that hangs takes half, the next one half of the rest, and so on.
+ * Shares places. An organization may hold as many as it leaves free: one that hangs takes half of them, the next one
+ * half of the rest, and so on.
  */
-export function createPlaces(slots: number): Places {
-  let free = placesOf(slots)
-  /** Rows held by organization. Entries are removed at 0. */
+export function createPlaces(count: number): Places {
+  let free = count
+  /** By organization. Entries are removed once they are 0. */
   const held = new Map<string, number>()
   return {
     get free() {

@@ -60,7 +60,7 @@ export async function reconcileInstance(
   const instanceLog = deps.log.child({ instanceId: id, organizationId, region: deps.region })
   const scoped = { ...deps, instanceLog, log: logOf(instanceLog, taken) }
   const released = await withLease(deps.db, taken, takenAt, stop, async (lease) => {
-    const outcome = await attempt(scoped, lease, stop).finally(() => deps.starts.leave(id, 'unknown'))
+    const outcome = await attempt(scoped, lease, stop).finally(() => deps.starts.leave(id))
     if (outcome.kind === 'again') await postpone(scoped, lease, outcome)
     else if (outcome.kind === 'platform away') await waitForPlatform(lease)
     else if (outcome.kind !== 'done') await handleFailure(scoped, lease, outcome)

@@ -111,7 +111,7 @@ beforeAll(async () => {
     hostDisk: createHostDisk('/', 0),
     resources: { defaults: usualResources, maxima: usualMaxima },
     minOpenclawVersion: '2026.1.1',
-    starts: createStartLimit(24, log),
+    starts: createStartLimit(),
     platformOutage: createPlatformOutage(driver, log),
     timeouts: { startWithoutProgressMs: 5000, startMs: 10_000, hungMs: 500, busyMs: 60_000, graceMs: 200 },
     queue,

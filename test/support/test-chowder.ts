@@ -182,7 +182,7 @@ export async function openTestChowder(options: TestChowderOptions): Promise<Test
     deps: {
       ...parts,
       ...shared,
-      starts: createStartLimit(24, log),
+      starts: createStartLimit(),
       platformOutage: createPlatformOutage(regions.default().sandboxes, log),
       timeouts,
       ...regions.default(),

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { createPlaces, type Places } from '#lifecycle/places.ts'
+import { createPlaces, type Places, placesOf } from '#lifecycle/places.ts'
 
 /** Takes places for an organization until it may take no more. Returns how many. */
 function fill(places: Places, organizationId: string): number {
@@ -9,19 +9,19 @@ function fill(places: Places, organizationId: string): number {
 }
 
 test('an organization takes half of the places, and the next ones half of what is left', () => {
-  const places = createPlaces(8)
+  const places = createPlaces(placesOf(8))
   expect(['a', 'b', 'c', 'd', 'e'].map((id) => fill(places, id))).toEqual([12, 6, 3, 2, 1])
   expect(places.free).toBe(0)
 })
 
 test.each([1, 2, 8, 64])('three organizations that hang leave a place for a fourth, with %s slots', (slots) => {
-  const places = createPlaces(slots)
+  const places = createPlaces(placesOf(slots))
   for (const id of ['a', 'b', 'c']) expect(fill(places, id)).toBeGreaterThan(0)
   expect(fill(places, 'd')).toBeGreaterThan(0)
 })
 
 test('a place that is left may be taken again, and who has left all is forgotten', () => {
-  const places = createPlaces(1)
+  const places = createPlaces(placesOf(1))
   expect(fill(places, 'a')).toBe(5)
   expect(places.full()).toEqual(['a'])
   places.leave('a')
