@@ -12,9 +12,9 @@ export interface ChannelDefinition {
   type: 'token' | 'interactive'
   /** The required fields by their documented names, each with OpenClaw's name and a description for people. */
   fields: Readonly<Record<string, { key: string; description: string }>>
-  /** Settings that hold unless the caller sets them. */
+  /** Default values; the caller may replace them. */
   defaults: Settings
-  /** Generates settings at the first connect; they are stored with the others. */
+  /** Generates settings at the first connect; they are stored like the others. */
   generate?(): Settings
 }
 

@@ -60,8 +60,8 @@ export async function connectChannel(
 }
 
 /**
- * Merges `config` again, into what is stored at the moment of the change: of two concurrent connects neither loses
- * its settings, and a logout in the meantime stays in effect.
+ * Merges `config` again, into the settings stored at the moment of the change: of two concurrent connects neither loses
+ * its settings, and a logout meanwhile stays in effect.
  */
 async function configureChannel(
   deps: ChannelDeps,

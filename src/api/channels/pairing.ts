@@ -17,10 +17,10 @@ const maxRequests = 100
 const maxSenderFields = 50
 const maxSenderCharacters = 500
 
-/** The agent may answer in place of its gateway, also with a value that `String` cannot convert. */
+/** The agent may answer in place of its gateway, with any value: `String` cannot convert some. */
 const text = (value: unknown) => (typeof value === 'string' ? value : '')
 
-/** A time as all answers have it; empty unless the value is one. */
+/** Formats a time as in all answers; empty if the value is not a time. */
 function time(value: unknown): string {
   const date = parseTimestamp(text(value))
   return date ? toMicroseconds(date) : ''

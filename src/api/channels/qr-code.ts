@@ -1,6 +1,6 @@
 const pngDataUrl = /^data:image\/png;base64,([A-Za-z0-9+/=]+)$/
 const maxImageBytes = 256 * 1024
-/** The largest QR code has 177 modules. An image with more pixels a side may be gigabytes when it is unpacked. */
+/** The largest QR code has 177 modules. A larger image may unpack to gigabytes. */
 const maxSidePixels = 1024
 const headerOffset = 12
 const widthOffset = 16
@@ -8,7 +8,7 @@ const heightOffset = 20
 const interlaceOffset = 28
 
 export interface QrCode {
-  /** The text that the code stands for; null when it cannot be decoded. */
+  /** The decoded text of the code; null if it cannot be decoded. */
   data: string | null
   /** PNG, in base64. */
   image: string
@@ -27,7 +27,7 @@ export async function readQrCode(dataUrl: unknown): Promise<QrCode | null> {
   try {
     const png = Buffer.from(image, 'base64')
     const isSmall = Math.max(png.readUInt32BE(widthOffset), png.readUInt32BE(heightOffset)) <= maxSidePixels
-    // The library unpacks an interlaced image whole, whatever its size, and a second header would replace the first.
+    // The library unpacks an interlaced image whole, whatever its size, and lets a second header replace the first.
     const isSafe = isSmall && png[interlaceOffset] === 0 && png.lastIndexOf('IHDR') === headerOffset
     if (!isSafe) return { data: null, image }
     const [{ PNG }, { default: decodeQr }] = await Promise.all([import('pngjs'), import('qr/decode.js')])

@@ -10,7 +10,7 @@ import { imageOf, type QrCode, readQrCode } from './qr-code.ts'
 
 /** How long the platform may take to issue a QR code. */
 const startTimeoutMs = 30_000
-/** How much longer Chowder waits for the gateway than the gateway waits for the platform. */
+/** Margin of Chowder's wait for the gateway over the gateway's wait for the platform. */
 const answerMarginMs = 10_000
 /** A QR code is valid for about three minutes. */
 const maxScanWaits = 18
@@ -28,15 +28,15 @@ export interface ScanState {
 }
 
 /**
- * Starts a login, or returns the current QR code of the login that is under way. Throws gateway_unreachable, with the
- * gateway's message, when the platform issues no code. Until the login has ended, Chowder waits for its scan.
+ * Starts a login, or returns the current QR code of the pending login. Throws gateway_unreachable, with the gateway's
+ * message, when the platform issues no code. Waits in the background for the scan until the login has ended.
  */
 export type StartQrLogin = (organizationId: string, instanceId: string, channel: string) => Promise<QrLogin>
 
 interface QrLoginDeps {
   askGateway: AskGateway
   log: Pick<Logger, 'warn'>
-  /** Ends the waiting for scans. */
+  /** Stops waiting for scans. */
   signal: AbortSignal
 }
 

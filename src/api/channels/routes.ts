@@ -41,7 +41,7 @@ interface RouteDeps extends ChannelDeps {
   countPairing: CountRequest
 }
 
-/** Chat platforms through which people talk to the agent of an instance. */
+/** The routes of channels: chat platforms through which people talk to the agent of an instance. */
 export const channelRoutes: FastifyPluginAsyncTypebox<RouteDeps> = async (app, deps) => {
   const { askGateway } = deps
   const closing = new AbortController()

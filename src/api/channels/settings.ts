@@ -5,10 +5,10 @@ import { getChannelDefinition, type Settings } from './catalogue.ts'
 
 const maxDepth = 16
 const maxValues = 1000
-/** The limit of all settings of a channel together: every request for the instance reads them. */
+/** The limit of all settings of a channel together: every request for the instance loads them. */
 const maxCharacters = 128 * 1024
 const maxFieldLength = 4096
-/** The gateway reads the file, or runs the program, that one of these names. */
+/** Names whose value is a file that the gateway reads or a program that it runs. */
 const pathKeys = new Set([
   'cliPath',
   'tokenFile',
@@ -41,9 +41,9 @@ function checkConfig(config: Settings): void {
 const isFilled = (value: unknown) => typeof value === 'string' && value.trim() !== '' && value.length <= maxFieldLength
 
 /**
- * The settings of a channel after a caller's `config` was merged into the stored settings, null when there are none.
- * Documented names are translated, OpenClaw's own names are kept, null removes a key. Throws invalid when a required
- * field is missing, naming it, and for a `config` that is unsafe or too large.
+ * Merges a caller's `config` into the stored settings of a channel, which are null if there are none. Translates
+ * documented names, keeps OpenClaw's own names, and removes keys set to null. Throws invalid for a missing required
+ * field, which it names, and for a `config` that is unsafe or too large.
  */
 export function mergeSettings(channel: string, config: Settings, stored: Settings | null): Settings {
   const { fields, defaults, generate } = getChannelDefinition(channel)

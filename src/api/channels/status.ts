@@ -19,16 +19,16 @@ const scanWaitMs = 1000
 export interface ChannelStatus {
   channel: string
   enabled: boolean
-  /** The step of the preparation that a worker is at. */
+  /** The current step of the preparation by a worker. */
   step: string | null
-  /** Why the preparation failed. */
+  /** The reason why the preparation failed. */
   error: string | null
   /** null while it is unknown: the instance does not run, or the channel is not prepared. */
   gateway: GatewayChannelStatus | null
   login: ScanState | null
 }
 
-/** Tells which channels are enabled. The caller's `openclaw_config` may override the stored settings. */
+/** Determines which channels are enabled. The caller's `openclaw_config` may override the stored settings. */
 async function enabledChannels(
   { db, vault }: ChannelDeps,
   instance: Instance,
@@ -64,8 +64,7 @@ export async function listChannels(
 }
 
 /**
- * The status of a channel, which the gateway reports while the instance runs. A login that waits for its scan is
- * continued.
+ * The status of a channel, as the gateway of a running instance reports it. Continues a login that waits for its scan.
  */
 export async function getChannelStatus(
   deps: ChannelDeps,

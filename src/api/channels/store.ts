@@ -55,8 +55,8 @@ export const storeAppliedChannel = (tx: Db, vault: Vault, instanceId: string, se
   upsert(tx, vault, instanceId, settings, null)
 
 /**
- * Stores a channel that a worker is to prepare and to apply, and makes the instance due, in one transaction. Null when
- * the instance does not run.
+ * Stores a channel for a worker to prepare and apply, and makes the instance due, in one transaction. Null when the
+ * instance does not run.
  */
 export const requestChannel = (
   db: Db,
@@ -76,7 +76,7 @@ export const requestChannel = (
     return row
   })
 
-/** Disables a channel, in the transaction of that change. Its settings stay, and so does a pending preparation. */
+/** Disables a channel, in the transaction of that change. Keeps its settings and a pending preparation. */
 export async function disableChannel(tx: Db, instanceId: string, channel: string): Promise<void> {
   await tx.update(channels).set({ enabled: false, updatedAt: sql`now()` }).where(isChannel(instanceId, channel))
 }

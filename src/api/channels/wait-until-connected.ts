@@ -50,7 +50,7 @@ export async function waitUntilConnected(
   if (!(await poll(isConnected, { pauseMs, timeoutMs, signal }))) throw unreachable(error ?? 'it is still starting')
 }
 
-/** Ignores a refusal: the status tells the same. */
+/** Ignores a refusal: the status carries the same information. */
 async function startChannel(gateway: GatewayClient, channel: string): Promise<void> {
   await gateway.call('channels.start', { channel }).catch((error: unknown) => {
     if (!(error instanceof GatewayRefusal)) throw error

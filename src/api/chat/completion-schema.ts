@@ -2,7 +2,7 @@ import { type Static, Type } from '@sinclair/typebox'
 import { always } from '#api/responses/format/response-schema.ts'
 import { Nullable, OneOf } from '#platform/typebox.ts'
 
-// These schemas allow no other fields: the tests validate every completion and chunk with them.
+// These schemas allow no other fields, because the tests validate every completion and chunk with them.
 const exact = { additionalProperties: false } as const
 
 const Arguments = Type.String({ description: 'The arguments, as JSON.' })

@@ -54,7 +54,7 @@ export class ChatCompletionWriter {
     return this.#includeUsage ? [last, this.#json({ choices: [], usage: usage && usageOf(usage) })] : [last]
   }
 
-  /** The completion with all that was written. */
+  /** The completion with all output so far. */
   completion({ status, usage }: End): ChatCompletion {
     const calls = this.#calls.map(({ callId: id, name, arguments: args }) => ({
       id,

@@ -8,18 +8,18 @@ import type { AskGateway } from '#instances/gateway/ask.ts'
 import { AppError } from '#platform/errors.ts'
 import type { Logger } from '#platform/log.ts'
 
-/** Deletes the session of a killed process later than any turn ends. */
+/** Age after which the session of a killed process is deleted: longer than any turn. */
 const latestDueAt = sql`now() + interval '20 minutes'`
-/** Deletes a session a moment after its turn: the gateway of a turn that broke off still writes to it. */
+/** Delay after a turn: the gateway of a turn that broke off still writes to its session. */
 const dueAfterTurn = sql`now() + interval '3 seconds'`
-/** Sessions that one run takes, of all instances and of each, so that a busy instance does not delay the others. */
+/** Maximum sessions per run, in total and per instance, so that a busy instance does not delay the others. */
 const maxSessions = 200
 const maxSessionsOfInstance = 10
-/** Sessions that are deleted at once at one gateway, which takes a second or two for each. */
+/** Concurrent deletions at one gateway, which needs one or two seconds for each. */
 const concurrencyOfInstance = 4
 /**
- * Sessions of an instance that are kept in mind once they are due: a gateway that lets none be deleted fills the table
- * otherwise. What is forgotten stays in the agent's own files.
+ * Maximum due sessions kept per instance: otherwise a gateway that refuses every deletion would fill the table.
+ * Forgotten ones stay in the agent's own files.
  */
 const maxDueOfInstance = 1000
 /** Maximum sessions that one run forgets. */
@@ -40,11 +40,11 @@ export async function createEphemeralSession(db: Db, instance: InstanceRef): Pro
   return sessionKey
 }
 
-/** Marks a session for deletion, because its turn is over. */
+/** Marks a session for deletion after its turn. */
 export const endEphemeralSession = (db: Db, sessionKey: string) =>
   db.update(ephemeralSessions).set({ dueAt: dueAfterTurn }).where(eq(ephemeralSessions.sessionKey, sessionKey))
 
-/** Forgets the oldest due sessions of instances that have too many. Those of running turns are not due. */
+/** Forgets the oldest due sessions of instances with too many. The sessions of running turns are not due. */
 const forgetSurplus = (db: Db) =>
   db.execute(sql`
     DELETE FROM passing_sessions WHERE session_key IN (
@@ -59,7 +59,7 @@ interface DueSessions extends Record<string, unknown> {
   session_keys: string[]
 }
 
-/** Takes sessions that are due. They are due again a minute later, so that no other process takes them meanwhile. */
+/** Claims due sessions. They become due again a minute later, so that no other process claims them meanwhile. */
 const takeDue = (db: Db, exceptInstanceIds: readonly string[]) =>
   db.execute<DueSessions>(sql`
     WITH taken AS (
@@ -76,16 +76,16 @@ const takeDue = (db: Db, exceptInstanceIds: readonly string[]) =>
     FROM taken GROUP BY instance_id, organization_id`)
 
 /**
- * Returns a periodic task that deletes the sessions that are due, at their gateways and then in the database. It asks
- * all gateways at the same time. A session that cannot be deleted is tried again a minute later until its instance is
- * terminated, also after a crash. Of each instance it keeps the latest 1,000 in mind.
+ * Returns a periodic task that deletes due sessions at their gateways and then in the database. It asks all gateways at
+ * the same time. A failed deletion is retried every minute until the instance is terminated, also after a crash. It
+ * keeps the latest 1,000 sessions of each instance.
  */
 export function createEphemeralSessionCleanup(
   db: Db,
   askGateway: AskGateway,
   log: Pick<Logger, 'warn'>,
 ): () => Promise<void> {
-  /** Instances whose gateways are being asked, which may take longer than a run. */
+  /** Instances with a pending request to their gateway, which may outlast a run. */
   const busyInstances = new Set<string>()
 
   async function deleteSessions({ organization_id, instance_id, session_keys }: DueSessions): Promise<void> {

@@ -4,7 +4,7 @@ import type { CreateResponse } from '#api/responses/format/request-schema.ts'
 import { AppError } from '#platform/errors.ts'
 import { type ChatMessage, type ChatPart, type CreateChatCompletion, chatFields } from './request-schema.ts'
 
-/** Fields that would change or limit the answer, that an agent cannot honour, and that a response does not have. */
+/** Fields that would change or limit the answer. An agent cannot honour them, and a response has no such field. */
 const refusedFields: RefusedField<CreateChatCompletion>[] = [
   ['n', (value) => value !== 1, 'must be 1: an agent gives one answer.'],
   ['stop', (value) => !Array.isArray(value) || value.length > 0, 'OpenClaw does not pass it to the model.'],
@@ -26,7 +26,7 @@ function contentPart(part: ChatPart, param: string): ContentPart {
   throw invalidField(param, 'must be a text, image_url or file part with the field that its type names.')
 }
 
-/** The items of a response for a message. */
+/** Converts a message to the items of a response. */
 function itemsOf({ role, content, tool_calls: calls, tool_call_id: callId }: ChatMessage, index: number): InputItem[] {
   const read =
     typeof content === 'string'
@@ -44,7 +44,7 @@ function itemsOf({ role, content, tool_calls: calls, tool_call_id: callId }: Cha
   return hasMessage ? [{ type: 'message', role, content: read }, ...callItems] : callItems
 }
 
-/** `tool_choice` in the form of a response: `function` and `allowed_tools` are not nested there. */
+/** Converts `tool_choice` to the form of a response, which does not nest `function` and `allowed_tools`. */
 function toolChoiceOf(choice: CreateChatCompletion['tool_choice']): CreateResponse['tool_choice'] {
   if (typeof choice !== 'object' || choice === null) return choice
   const { type, function: named, allowed_tools: allowed } = choice
@@ -59,8 +59,8 @@ const chatNames: Partial<Record<string, string>> = {
 }
 
 /**
- * Turns the body into one of a response. `toChatError` turns an error about a field of that response into one about the
- * field of this body. Throws AppError invalid that names the field that cannot be honoured.
+ * Converts the body to one of a response. `toChatError` converts an error about a field of that response to one about
+ * the field of this body. Throws AppError invalid that names the field that cannot be honoured.
  */
 export function readChatRequest(body: CreateChatCompletion): {
   request: CreateResponse

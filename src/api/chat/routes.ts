@@ -11,7 +11,7 @@ import { runChatCompletion } from './run-chat-completion.ts'
 interface ChatDeps {
   db: Db
   turns: Turns
-  /** The address that clients reach the API at. */
+  /** The base URL for clients. */
   publicUrl(): string
 }
 
@@ -20,7 +20,7 @@ export const chatRoutes: FastifyPluginAsyncTypebox<ChatDeps> = async (app, { db,
   app.post(
     '/v1/instances/:instance_id/chat/completions',
     {
-      // Its session is its own: no other call reaches it.
+      // Each call has its own session, which no other call can reach.
       config: { ...turnRouteConfig, session: 'none' },
       bodyLimit: maxTurnBytes,
       schema: {

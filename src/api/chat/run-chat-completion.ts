@@ -25,10 +25,10 @@ interface ChatCompletionOptions {
 }
 
 /**
- * Runs one turn of an agent for a request to the Chat Completions format, in a session that ends with it. The request
- * holds the whole conversation, and nothing of it is stored. Yields the chunks of a stream, then `[DONE]`, or an object
- * with an `error` when the turn failed; returns the completion as JSON. Throws AppError when the request is invalid, and
- * when the turn fails before its stream has begun.
+ * Runs one turn of an agent for a request in the Chat Completions format, in a session that ends with it. The request
+ * holds the whole conversation, and none of it is stored. Yields the chunks of a stream, then `[DONE]`, or an object
+ * with an `error` when the turn failed; otherwise returns the completion as JSON. Throws AppError when the request is
+ * invalid, and when the turn fails before its stream has begun.
  */
 export async function* runChatCompletion(
   db: Db,
@@ -38,7 +38,7 @@ export async function* runChatCompletion(
 ): AsyncGenerator<string[], string | undefined> {
   const { organizationId } = caller
   const asker = { caller, user: body.user }
-  // The session begins with the turn: it has no end user of its own yet.
+  // The session begins with the turn, so it has no end user yet.
   const gateway = await admission.admit(asker, { organizationId, instanceId, sessionKey: '' })
   const isStreamed = body.stream === true
   const gatewayBody = readBody(body, gateway)

@@ -4,7 +4,7 @@ import { errorCodes } from '#platform/error-codes.ts'
 
 const entities: Record<string, string> = { '&': '&amp;', '<': '&lt;', '>': '&gt;' }
 
-/** Text as HTML, with \`code\` in backticks. */
+/** Converts text to HTML, with \`code\` in backticks. */
 const html = (text: string): string =>
   text.replace(/[&<>]/g, (character) => entities[character] ?? '').replace(/`([^`]+)`/g, '<code>$1</code>')
 
@@ -31,7 +31,7 @@ const explanations = Object.entries(errorCodes)
 <p><b>Repeat the request:</b> ${html(repeat)}</p>`,
   )
 
-/** The page at /docs/errors: one anchor an error code. It needs nothing from another host. */
+/** The page at /docs/errors, with an anchor for each error code. It loads nothing from another host. */
 export const errorsPage = (): string => `<!doctype html>
 <html lang="en">
 <meta charset="utf-8">

@@ -2,7 +2,7 @@ import type { AboutApi } from '#http/openapi.ts'
 import { version } from '#platform/version.ts'
 import { sections } from './sections.ts'
 
-/** In a shell, where `URL` is the address of a server. The lines fit the column of the page: 62 characters. */
+/** Shell commands; `URL` holds the address of a server. The lines fit the column of the page: 62 characters. */
 const firstCalls = `\`\`\`bash
 json='content-type: application/json'
 

@@ -7,7 +7,7 @@ import { llmsText } from './llms-text.ts'
 import { createScriptSender } from './page-script.ts'
 
 export interface DocsDeps {
-  /** The address that clients reach the API at. */
+  /** The base URL for clients. */
   publicUrl(): string
 }
 
@@ -33,7 +33,7 @@ function contentSecurityPolicy(html: string): string {
   ].join('; ')
 }
 
-/** The pages of the reference. Their package has 5 MB: it is loaded when somebody opens them. */
+/** The pages of the reference. Their package has 5 MB, so it is loaded at the first visit. */
 async function createPages() {
   const { default: scalar } = await import('@scalar/fastify-api-reference')
   const pages = fastify()

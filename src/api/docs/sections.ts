@@ -5,7 +5,7 @@ interface Section {
   description: string
 }
 
-/** The sections of the reference, in its order. The calls of each have the order of their registration. */
+/** The sections of the reference, in order. Within a section, calls have the order of their registration. */
 export const sections: readonly Section[] = [
   {
     name: 'organization',

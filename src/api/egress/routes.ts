@@ -11,7 +11,7 @@ export interface EgressDeps {
   db: Db
 }
 
-/** What agents reach beside models. */
+/** The routes about hosts that agents reach, other than models. */
 export const egressRoutes: FastifyPluginAsyncTypebox<EgressDeps> = async (app, { db }) => {
   async function show(id: string) {
     const { policy, owner, hosts } = await readEgress(db, id)

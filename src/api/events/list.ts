@@ -10,17 +10,16 @@ export interface EventQuery {
   requestId?: string | undefined
   types?: readonly EventType[] | undefined
   order: 'asc' | 'desc'
-  /** Only events with greater ids. */
+  /** Only events with larger ids. */
   after?: number | undefined
-  /** The id of the last event of the page before. */
+  /** The id of the last event of the previous page. */
   position?: number | undefined
   limit: number
 }
 
 /**
- * The id up to which every event that will ever be committed has been committed. Ids come from a sequence, so that a
- * later one may be committed first; the trigger `events_writer` shows which ids are still open. Take it before the page
- * is read, in a statement of its own.
+ * The id up to which every event is committed. Ids come from a sequence, so a later one may be committed first; the
+ * trigger `events_writer` shows which ids are still open. Read it before the page, in a separate statement.
  */
 async function settledId(db: Db): Promise<number> {
   const { rows } = await db.$client.query<{ id: string }>('SELECT settled_event_id() AS id')
@@ -28,9 +27,9 @@ async function settledId(db: Db): Promise<number> {
 }
 
 /**
- * Lists events of an organization by their ids. In ascending order an event is listed once no event before it can
- * appear any more: a reader that goes on after the last one misses none. In descending order all are listed. `next` is
- * the id of the last event if more follow. Costs the same however many events there are.
+ * Lists events of an organization by their ids. In ascending order an event is listed once all smaller ids are
+ * committed: a reader that continues after the last one misses none. In descending order all are listed. `next` is the
+ * id of the last event if more follow. The cost does not depend on the number of events.
  */
 export async function listEvents(db: Db, query: EventQuery): Promise<{ rows: Event[]; next: number | undefined }> {
   const { organizationId, instanceId, requestId, types, order, after = 0, position, limit } = query
@@ -41,8 +40,8 @@ export async function listEvents(db: Db, query: EventQuery): Promise<{ rows: Eve
   const atMost = limit + 1
 
   /**
-   * The page of the events whose columns have these values. It compares and sorts by all columns of an index, since for
-   * an equation with an order by id the planner may choose another index, and read all events to find a few.
+   * The page of the events whose columns have these values. Compares and sorts by all columns of an index: for an
+   * equation with an order by id, the planner may choose another index and read all events to find a few.
    */
   function page(columns: readonly PgColumn[], values: readonly unknown[]) {
     const key = sql.join([...columns, events.id], sql`, `)

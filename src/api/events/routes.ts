@@ -24,7 +24,7 @@ const historyDescription =
   'included. Newest first; to follow the history, read it with `after=0`, and then again and again with the id of ' +
   'the last event that you have. Such a reader misses no event and gets none twice.'
 
-/** The routes of the history: what happened, when, and who caused it. */
+/** The routes of the history: events, their times and their actors. */
 export const eventRoutes: FastifyPluginAsyncTypebox<EventDeps> = async (app, { db, publicUrl }) => {
   async function answer(reply: FastifyReply, instanceId: string | undefined, query: Static<typeof EventPage>) {
     const { limit, cursor, after, order = after === undefined ? 'desc' : 'asc', type, request_id } = query

@@ -9,7 +9,7 @@ import { DateTime, Nullable, OneOf, plainText, Uuid } from '#platform/typebox.ts
 
 const defaultLimit = 50
 
-/** As many digits as a JavaScript number has without loss. */
+/** The number of digits that a JavaScript number holds exactly. */
 const maxId = 999_999_999_999_999
 
 export const EventPage = Type.Object(
@@ -124,7 +124,7 @@ export const Event = Type.Object(
   },
 )
 
-/** `mayConfigure`: whether the caller may read what the gateway said. */
+/** `mayConfigure`: whether the caller may read the gateway's output. */
 export const toEvent = (row: Row, mayConfigure: boolean): Static<typeof Event> => ({
   id: row.id,
   type: row.type as EventType,

@@ -15,15 +15,15 @@ import { parseRange } from './range.ts'
 import { PathQuery } from './schemas.ts'
 import { inWorkspace, withFiles } from './workspace.ts'
 
-/** How long a client may read nothing before its connection is closed. */
+/** A connection is closed after its client has read nothing for this long. */
 const idleTimeoutMs = 60_000
 
 const Bytes = Type.Unsafe<unknown>({ type: 'string', format: 'binary', description: 'The bytes.' })
 
-/** Changes with the file, unless it is written twice in one millisecond with the same size. */
+/** Changes with the file, unless it is written twice within a millisecond with the same size. */
 const entityTag = ({ size, modifiedAt }: OpenFile) => `"${size.toString(16)}-${modifiedAt.getTime().toString(16)}"`
 
-/** Puts the name in quotes also where HTTP needs none, because clients expect them. */
+/** Always quotes the name, because clients expect quotes even where HTTP needs none. */
 const attachment = (path: string) =>
   contentDisposition(posix.basename(path)).replace(/^attachment; filename=([^";]+)/, 'attachment; filename="$1"')
 
@@ -84,7 +84,7 @@ export const downloadRoute: FastifyPluginAsyncTypebox<FileDeps> = async (app, de
         .header('content-disposition', attachment(path))
         .header('x-content-type-options', 'nosniff')
         .type(mime.getType(path) ?? 'application/octet-stream')
-      // A HEAD request reads nothing of the file.
+      // A HEAD request does not read the file.
       return reply.send(file.content(request.method === 'HEAD' ? { start, end: start } : { start, end }))
     },
   )

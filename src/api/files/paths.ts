@@ -1,9 +1,9 @@
 import { AppError } from '#platform/errors.ts'
 import { texts } from '#platform/texts.ts'
 
-/** OpenClaw takes an empty workspace for a lost one and refuses every turn for a day. This file prevents that. */
+/** OpenClaw treats an empty workspace as lost and refuses every turn for a day. This file prevents that. */
 const keepFile = '.keep'
-/** OpenClaw loads plugins from it into the gateway, which has more than the workspace. */
+/** OpenClaw loads plugins from here into the gateway, which has more rights than the workspace. */
 const pluginsParent = '.openclaw'
 
 /** Whether a path, as `parsePath` returns it, is hidden from clients. */

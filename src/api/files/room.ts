@@ -13,7 +13,7 @@ const megabyte = 1024 * 1024
 
 const gigabytes = (bytes: number) => (bytes / 1024 / megabyte).toFixed(2)
 
-/** Throws AppError `no_space` when an instance has no room for so many more bytes. */
+/** Throws AppError `no_space` when an instance has no room for this many more bytes. */
 async function requireRoom(db: Db, id: string, bytes: number): Promise<void> {
   const [found] = await db
     .select({ limits: instances.limits, used: instanceUse.diskBytes })
@@ -23,12 +23,12 @@ async function requireRoom(db: Db, id: string, bytes: number): Promise<void> {
   const limit = (found?.limits?.asked.disk_mb ?? Number.POSITIVE_INFINITY) * megabyte
   const used = found?.used ?? 0
   if (used + bytes <= limit) return
-  // A worker measures them again, since some may have been deleted.
+  // A worker measures them again: some may have been deleted.
   await db.update(instanceUse).set({ isFull: true }).where(eq(instanceUse.instanceId, id))
   throw new AppError('no_space', texts.diskLimitReached(gigabytes(used), gigabytes(limit)))
 }
 
-/** Counts bytes that were written until a worker measures the files again. */
+/** Adds written bytes to the stored size until a worker measures the files again. */
 const countWritten = (db: Db, instanceId: string, bytes: number) =>
   db
     .insert(instanceUse)
@@ -39,8 +39,8 @@ const countWritten = (db: Db, instanceId: string, bytes: number) =>
     })
 
 /**
- * As `withFiles`, for a call that writes so many bytes. Throws also AppError `no_space`, and `host_disk_full`
- * while the rest of the host's disk is for the control plane.
+ * Like `withFiles`, for a call that writes this many bytes. Also throws AppError `no_space`, and `host_disk_full` while
+ * the rest of the host's disk is reserved for the control plane.
  */
 export async function withFilesToWrite<T>(
   deps: FileDeps,

@@ -26,13 +26,13 @@ import {
 import { uploadRoute } from './upload.ts'
 import { inWorkspace, withFiles } from './workspace.ts'
 
-/** JSON writes a byte of text as six bytes or fewer. */
+/** JSON encodes a byte of text in six bytes or fewer. */
 const contentBodyLimit = 6 * maxContentBytes + 64 * 1024
 const callTimeoutMs = 30_000
 
 const deadline = () => AbortSignal.timeout(callTimeoutMs)
 
-/** The workspace is made with its first file. Until then it is empty. */
+/** The first file creates the workspace. Until then it is empty. */
 function noneIfMissing(error: unknown): Awaited<ReturnType<SandboxFiles['list']>> {
   if (error instanceof SandboxPathError && error.fault === 'missing') return { entries: [], isWhole: true }
   throw error

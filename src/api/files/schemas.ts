@@ -63,7 +63,7 @@ export const FileList = Type.Object(
 /** The largest `content`, as UTF-8. */
 export const maxContentBytes = 1024 * 1024
 
-/** The schema limits no length: a text that is too large is a 413, not a 422. */
+/** The schema has no maximum length: a text that is too large is a 413, not a 422. */
 export const FileContent = Type.Object(
   { path: FilePath, content: Type.String({ description: 'Text, up to 1 MiB as UTF-8.' }) },
   {
@@ -73,7 +73,7 @@ export const FileContent = Type.Object(
   },
 )
 
-/** Only documents the form: the handler reads it part by part. */
+/** Documents the form only: the handler reads it part by part. */
 export const UploadFile = Type.Object({
   path: FilePath,
   file: Type.Unsafe<unknown>({ type: 'string', format: 'binary', description: 'The bytes of the file.' }),

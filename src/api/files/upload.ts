@@ -16,7 +16,7 @@ import { withFilesToWrite } from './room.ts'
 import { maxPathCharacters, UploadFile } from './schemas.ts'
 import { inWorkspace } from './workspace.ts'
 
-/** The size that a form may have in addition to the file. */
+/** The maximum size of a form without its file. */
 const maxFormOverheadBytes = 64 * 1024
 const removeTimeoutMs = 10_000
 const limits = { fileSize: Number.POSITIVE_INFINITY, files: 1, fields: 1, fieldSize: 16 * 1024 }
@@ -82,7 +82,7 @@ async function receiveFile(
 export const uploadRoute: FastifyPluginAsyncTypebox<FileDeps> = async (app, deps) => {
   app.removeAllContentTypeParsers()
   await app.register(multipart, { throwFileSizeLimit: false })
-  // Any other content type reaches the handler, which refuses it with its own text.
+  // Other content types reach the handler, which refuses them with its own text.
   app.addContentTypeParser('*', (_request, _body, done) => done(null))
 
   app.post(
@@ -110,7 +110,7 @@ export const uploadRoute: FastifyPluginAsyncTypebox<FileDeps> = async (app, deps
       if (Number(request.headers['content-length']) > deps.filesMaxBytes + maxFormOverheadBytes) {
         throw new AppError('too_large', texts.fileTooLarge(deps.filesMaxBytes))
       }
-      // Without a length the file counts once a worker has measured it.
+      // A file without a declared length counts once a worker has measured it.
       const bytes = Number(request.headers['content-length'] ?? 0)
       await withFilesToWrite(deps, request.caller.organizationId, request.params.instance_id, bytes, (files) =>
         receiveFile(request, files, deps.filesMaxBytes, signal),

@@ -38,7 +38,7 @@ const pathErrors: Record<PathFault, (deps: FileDeps) => [ErrorCode, string]> = {
  * Calls `use` with the files of an organization's instance, whether it runs or not. Throws not_found for a missing,
  * malformed or foreign id alike; conflict before the instance has a sandbox, and when it is terminated;
  * gateway_unreachable when its sandbox is missing; gateway_timeout when the signal of the call timed out; no_space for
- * a full disk; and the error of a path in words for the caller.
+ * a full disk; and an error for the caller about an unusable path.
  */
 export async function withFiles<T>(
   deps: FileDeps,

@@ -8,7 +8,7 @@ export interface HealthDeps {
   readiness(): Promise<{ database: boolean; queue: boolean; disk: boolean; workers: number | null }>
   /** A sentence on how agents are isolated. */
   isolation(): string
-  /** Whether the server is about to stop: balancers send their requests elsewhere. */
+  /** Whether the server is about to stop, so that balancers send their requests elsewhere. */
   isDraining(): boolean
 }
 

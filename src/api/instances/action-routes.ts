@@ -26,12 +26,12 @@ export interface ActionDeps {
   queue: InstanceQueue
   findSummary: FindSummary
   hostDisk: HostDisk
-  /** Called before the response to a stop or a delete: from then on, messages are refused. */
+  /** Call it before the response to a stop or a delete: messages are refused from then on. */
   forgetGateway: RunningGateways['forget']
   /** The oldest version of OpenClaw that agents may start with. */
   minOpenclawVersion: string
   show: Show
-  /** Aborted when nobody waits for the response any more. */
+  /** Aborted when the client has left or the server closes. */
   untilLeft(reply: FastifyReply): AbortSignal
 }
 
@@ -52,7 +52,7 @@ const actions = {
   },
 }
 
-/** The routes that restart, start and stop an instance. They wait for the worker that carries it out. */
+/** The routes that restart, start and stop an instance. They wait for the worker's work. */
 export const actionRoutes: FastifyPluginAsyncTypebox<ActionDeps> = async (app, deps) => {
   const { db, regions, queue, findSummary, forgetGateway, minOpenclawVersion, show, untilLeft } = deps
   const requireStartableInstance = async (organizationId: string, id: string) =>

@@ -7,14 +7,14 @@ import { fields } from './fields.ts'
 
 const rows: [string, Field][] = Object.entries(fields)
 
-/** The columns of a new row that its creator decides. */
+/** The columns that the creator of an instance sets. */
 type CallersColumns = Pick<NewInstance['columns'], 'modelProvider'> & Partial<NewInstance['columns']>
 
 type Sent = Readonly<Record<string, unknown>>
 
 const has = (sent: Sent, name: string) => sent[name] !== undefined
 
-/** The columns that the creator of an instance decides, also those of fields that were left out. */
+/** The columns of a new row, including those of omitted fields. */
 export const newColumns = (sent: Sent, target: Omit<Target, 'row'>): CallersColumns =>
   Object.assign(
     {},
@@ -32,14 +32,14 @@ export const changedColumns = (sent: Sent, target: Target & { row: Row }): Parti
     ),
   )
 
-/** The settings of the agent that were sent. */
+/** The given settings of the agent. */
 export const settingsOf = (sent: Sent): Partial<AgentSettings> =>
   Object.fromEntries(rows.flatMap(([name, { setting }]) => (setting && has(sent, name) ? [[setting, sent[name]]] : [])))
 
-/** Whether a PATCH has a field that a worker gives to the agent after the answer. */
+/** Whether a PATCH has a field that a worker applies to the agent after the answer. */
 export const isAppliedLater = (sent: Sent): boolean =>
   rows.some(([name, { appliedLater }]) => appliedLater === true && has(sent, name))
 
-/** The fields that were sent and that only an organization key may change, with the reason. */
+/** The given fields that only an organization key may change, with the reason. */
 export const fieldsOfOrganization = (sent: Sent) =>
   rows.flatMap(([param, { needsOrganizationKey: reason }]) => (reason && has(sent, param) ? [{ param, reason }] : []))

@@ -33,7 +33,7 @@ export interface CreateDeps {
   hostDisk: HostDisk
   /** The oldest version of OpenClaw that agents may start with. */
   minOpenclawVersion: string
-  /** Whether a higher limit can be bought. */
+  /** Whether the customer can buy a higher limit. */
   hasBilling: boolean
   showWith: ReturnType<typeof createShow>['showWith']
 }
@@ -44,7 +44,7 @@ export function requireStartable(release: string, minOpenclawVersion: string): v
   if (refusal) throw new AppError('release_refused', refusal)
 }
 
-/** The row that a body asks for. Throws AppError for a body that is not allowed. */
+/** The row for a body. Throws AppError for a body that is not allowed. */
 async function newInstance(
   { db, vault, regions, minOpenclawVersion }: CreateDeps,
   organizationId: string,
@@ -67,7 +67,7 @@ async function newInstance(
   const columns = newColumns(body, { id, vault })
   const settings = { model: null, instructions: null, openclawConfig: null, ...settingsOf(body) }
   checkSettings(settings, openclawVersion, columns.modelProvider)
-  // Only overrides can be at odds with the isolation of the organization.
+  // Only overrides can contradict the isolation of the organization.
   const isolation =
     body.isolation ?? (settings.openclawConfig ? await isolationOf(db, organizationId) : ('one_room' as const))
   requireIsolation(isolation, settings.openclawConfig, sandboxes.hasTwoRooms === true)
@@ -87,10 +87,10 @@ async function newInstance(
 }
 
 /**
- * Creates the instance that the body of a request asks for, with its budgets, and enqueues it after the commit. With an
- * `Idempotency-Key`, the answer is stored in the same transaction. Returns the answer, and the row, which is another
- * request's when the answer is repeated or `if_exists` is `return`. A crash after the commit leaves a due row, which the
- * sweep finds. Throws AppError for a body or a caller that may not create it.
+ * Creates the requested instance with its budgets, and enqueues it after the commit. With an `Idempotency-Key`, the
+ * answer is stored in the same transaction. Returns the answer and the row; the row belongs to an earlier request when
+ * the answer is repeated or `if_exists` is `return`. A crash after the commit leaves a due row, which the sweep finds.
+ * Throws AppError for a body or a caller that may not create it.
  */
 export async function createInstance(
   deps: CreateDeps,

@@ -6,7 +6,7 @@ import type { EditableColumns } from '#instances/lease.ts'
 import type { Vault } from '#platform/secrets.ts'
 import type { InstanceStatus, View } from './status.ts'
 
-/** The parts of an instance that an answer is made from. */
+/** The sources of an instance's answer. */
 export interface Shown {
   row: Omit<Row, 'sealedToken'>
   settings: AgentSettings
@@ -30,21 +30,21 @@ export interface Field {
   example: unknown
   /** The schema in the body of a create. Absent: the creator does not set the field. */
   create?: TSchema
-  /** The schema in the body of a PATCH. Absent: the field never changes, or Chowder alone changes it. */
+  /** The schema in the body of a PATCH. Absent: the field never changes, or only Chowder changes it. */
   patch?: TSchema
-  /** The value of a create that leaves the field out; null by default. */
+  /** The value when a create omits the field; null by default. */
   initial?: unknown
-  /** The columns of a value that fits the schema. Throws AppError for a value that is not allowed. */
+  /** The columns for a valid value. Throws AppError for a value that is not allowed. */
   columns?(value: never, target: Target): Partial<EditableColumns>
-  /** The name of the setting in `AgentSettings`, for a field that the gateway is configured from. */
+  /** The name of the setting in `AgentSettings`, for a field of the gateway's configuration. */
   setting?: keyof AgentSettings
-  /** The agent gets a changed value within seconds, from a worker. */
+  /** A worker applies a changed value to the agent within seconds. */
   appliedLater?: true
-  /** Why only an organization key may change the field. */
+  /** The reason why only an organization key may change the field. */
   needsOrganizationKey?: 'identity' | 'limit'
   /** Shown as null to a scoped key without the permission `configure`. */
   isPrivate?: true
-  /** The value holds no words of the caller: the erasure of a deleted instance keeps it. */
+  /** The value holds no text of the caller, so erasure keeps it. */
   isKept?: true
 }
 

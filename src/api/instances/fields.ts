@@ -68,8 +68,8 @@ const EgressChange = Type.Optional(Nullable({ ...NewEgress, description: egressD
 const noLimits = { memory_mb: null, cpus: null, pids: null, disk_mb: null }
 
 /**
- * The fields of an instance. One row is all that the API knows about a field: the bodies of a create and a PATCH, the
- * answer and its example, the columns that a caller writes, and who may write them come from it.
+ * The fields of an instance. One entry defines all of a field in the API: the bodies of create and PATCH, the answer
+ * and its example, the columns that a caller writes, and who may write them.
  */
 export const fields = {
   id: field({ answer: Uuid('The id of the instance.'), show: ({ row }) => row.id, example: exampleId }),

@@ -22,7 +22,10 @@ export const HeldLimits = Nullable(
   }),
 )
 
-/** Converts stored limits. Chowder watches the disk; no other limit is kept where the kernel does not keep it. */
+/**
+ * Converts stored limits. Chowder enforces the disk limit; all other limits are effective only where the kernel
+ * enforces them.
+ */
 export const toLimits = ({ asked, kept }: Stored): Static<typeof HeldLimits> => {
   const held = (name: keyof Stored['kept'], otherwise: 'watch' | 'nothing') => {
     const value = kept[name] ?? null

@@ -14,18 +14,18 @@ export interface InstanceFilter {
   name?: string
   external_id?: string
   region?: string
-  /** The labels that an instance must have, with these values. */
+  /** Required labels with their values. */
   metadata?: Readonly<Record<string, string>>
   limit: number
-  /** The id of the last instance of the page before. */
+  /** The id of the last instance of the previous page. */
   position?: string | undefined
 }
 
-/** The index has no instances without labels. */
+/** The index does not contain instances without labels. */
 const hasLabels = (labels: Readonly<Record<string, string>>) =>
   sql`${instances.metadata} @> ${JSON.stringify(labels)}::jsonb AND ${instances.metadata} <> '{}'`
 
-/** Of the overrides and instructions of what is read at once: to unseal, to parse and to write them takes some ms. */
+/** Maximum size of the overrides and instructions in one page: unsealing, parsing and writing them takes some ms. */
 const maxSealedBytes = 128 * 1024
 
 const { sealedToken: _, ...shownColumns } = getTableColumns(instances)
@@ -33,9 +33,9 @@ const bytes = sql<number>`coalesce(octet_length(${instances.sealedConfig}), 0) +
   coalesce(octet_length(${instances.sealedInstructions}), 0)`
 
 /**
- * Lists instances of an organization with their budgets, newest first: up to the limit, or until they have long
- * overrides and instructions. Terminated instances are listed only by their status. `next` is the position after these
- * if more follow. Throws `invalid_value`.
+ * Lists instances of an organization with their budgets, newest first, up to the limit or the maximum size of overrides
+ * and instructions. Terminated instances are listed only by their status. `next` is the position after the page if more
+ * follow. Throws `invalid_value`.
  */
 export async function listInstances(db: Db, organizationId: string, filter: InstanceFilter, regions: Regions) {
   const { status, name, external_id: externalId, metadata, region, limit, position } = filter

@@ -30,8 +30,8 @@ export function requireNoneOfOrganization(patch: Patch): void {
 }
 
 /**
- * Changes what `patch` names of an instance, all or nothing. Throws what `changeConfig` and `setBudgets` throw, invalid
- * for more than 16 labels, and ExternalIdTaken.
+ * Applies `patch` to an instance, all or nothing. Throws the errors of `changeConfig` and `setBudgets`, invalid for
+ * more than 16 labels, and ExternalIdTaken.
  */
 export async function patchInstance(
   deps: ChangeDeps,
@@ -99,7 +99,7 @@ async function patchRow(deps: ChangeDeps, row: Instance, patch: Patch): Promise<
   })
 }
 
-/** A running agent is started again with the other isolation. */
+/** A running agent is restarted with the other isolation. */
 async function changeIsolation({ db, queue }: ChangeDeps, organizationId: string, id: string, isolation: Isolation) {
   for (const running of [true, false]) {
     const is = eq(instances.desiredState, 'running')
@@ -114,7 +114,7 @@ async function changeIsolation({ db, queue }: ChangeDeps, organizationId: string
   throw new AppError('instance_terminated', texts.isTerminated)
 }
 
-/** Changes columns that the gateway's configuration does not have. */
+/** Changes columns outside of the gateway's configuration. */
 async function changeColumns(
   db: Db,
   organizationId: string,

@@ -79,7 +79,7 @@ export const ListInstances = Type.Object(
   { additionalProperties: false },
 )
 
-/** For calls that answer at once unless the caller wants to wait. */
+/** For calls that answer at once unless the caller asks to wait. */
 export const WaitQuery = Type.Object(
   {
     wait: Type.Integer({

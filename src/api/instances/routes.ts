@@ -29,16 +29,16 @@ export interface InstanceDeps
     Omit<CreateDeps, 'showWith'>,
     Omit<ActionDeps, 'show' | 'untilLeft'> {}
 
-/** With more instructions and overrides, a page has fewer instances than its limit. */
+/** With long instructions and overrides, a page has fewer instances than its limit. */
 const maxPageBytes = 1024 * 1024
 
-/** The routes of instances. They record what is asked for and enqueue it; workers carry it out. */
+/** The routes of instances. They record an intent and enqueue it; workers carry it out. */
 export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (app, deps) => {
   const { db, queue, findSummary, forgetGateway, publicUrl } = deps
   const { regions } = deps
   const closing = new AbortController()
   app.addHook('preClose', async () => closing.abort())
-  /** Aborted when the client leaves or the server closes: nobody waits for the response any more. */
+  /** Aborted when the client leaves or the server closes. */
   const untilLeft = (reply: FastifyReply) => AbortSignal.any([clientLeft(reply), closing.signal])
   const { show, showWith, view } = createShow(deps)
 

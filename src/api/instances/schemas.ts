@@ -37,7 +37,7 @@ export const createdInstance = {
   updated_at: exampleInstance.created_at,
 }
 
-/** Converts an instance to the API's format, with null for the fields that the caller may not read. */
+/** Converts an instance to the API's format, with null for fields that the caller may not read. */
 export const toInstance = (shown: Shown): Static<typeof Instance> =>
   Object.fromEntries(
     rows.map(([name, { show, isPrivate }]) => [name, isPrivate && !shown.view.mayConfigure ? null : show(shown)]),

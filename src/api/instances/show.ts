@@ -12,13 +12,13 @@ export interface ShowDeps {
   regions: Regions
   db: Db
   vault: Vault
-  /** The address that clients reach the API at. */
+  /** The base URL for clients. */
   publicUrl(): string
-  /** Whether no worker has been seen lately. */
+  /** Whether no worker is alive. */
   areWorkersMissing(): boolean
 }
 
-/** Shows rows as callers see them; without `mayConfigure`, private fields are null. */
+/** Converts rows to answers; without `mayConfigure`, private fields are null. */
 export function createShow({ db, vault, regions, publicUrl, areWorkersMissing }: ShowDeps) {
   const view = () => ({ publicUrl: publicUrl(), areWorkersMissing: areWorkersMissing() })
   const showWith = (row: Omit<Row, 'sealedToken'>, budgets: ShownBudget[], mayConfigure = true) =>

@@ -42,12 +42,12 @@ export const InstanceStatus = Type.Object(
   },
 )
 
-/** The state that an answer about an instance depends on beside its row. */
+/** The state, beside its row, that an answer about an instance depends on. */
 export interface View {
   publicUrl: string
-  /** No worker has been seen lately: nothing works on a row that is due, whatever its step was. */
+  /** No worker is alive, so no due row is being worked on, whatever its step was. */
   areWorkersMissing: boolean
-  /** The region of the row as callers see it. */
+  /** The region of the row as shown to callers. */
   region: string | null
   /** The caller may read private fields and the output of the gateway. */
   mayConfigure: boolean

@@ -11,7 +11,7 @@ import { texts } from '#platform/texts.ts'
 import { createKeyUses, isUseDue } from './last-use.ts'
 import { isActive, sessionScopeOf } from './store.ts'
 
-/** For this long another process may accept a revoked key: under 1 s, with the time of the query. */
+/** Lifetime of the cache: another process accepts a revoked key for under 1 s, including the time of the query. */
 const cachedMs = 900
 /** While this many queries run, requests wait and share the next one. */
 const maxConcurrentQueries = 2
@@ -25,24 +25,26 @@ interface FoundCaller {
 
 export interface Callers {
   find: FindCaller
-  /** Call it before the answer with the hash that a changed key had before: this process then reads the key again. */
+  /** Call it before the answer with the hash of a key before its change, so that this process rereads the key. */
   forget(keyHash: Buffer): void
-  /** The time of the database in ms since 1970, once `find` has found a caller: as exact as the query was quick. */
+  /**
+   * The database's time in ms since 1970, known once `find` has found a caller. Its error is the duration of the query.
+   */
   databaseMs(): number
-  /** Writes the last uses that are not written yet. Call `find` no more. */
+  /** Writes the pending last uses. Do not call `find` afterwards. */
   close(): Promise<void>
 }
 
 /**
- * Finds callers by the hash of their key. Caches each result, also that there is none, for less than a second from the
- * query on, and no key beyond its expiry.
+ * Finds callers by the hash of their key. Caches each result, including misses, for less than a second from the query
+ * on, and never beyond the expiry of the key.
  */
 export function createCallers(db: Db, log: Pick<Logger, 'warn'>): Callers {
   const uses = createKeyUses(db, log)
-  /** The time of the database when `performance.now()` was 0. */
+  /** The database's time when `performance.now()` was 0. */
   let databaseOrigin = Number.NaN
 
-  /** Keys that are asked for together, such as those of all open connections, share a query. */
+  /** Lookups at the same time, such as those of all open connections, share a query. */
   const read = batched(maxConcurrentQueries, async (keyHashes: readonly string[]) => {
     const queriedAt = performance.now()
     const rows = await db

@@ -4,18 +4,18 @@ import type { SessionScope } from '#http/session-scope.ts'
 import type { Vault } from '#platform/secrets.ts'
 import type { Callers } from './callers.ts'
 
-/** What a client token says. It is stored nowhere but in the token. */
+/** The content of a client token. It is stored only in the token. */
 interface Grant {
-  /** Of the key that made the token. */
+  /** The id of the key that made the token. */
   keyHash: string
   instanceId: string
   sessions: SessionScope
   endUser: string | null
-  /** In ms since 1970, by the clock of the database: the processes that make and take a token may have others. */
+  /** In ms since 1970, by the clock of the database: processes may have different clocks. */
   expiresAt: number
 }
 
-/** The place that tokens are sealed for: nothing else that is sealed is good as a token. */
+/** The sealing context of tokens: no other sealed value is valid as a token. */
 const place = 'client_tokens'
 
 /** Makes a client token. It is sealed: its holder can neither read nor change it. */
@@ -31,7 +31,7 @@ function unsealGrant(vault: Vault, token: string): Grant | null {
 }
 
 /**
- * Finds whom a client token stands for: its key, with only the permission `interact` in the sessions of the token. A
+ * Finds the caller of a client token: its key, with only the permission `interact` in the sessions of the token. A
  * token ends with its key. A malformed one costs no query.
  */
 export const createFindTokenCaller =

@@ -11,8 +11,8 @@ export const isUseDue = sql<boolean>`(
 )`
 
 /**
- * Writes the last uses of keys in the background, many in one statement. A use that could not be written is dropped:
- * the next use of the key is written instead.
+ * Writes the last uses of keys in the background, many in one statement. A failed write is dropped: the next use of the
+ * key is written instead.
  */
 export function createKeyUses(db: Db, log: Pick<Logger, 'warn'>) {
   const used = new Set<string>()
@@ -24,7 +24,7 @@ export function createKeyUses(db: Db, log: Pick<Logger, 'warn'>) {
     const ids = [...used]
     used.clear()
     if (ids.length === 0) return
-    // Skips locked rows: another process writes the same.
+    // Skips locked rows: another process writes the same value.
     const due = db
       .select({ id: apiKeys.id })
       .from(apiKeys)
@@ -58,7 +58,7 @@ export function createKeyUses(db: Db, log: Pick<Logger, 'warn'>) {
       used.add(keyId)
       timer ??= setTimeout(writeNext, writeAfterMs).unref()
     },
-    /** Writes the uses that are not written yet. */
+    /** Writes the pending uses. */
     close: writeNext,
   }
 }

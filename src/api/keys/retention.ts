@@ -4,7 +4,7 @@ import { apiKeys } from '#database/schema.ts'
 
 /** How long a revoked key is listed. */
 const revokedKeptDays = 365
-/** Rows that one statement deletes at most. */
+/** Maximum rows per statement. */
 const batchSize = 1000
 
 /** Deletes the keys that were revoked a year ago, in batches. Throws the signal's reason between two batches. */

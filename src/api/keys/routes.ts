@@ -48,17 +48,20 @@ import {
 export interface KeyDeps {
   db: Db
   vault: Vault
-  /** Called before the answer, with the hash that a changed key had before. */
+  /** Called before the answer, with the hash of a key before its change. */
   forgetCaller: Callers['forget']
   publicUrl(): string
   limits: KeyLimits
   findSummary: FindSummary
 }
 
-// Any text passes: a malformed id is an unknown one, a 404.
+// Accepts any text: a malformed id is unknown, a 404.
 const KeyParams = Type.Object({ key_id: Uuid('The id of the key.') })
 
-/** The routes of scoped keys, and of the other organization keys, which need an organization key; and of one's own. */
+/**
+ * The routes of scoped keys and of the other organization keys, which need an organization key, and of the caller's own
+ * key.
+ */
 export const keyRoutes: FastifyPluginAsyncTypebox<KeyDeps> = async (app, deps) => {
   const { db, findSummary, forgetCaller, publicUrl } = deps
   async function answerList(

@@ -165,7 +165,7 @@ export const CreateKey = Type.Object(
   },
 )
 
-/** A token is for one visit: its holder's browser asks for the next one. */
+/** A token is for one visit: its holder's browser requests the next one. */
 export const maxTokenSeconds = 3600
 
 export const CreateClientToken = Type.Object(
@@ -215,7 +215,7 @@ export const CreateOrganizationKey = Type.Object(
   { additionalProperties: false, examples: [{ name: 'backend-2' }] },
 )
 
-/** The key as callers see it: without the key itself and its hash. */
+/** The key in the API, without its secret and its hash. */
 export const toKey = (row: KeyRow): Static<typeof Key> => ({
   id: row.id,
   organization_id: row.organizationId,
@@ -236,7 +236,7 @@ export const toKeyWithGrants = (row: KeyRow): Static<typeof KeyWithGrants> => ({
 
 export type KeyLimits = Pick<RateLimits, 'requestsPerMinute' | 'organizationRequestsPerMinute'>
 
-/** The key of a request, with what the caller may do. A limit of 0 is none. */
+/** The key of a request, with its permissions. A limit of 0 means no limit. */
 export const toCurrentKey = (
   row: KeyRow,
   caller: Caller,

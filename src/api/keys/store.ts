@@ -14,7 +14,7 @@ import { texts } from '#platform/texts.ts'
 import { parseTimestamp } from '#platform/timestamps.ts'
 
 const shownCharacters = 4
-/** Of an organization, of both kinds: more than it has use for, and limits of requests count by key. */
+/** Maximum keys of an organization, of both kinds: more than it needs. Limits of requests count by key. */
 const maxActiveKeys = 1000
 
 const kinds = {
@@ -23,7 +23,7 @@ const kinds = {
 } as const
 type Kind = keyof typeof kinds
 
-/** By the clock of the database: the clocks of processes differ. */
+/** Compared by the clock of the database: the clocks of processes differ. */
 export const isActive = sql<boolean>`(
   ${apiKeys.revokedAt} IS NULL AND (${apiKeys.expiresAt} IS NULL OR ${apiKeys.expiresAt} > now())
 )`
@@ -32,7 +32,7 @@ export const isActive = sql<boolean>`(
 export type KeyRow = ApiKey & { isActive: boolean }
 const columns = { ...getTableColumns(apiKeys), isActive }
 
-/** The sessions that exist for a key. */
+/** The sessions visible to a key. */
 export const sessionScopeOf = ({
   sessionIds,
   sessionPrefix,
@@ -57,7 +57,7 @@ function issueKey(organizationId: string, kind: Kind) {
 
 export const issueOrganizationKey = (organizationId: string) => issueKey(organizationId, 'organization')
 
-/** Throws AppError `invalid` for a text that is no time, and for a time in the past by the clock of the database. */
+/** Throws AppError `invalid` for a text that is not a time, and for a time in the past by the clock of the database. */
 async function readExpiry(db: Db, text: string | null | undefined): Promise<Date | null> {
   if (text === undefined || text === null) return null
   const expiresAt = parseTimestamp(text)
@@ -68,8 +68,8 @@ async function readExpiry(db: Db, text: string | null | undefined): Promise<Date
 }
 
 /**
- * The ids in canonical form, each once. Throws AppError `invalid`, which names the ids that are not of an instance of
- * the organization, or are of a terminated one.
+ * The distinct ids in canonical form. Throws AppError `invalid` with the ids that belong to no instance of the
+ * organization, or to a terminated one.
  */
 async function readInstanceIds(db: Db, organizationId: string, ids: readonly string[]): Promise<string[]> {
   const found = await db
@@ -83,14 +83,14 @@ async function readInstanceIds(db: Db, organizationId: string, ids: readonly str
   return [...new Set(ids.map(canonicalId))]
 }
 
-/** Throws AppError `invalid_value` for a session that cannot be. */
+/** Throws AppError `invalid_value` for an impossible session. */
 export function readSessionScope({ session_ids: ids, session_prefix: prefix }: RequestedSessions): SessionScope | null {
   if (ids === undefined && prefix === undefined) return null
   for (const id of [...(ids ?? []), ...(prefix === undefined ? [] : [prefix])]) sessionKey(id)
   return { ids: [...new Set(ids)], prefix: prefix ?? null }
 }
 
-/** As callers send them. */
+/** As in requests. */
 export interface RequestedSessions {
   session_ids?: string[]
   session_prefix?: string
@@ -102,7 +102,7 @@ export interface RequestedKey {
   expiresAt?: string | null | undefined
 }
 
-/** Locks an organization until the end of the transaction: changes of its keys that must not meet wait for each other. */
+/** Locks an organization until the end of the transaction: serializes conflicting changes of its keys. */
 const lockOrganization = (tx: Db, organizationId: string) =>
   tx
     .select({ id: organizations.id })
@@ -110,7 +110,7 @@ const lockOrganization = (tx: Db, organizationId: string) =>
     .where(eq(organizations.id, organizationId))
     .for('no key update')
 
-/** Makes sure that one more key may become active in this transaction. Throws AppError `too_many_keys`. */
+/** Ensures that one more key may become active in this transaction. Throws AppError `too_many_keys`. */
 async function requireRoom(tx: Db, organizationId: string): Promise<void> {
   await lockOrganization(tx, organizationId)
   const active = await tx.$count(apiKeys, and(eq(apiKeys.organizationId, organizationId), isActive))
@@ -133,12 +133,12 @@ async function insertKey(
   return { key, row: created as KeyRow }
 }
 
-/** All others reach beyond a session: the history of an instance names all of them, for example. */
+/** All other permissions reach beyond a session: the history of an instance, for example, names all sessions. */
 const sessionPermissions: readonly Permission[] = ['interact', 'sessions']
 
 /**
  * Creates a scoped key, in a transaction. Throws AppError `invalid` for a bad expiry, instance or session, and for
- * permissions beyond the sessions of a key that is held to some; `conflict` when there are too many keys.
+ * permissions that reach beyond the key's sessions; `conflict` when there are too many keys.
  */
 export async function createKey(
   db: Db,
@@ -161,7 +161,7 @@ export async function createKey(
   return insertKey(db, organizationId, 'scoped', rest, scope)
 }
 
-/** Creates another organization key as `createKey` does. */
+/** Creates another organization key, like `createKey`. */
 export const createOrganizationKey = (db: Db, organizationId: string, key: RequestedKey) =>
   insertKey(db, organizationId, 'organization', key, null)
 
@@ -199,7 +199,7 @@ export async function getKey(db: Db, organizationId: string, kind: Kind, id: str
   return row
 }
 
-/** The key that a request came with, and the name of its organization. Throws AppError `unauthenticated` when it is gone. */
+/** The key of a request, and the name of its organization. Throws AppError `unauthenticated` when it is gone. */
 export async function getCurrentKey(db: Db, keyId: string): Promise<{ key: KeyRow; organizationName: string }> {
   const [row] = await db
     .select({ key: columns, organizationName: organizations.name })
@@ -223,8 +223,8 @@ export async function findKey(db: Db, organizationId: string, id: string): Promi
 }
 
 /**
- * Changes the name or the expiry of a scoped key; null removes the expiry. Throws AppError `conflict` for a revoked key,
- * and for an expired one when there are too many keys without it.
+ * Changes the name or the expiry of a scoped key; null removes the expiry. Throws AppError `conflict` for a revoked
+ * key, and for an expired one if without its expiry there would be too many keys.
  */
 export async function patchKey(
   db: Db,
@@ -248,7 +248,7 @@ export async function patchKey(
   })
 }
 
-/** Revokes a key for good. A revoked key stays as it is. Throws AppError `not_found`. */
+/** Revokes a key for ever. Changes nothing if it is revoked. Throws AppError `not_found`. */
 async function revoke(tx: Db, organizationId: string, kind: Kind, id: string): Promise<KeyRow> {
   const [row] = isId(id)
     ? await tx
@@ -266,8 +266,8 @@ export const revokeKey = (db: Db, organizationId: string, id: string) =>
   db.transaction((tx) => revoke(tx, organizationId, 'scoped', id))
 
 /**
- * Revokes an organization key for good. Throws AppError `conflict` for the last active one. Revocations of one
- * organization wait for each other: two at once cannot revoke the last two keys.
+ * Revokes an organization key for ever. Throws AppError `conflict` for the last active one. Revocations of one
+ * organization are serialized: two at once cannot revoke the last two keys.
  */
 export const revokeOrganizationKey = (db: Db, organizationId: string, id: string): Promise<KeyRow> =>
   db.transaction(async (tx) => {

@@ -29,16 +29,16 @@ export interface LogDeps {
 }
 
 const readTimeoutMs = 15_000
-/** How long a follower may take no bytes before its connection is closed; comments are sent more often. */
+/** A connection is closed after a follower has taken no bytes for this long; comments are sent more often. */
 const idleTimeoutMs = 60_000
 /** Each follower asks the platform about once a second. */
 const maxFollowersOfInstance = 5
 const maxFollowers = 100
 const retryAfterSeconds = 10
 
-/** The output of gateways. */
+/** The routes of the gateways' output. */
 export const logRoutes: FastifyPluginAsyncTypebox<LogDeps> = async (app, { db, vault, regions, findSummary }) => {
-  /** How many follow each instance, through this process. */
+  /** The followers of each instance in this process. */
   const followers = new Map<string, number>()
   const closing = new AbortController()
   // A server waits for its open requests before it closes.
@@ -75,12 +75,12 @@ export const logRoutes: FastifyPluginAsyncTypebox<LogDeps> = async (app, { db, v
     takePlace(id, reply)
     const log = {
       read: (options: { lines: number; after?: string }) => read(row, options),
-      // The row is read again: a secret may be newer than the stream.
+      // Rereads the row: a secret may be newer than the stream.
       mask: async (lines: LogLine[]) => mask(await getInstance(db, organizationId, id), lines),
       whyEnded: async () => {
         const row = await findSummary(organizationId, id)
         const status = publicStatus(row)
-        // While it is being stopped, the gateway still writes.
+        // The gateway still writes while it is being stopped.
         const hasEnded = status === 'terminated' || isSettled(row)
         return (hasEnded && texts.logEnded[status]) || null
       },
@@ -120,7 +120,7 @@ export const logRoutes: FastifyPluginAsyncTypebox<LogDeps> = async (app, { db, v
     async ({ caller, params, query: { tail = defaultTail, follow: isFollowed = false } }, reply) => {
       const row = await getInstance(db, caller.organizationId, params.instance_id)
       reply.header('cache-control', 'no-store')
-      const hasOutput = row.desiredState !== 'terminated' // else its log is deleted, and soon its secrets
+      const hasOutput = row.desiredState !== 'terminated' // otherwise its log is deleted, and soon its secrets
       if (isFollowed && hasOutput) {
         follow(reply, row, tail)
         return reply

@@ -65,7 +65,7 @@ const gatewayEnded: EventType = 'instance.gateway_ended'
 const countRestarts = (db: Db, instanceId: string): Promise<number> =>
   db.$count(events, and(eq(events.instanceId, instanceId), eq(events.type, gatewayEnded)))
 
-/** What agents use. */
+/** The routes of agents' resource use. */
 export const metricsRoutes: FastifyPluginAsyncTypebox<MetricsDeps> = async (app, { db, regions }) => {
   app.get(
     '/v1/instances/:instance_id/metrics',

@@ -10,7 +10,7 @@ import { defaultRelease } from '#openclaw/releases.ts'
 import type { Vault } from '#platform/secrets.ts'
 import { InstanceModels, ListedModels, toListedModel, toRetiredModel } from './schemas.ts'
 
-/** The routes that list models, which clients of the formats call before they offer a choice. */
+/** The routes that list models. Clients of the formats call them before they offer a choice. */
 export const modelRoutes: FastifyPluginAsyncTypebox<{ db: Db; vault: Vault }> = async (app, { db, vault }) => {
   /** The providers that an organization has a key for. */
   async function providersWithKey(organizationId: string): Promise<ReadonlySet<string>> {

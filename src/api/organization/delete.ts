@@ -15,26 +15,25 @@ import { AppError } from '#platform/errors.ts'
 import type { Logger } from '#platform/log.ts'
 import { texts } from '#platform/texts.ts'
 
-/** Instances that one transaction terminates: each has its triggers and its event, and credentials. */
+/** Maximum instances per transaction: each runs triggers, writes an event and has credentials. */
 const maxTerminated = 100
-/** Stored answers that one statement deletes: one may have megabytes. */
+/** Maximum stored answers per statement: one may have megabytes. */
 const maxAnswers = 100
 
 export interface Deletion {
-  /** How many instances the transaction has terminated: workers must destroy their sandboxes. */
+  /** The number of terminated instances, whose sandboxes workers must destroy. */
   terminated: number
   /** The hashes of the erased API keys. */
   keyHashes: Buffer[]
-  /** The number of other secrets that were erased with them. */
+  /** The number of other erased secrets. */
   secrets: number
 }
 
 /**
- * Deletes an organization in one transaction, which is short however much it has: erases its keys, and of its instances
- * and stored answers as many as one batch has. Workers then destroy the sandboxes. `eraseDeleted` terminates the other
- * instances, and erases the rest. Creates at the same time wait for the lock of the row, and are refused. Throws
- * AppError `unauthenticated` when there is no such organization, and `invalid` when `name` is given and is not its
- * name.
+ * Deletes an organization in one transaction, which is short whatever its size: erases its keys, and one batch of its
+ * instances and stored answers. Workers then destroy the sandboxes. `eraseDeleted` terminates the other instances and
+ * erases the rest. Concurrent creates wait for the lock of the row, and are refused. Throws AppError `unauthenticated`
+ * for an unknown organization, and `invalid` when `name` is given and is not its name.
  */
 export function deleteOrganization(db: Db, id: string, name?: string): Promise<Deletion> {
   const erase = async (tx: Db): Promise<Deletion> => {
@@ -57,7 +56,7 @@ export function deleteOrganization(db: Db, id: string, name?: string): Promise<D
         deletedAt: sql`now()`,
         updatedAt: sql`now()`,
         instanceCount: 0,
-        // Without a known quantity, the next synchronization asks Stripe, and cancels the subscription.
+        // Without a known quantity, the next sync asks Stripe, and cancels the subscription.
         billedCount: null,
         billingAttempts: 0,
         nextBillingAt: sql`now()`,
@@ -66,13 +65,13 @@ export function deleteOrganization(db: Db, id: string, name?: string): Promise<D
     await recordEvent(tx, { organizationId: id, type: 'organization.delete' })
     return { terminated, keyHashes: keys.hashes, secrets: keys.ofProviders + credentials + answers }
   }
-  // It locks many instances. Other statements that lock many do so in another order: a deadlock is possible.
+  // This locks many instances. Other statements lock many in another order, so a deadlock is possible.
   return retryOnDeadlock(() => db.transaction(erase))
 }
 
 /**
- * Terminates up to `maxTerminated` instances of an organization that are not, and erases the credentials of their
- * channels and skills: none are added to an instance that is terminated.
+ * Terminates up to `maxTerminated` instances of an organization, and erases the credentials of their channels and
+ * skills: a terminated instance gets no new ones.
  */
 async function terminateSome(tx: Db, organizationId: string): Promise<{ terminated: number; credentials: number }> {
   const some = tx
@@ -94,7 +93,7 @@ async function terminateSome(tx: Db, organizationId: string): Promise<{ terminat
   return { terminated: ids.length, credentials: (ofChannels.rowCount ?? 0) + (ofSkills.rowCount ?? 0) }
 }
 
-/** Erases the keys that are good, of which there are at most 1,000, and those of model providers. */
+/** Erases the valid keys, at most 1,000, and those of model providers. */
 async function eraseKeys(tx: Db, id: string): Promise<{ hashes: Buffer[]; ofProviders: number }> {
   const isGood = and(eq(apiKeys.organizationId, id), isNull(apiKeys.revokedAt))
   const erased = await tx.delete(apiKeys).where(isGood).returning({ hash: apiKeys.keyHash })
@@ -102,7 +101,7 @@ async function eraseKeys(tx: Db, id: string): Promise<{ hashes: Buffer[]; ofProv
   return { hashes: erased.map(({ hash }) => hash), ofProviders: rowCount ?? 0 }
 }
 
-/** Erases keys and stored answers, also those that requests in progress added after the deletion. */
+/** Erases keys and stored answers, including those that open requests added after the deletion. */
 async function eraseSecrets(db: Db, id: string, signal?: AbortSignal): Promise<void> {
   await eraseKeys(db, id)
   await deleteInBatches(db, apiKeys, eq(apiKeys.organizationId, id), { signal })
@@ -110,10 +109,10 @@ async function eraseSecrets(db: Db, id: string, signal?: AbortSignal): Promise<v
 }
 
 /**
- * Erases the other secrets of deleted organizations, and terminates their other instances, whose rows workers find
- * without the queue. Erases the rest of deleted organizations whose sandboxes are all destroyed, and logs one line for
- * each as the proof. Their rows stay, without secrets and names: a sandbox that is found later can still be attributed.
- * A throw of the signal's reason, or a crash, leaves what the next call does.
+ * Erases the other secrets of deleted organizations, and terminates their other instances: workers find these rows
+ * without the queue. When all sandboxes of an organization are destroyed, erases the rest and logs one line as the
+ * proof. The rows stay, without secrets and names, so that a sandbox found later can still be attributed. After a throw
+ * of the signal's reason or a crash, the next call continues.
  */
 export async function eraseDeleted(db: Db, log: Pick<Logger, 'info'>, signal?: AbortSignal): Promise<void> {
   const terminateNext = (id: string) => retryOnDeadlock(() => db.transaction((tx) => terminateSome(tx, id)))
@@ -144,8 +143,8 @@ const isToErase = sql`${isDeleted} AND NOT EXISTS (
   AND (${isDue} OR ${isNotTerminated}))`
 
 /**
- * Skips an organization that another worker erases now. It logs the line before it commits: a crash in between makes
- * two lines, never none.
+ * Skips an organization that another worker is erasing. Logs the line before the commit: a crash in between causes two
+ * lines, never none.
  */
 async function eraseOrganization(
   db: Db,
@@ -153,7 +152,7 @@ async function eraseOrganization(
   log: Pick<Logger, 'info'>,
   signal?: AbortSignal,
 ): Promise<void> {
-  // In separate transactions: one for all could take too long.
+  // In separate transactions: a common one could take too long.
   await eraseInstancesOf(db, organizationId, signal)
   await deleteResponsesOfOrganization(db, organizationId, signal)
   await deleteCallsOf(db, organizationId, signal)
@@ -173,7 +172,7 @@ async function eraseOrganization(
     if (!organization) return
     await eraseSecrets(tx, organizationId)
     await recordEvent(tx, { organizationId, type: 'organization.erased' })
-    await redactEvents(tx, organizationId, { after }) // those of requests that were in progress
+    await redactEvents(tx, organizationId, { after }) // those of open requests
     const erased = await tx.$count(instances, eq(instances.organizationId, organizationId))
     log.info({ organizationId, instances: erased, deletedAt: organization.deletedAt }, 'organization erased')
     await tx.update(organizations).set({ erasedAt: sql`now()` }).where(eq(organizations.id, organizationId))

@@ -6,8 +6,8 @@ import { raiseGeneration } from '#instances/intent.ts'
 import { isDue } from '#instances/status.ts'
 
 /**
- * Makes the instances of a provider due that run or start. The relay has the new key already; workers make OpenClaw
- * forget a refusal of the key before, after which it does not ask for minutes. Returns whether there are any.
+ * Makes the running and starting instances of a provider due. The relay has the new key already. Workers make OpenClaw
+ * forget a refusal of the former key: otherwise it pauses requests for minutes. Returns whether there are any.
  */
 export async function makeKeyUsersDue(tx: Db, organizationId: string, provider: ModelProvider): Promise<boolean> {
   const { rowCount } = await tx

@@ -8,7 +8,7 @@ import { AppError } from '#platform/errors.ts'
 import type { Vault } from '#platform/secrets.ts'
 import { texts } from '#platform/texts.ts'
 
-/** Keys by provider. null and an empty text are none. */
+/** Keys by provider. null and an empty text mean no key. */
 export type ModelKeys = Partial<Record<ModelProvider, string | null>>
 
 /** The keys that the organization has stored. */
@@ -22,7 +22,7 @@ export async function storedModelKeys(db: Db, vault: Vault, organizationId: stri
   )
 }
 
-/** Asks each provider about its key, all at once. Leaves out empty keys. Throws only the signal's reason. */
+/** Validates each key with its provider, all at once. Omits empty keys. Throws only the signal's reason. */
 export function testModelKeys(
   baseUrls: BaseUrls,
   keys: ModelKeys,

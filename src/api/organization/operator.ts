@@ -8,7 +8,7 @@ import { isId } from '#platform/ids.ts'
 import { formatResources, type ResourceLimits } from '#settings/resources.ts'
 import { instanceLimits } from './tiers.ts'
 
-/** Every organization that is not deleted, oldest first. */
+/** All organizations that are not deleted, oldest first. */
 export const listOrganizations = (db: Db): Promise<Organization[]> =>
   db
     .select()
@@ -18,7 +18,7 @@ export const listOrganizations = (db: Db): Promise<Organization[]> =>
 
 const existing = (id: string) => and(eq(organizations.id, id), isNull(organizations.deletedAt))
 
-/** Finds an organization by its id, or by its name where only one has it. Throws an Error for the operator. */
+/** Finds an organization by its id, or by its name if the name is unique. Throws an Error for the operator. */
 export async function findOrganization(db: Db, idOrName: string): Promise<Organization> {
   const isMeant = isId(idOrName) ? eq(organizations.id, idOrName) : eq(organizations.name, idOrName)
   const [found, other] = await db
@@ -36,9 +36,9 @@ export async function findOrganization(db: Db, idOrName: string): Promise<Organi
 }
 
 /**
- * Gives an organization a tier and the limit of that tier. A lower limit stops no instance. An organization with a
- * subscription at Stripe has the tier that it pays for: only `whale` can be given to it, and taken back. Throws an
- * Error for the operator.
+ * Gives an organization a tier and its limit. A lower limit stops no instance. An organization with a subscription at
+ * Stripe has the tier that it pays for: the operator can only give it `whale`, or take that back. Throws an Error for
+ * the operator.
  */
 export async function setTier(db: Db, id: string, tier: Tier): Promise<Organization> {
   const isFree = or(isNull(organizations.stripeSubscriptionId), eq(organizations.subscriptionTier, 'whale'))
@@ -49,7 +49,7 @@ export async function setTier(db: Db, id: string, tier: Tier): Promise<Organizat
         subscriptionTier: tier,
         instanceLimit: instanceLimits[tier],
         updatedAt: sql`now()`,
-        // Without a known quantity, the next synchronization asks Stripe: after `whale` the paid tier is back.
+        // Without a known quantity, the next sync asks Stripe, which restores the paid tier after `whale`.
         billedCount: null,
         nextBillingAt: sql`now()`,
       })
@@ -82,13 +82,13 @@ async function change(
 }
 
 /**
- * Sets the limit of instances of an organization; null is no limit. A lower limit stops no instance. The limit stands
- * until the tier changes, by `setTier` or by a change of the subscription.
+ * Sets the limit of instances of an organization; null means no limit. A lower limit stops no instance. The limit
+ * stands until the tier changes, by `setTier` or by a change of the subscription.
  */
 export const setLimit = (db: Db, id: string, instanceLimit: number | null): Promise<Organization> =>
   change(db, id, { instanceLimit }, { type: 'organization.limit_changed', reason: String(instanceLimit ?? 'none') })
 
-/** Sets the most that instances of an organization may use; what is left out is as for all organizations. */
+/** Sets the maximum resources for instances of an organization; the general maximum applies to omitted ones. */
 export const setMaxResources = (db: Db, id: string, maxResources: Partial<ResourceLimits>): Promise<Organization> =>
   change(
     db,
@@ -111,7 +111,7 @@ export const setDisabled = (db: Db, id: string, isDisabled: boolean): Promise<Or
 
 /**
  * Suspends or resumes an organization. All keys of a suspended organization are refused within a second, and workers
- * stop its instances within seconds. They start those that ran again when it is resumed.
+ * stop its instances within seconds. After a resume they restart those instances.
  */
 export const setSuspended = (db: Db, id: string, isSuspended: boolean): Promise<Organization> =>
   change(

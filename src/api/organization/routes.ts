@@ -38,13 +38,13 @@ export interface OrganizationDeps {
   defaultTier: Tier
   baseUrls: BaseUrls
   resources: ResourceSettings
-  /** Whether the tools of agents can have a room of their own. */
+  /** Whether agents' tools can have a separate room. */
   hasTwoRooms(): boolean
-  /** Whether there may be one organization only. */
+  /** Whether only one organization is allowed. */
   isOneOrganization(): boolean
 }
 
-/** Of a call that anybody may make. */
+/** Limit of a call without a key. */
 const maxSignupBytes = 64 * 1024
 
 interface RouteDeps extends OrganizationDeps {

@@ -218,7 +218,7 @@ export const DeleteOrganization = Type.Object(
   { additionalProperties: false, examples: [{ name: 'Acme' }] },
 )
 
-/** The organization as callers see it: with the providers that have a key, without the keys. */
+/** The organization in the API: with the providers that have a key, without the keys. */
 export const toOrganization = (
   row: Row,
   settings: ResourceSettings,

@@ -20,7 +20,7 @@ export const SignupHeaders = Type.Object({
   ),
 })
 
-/** The name of the sealed token among the values of the installation. */
+/** The name of the sealed token in the table `installation`. */
 export const signupTokenName = 'signup-token'
 export const signupTokenPlace: Place = `installation/${signupTokenName}/value`
 const tokenBytes = 32
@@ -28,19 +28,19 @@ const tokenBytes = 32
 const makeSealed = (vault: Vault): string =>
   vault.seal(`chd_signup_${randomBytes(tokenBytes).toString('hex')}`, signupTokenPlace)
 
-/** The token of this installation, which the first call makes. Several at once make one. */
+/** The token of this installation; the first call creates it. Concurrent calls create one. */
 export async function findSignupToken(db: Db, vault: Vault): Promise<string> {
   const sealed = (await readValue(db, signupTokenName)) ?? (await storeOnce(db, signupTokenName, makeSealed(vault)))
   return vault.unseal(sealed, signupTokenPlace)
 }
 
-/** Makes another token. Every process refuses the one before from then on. */
+/** Creates a new token. Every process refuses the former one from then on. */
 export async function renewSignupToken(db: Db, vault: Vault): Promise<string> {
   await storeValue(db, signupTokenName, makeSealed(vault))
   return findSignupToken(db, vault)
 }
 
-/** Compares hashes, so that the time tells nothing of the token. */
+/** Compares hashes, so that the duration reveals nothing about the token. */
 const isSame = (given: string, token: string): boolean =>
   timingSafeEqual(hash('sha256', given, 'buffer'), hash('sha256', token, 'buffer'))
 
@@ -53,8 +53,8 @@ interface SignupDeps {
 }
 
 /**
- * Returns a hook that refuses to sign up before the body is read: AppError `signup_closed` where nobody may, and
- * `invalid_signup_token` without the token where it is asked for.
+ * Returns a hook that refuses a sign-up before the body is read: AppError `signup_closed` where sign-up is closed, and
+ * `invalid_signup_token` where a token is required and missing or wrong.
  */
 export const requireSignup =
   ({ db, vault, signup, countFailure }: SignupDeps) =>

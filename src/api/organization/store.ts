@@ -93,8 +93,8 @@ export interface OrganizationPatch {
 
 /**
  * Renames the organization and sets provider keys and budgets, in one transaction; an empty key removes the stored one.
- * Also returns whether instances need a changed key: their generation is raised in the same transaction. Throws what
- * `setBudgets` throws, and AppError `unauthenticated` when the organization was deleted meanwhile.
+ * Also returns whether instances need a changed key: their generation is raised in the same transaction. Throws the
+ * errors of `setBudgets`, and AppError `unauthenticated` when the organization was deleted meanwhile.
  */
 export function patchOrganization(
   db: Db,
@@ -125,7 +125,7 @@ export function patchOrganization(
     await recordEvent(tx, { organizationId: id })
     return { organization, keys: await keysOf(tx, id), budgets: await readOwnBudgets(tx, id), isDue }
   }
-  // It locks many instances. Other statements that lock many do so in another order: a deadlock is possible.
+  // This locks many instances. Other statements lock many in another order, so a deadlock is possible.
   return retryOnDeadlock(() => db.transaction(change))
 }
 

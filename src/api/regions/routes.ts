@@ -33,7 +33,7 @@ export interface RegionDeps {
   regions: Regions
 }
 
-/** The places where instances run. */
+/** The routes of regions. */
 export const regionRoutes: FastifyPluginAsyncTypebox<RegionDeps> = async (app, { db, regions }) => {
   app.get(
     '/v1/regions',

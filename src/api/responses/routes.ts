@@ -25,7 +25,7 @@ export interface ResponseDeps {
   vault: Vault
   turns: Turns
   findSummary: FindSummary
-  /** The address that clients reach the API at. */
+  /** The base URL for clients. */
   publicUrl(): string
   /** Counts a turn on an open WebSocket as a request. Throws AppError rate_limited when there are too many. */
   countTurn?: (request: FastifyRequest, reply: FastifyReply) => Promise<void>

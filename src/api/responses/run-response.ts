@@ -23,7 +23,10 @@ import { storedInput } from './format/stored-input.ts'
 import type { StartedResponse } from './store/response-rows.ts'
 import type { ResponseStore } from './store/response-store.ts'
 
-/** Interval, in ms, between signs of life of a stream whose turn waits: less than the idle timeouts of common proxies. */
+/**
+ * Interval, in ms, between keep-alive batches of a stream whose turn waits: less than the idle timeouts of common
+ * proxies.
+ */
 const signEveryMs = 15_000
 
 export interface ResponseParts {
@@ -40,12 +43,12 @@ interface ResponseOptions {
 }
 
 /**
- * Runs one turn of an agent for a request to the Responses format. Yields the events of a stream, the terminal one last,
- * and returns the response as JSON. While the turn waits for earlier ones of its session, a stream gets batches without
- * events as signs of life. The response is stored when it is accepted and when its turn ends, however it ends.
+ * Runs one turn of an agent for a request in the Responses format. Yields the events of a stream, the terminal one
+ * last, or returns the response as JSON. While the turn waits for earlier ones of its session, a stream gets batches
+ * without events to keep it alive. The response is stored when it is accepted and when its turn ends, in every case.
  *
- * Throws AppError when the request or an item that it refers to is invalid, when too many turns wait, and when the turn
- * fails. A stream that has begun throws nothing: its last event is `response.failed`.
+ * Throws AppError when the request or a referenced item is invalid, when too many turns wait, and when the turn fails.
+ * A stream that has begun throws nothing: its last event is `response.failed`.
  */
 export async function* runResponse(
   { turns: { admission, runner, lines }, store }: ResponseParts,
@@ -60,10 +63,10 @@ export async function* runResponse(
   const writer = new ResponseWriter(draft)
   const agentRequest = await storeBeginning(store, turn, options, { gateway, request, id: draft.id, writer })
 
-  let end: TurnEnd = { kind: 'broken', cause: turnAbandoned } // holds if the reader leaves
+  let end: TurnEnd = { kind: 'broken', cause: turnAbandoned } // stays true if the reader leaves
   let refused: { cause: unknown } | null = null
   let place: PlaceInLine | null = null
-  /** The events that a stream is still to begin with. */
+  /** The events that the stream begins with. */
   let opening: 'start' | 'begin' | null = 'start'
   let outcome: ReturnType<typeof runner.outcome>
   let written: ReturnType<typeof writer.end>
@@ -93,7 +96,7 @@ export async function* runResponse(
   } catch (cause) {
     refused = { cause }
     end = { kind: 'broken', cause }
-    // A stream that waited has begun for its client. One that was cancelled has an answer: the end of its response.
+    // A stream that waited has begun for its client. A cancelled one has an answer: the end of its response.
     if (isStreamed && (opening === 'begin' || cause === turnCancelled)) {
       const first = writer[opening ?? 'start']()
       opening = null
@@ -115,7 +118,7 @@ export async function* runResponse(
   return written.json
 }
 
-/** Whether a promise resolves within this time. Rejects if it does. */
+/** Whether a promise resolves within this time. Rejects if the promise does. */
 const isSettledWithin = (promise: Promise<unknown>, milliseconds: number): Promise<boolean> =>
   pTimeout(
     promise.then(() => true),
@@ -130,8 +133,8 @@ interface Accepted {
 }
 
 /**
- * Stores that a response begins, and returns the request for its agent. The request leaves out the items that the
- * session already has.
+ * Stores the beginning of a response, and returns the request for its agent, without the items that the session already
+ * has.
  */
 async function storeBeginning(
   store: ResponseStore,

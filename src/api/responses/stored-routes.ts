@@ -21,11 +21,11 @@ export const storedRoutes: FastifyPluginAsyncTypebox<{
   store: ResponseStore
   findSummary: FindSummary
 }> = async (app, { store, findSummary }) => {
-  /** Throws AppError not_found for an instance of another organization as for an unknown one. */
+  /** Throws AppError not_found for an instance of another organization and for an unknown one alike. */
   async function ownerOf({ caller, params }: FastifyRequest) {
     const { organizationId, sessions } = caller
     const instance = await findSummary(organizationId, (params as { instance_id: string }).instance_id)
-    // A terminated instance has no responses; those that it had may not be deleted yet.
+    // A terminated instance has no responses, even if they are not deleted yet.
     if (publicStatus(instance) === 'terminated') throw responseNotFound()
     const { id } = instance
     return { organizationId, instanceId: id, sessions }

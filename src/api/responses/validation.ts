@@ -4,11 +4,11 @@ import { isObject } from '#openclaw/json.ts'
 
 const compileBody = createBodyCompiler({ discriminator: true })
 
-/** The `$id`s are for the OpenAPI document. Ajv refuses a schema that has the same one in two places. */
+/** Removes the `$id`s of the OpenAPI document: Ajv refuses a schema with the same one in two places. */
 const withoutIds = (schema: object): object =>
   JSON.parse(JSON.stringify(schema, (key, value) => (key === '$id' ? undefined : value)))
 
-/** Adds the `type` that clients may leave out of a message and of a reference to an item. */
+/** Adds the `type` that clients may omit from a message and from a reference to an item. */
 function addType(item: unknown): void {
   if (!isObject(item) || item.type != null) return
   if (item.role !== undefined) item.type = 'message'
@@ -17,8 +17,8 @@ function addType(item: unknown): void {
 }
 
 /**
- * Compiles a schema of a body whose items are selected by their `type`: validation reports the faults of the selected
- * shape only. It adds types that clients left out to the body.
+ * Compiles a schema of a body with items that their `type` selects: validation reports only errors of the selected
+ * shape. It adds missing types to the body.
  */
 export const compileTagged = onceForEach((schema: object): BodyValidator => {
   const validate = compileBody(withoutIds(schema))
@@ -32,6 +32,6 @@ export const compileTagged = onceForEach((schema: object): BodyValidator => {
   return validateTyped
 })
 
-/** Compiles as `strictBodies` does, and bodies with `compileTagged`. */
+/** Compiles like `strictBodies`, but bodies with `compileTagged`. */
 export const taggedBodies: FastifySchemaCompiler<object> = (route) =>
   route.httpPart === 'body' ? compileTagged(route.schema) : strictBodies(route as Parameters<typeof strictBodies>[0])

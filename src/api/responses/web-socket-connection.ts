@@ -15,11 +15,13 @@ import { runResponse } from './run-response.ts'
 import type { ResponseStore } from './store/response-store.ts'
 import { errorFrame, type ReadFrame } from './web-socket-frames.ts'
 
-/** Frames that may wait while a turn runs. All together may be as large as one request. */
+/** Maximum frames that wait while a turn runs. Together they may be as large as one request. */
 const maxWaitingFrames = 4
-/** Unsent bytes from which on the agent waits for the client. */
+/** Unsent bytes above which the agent waits for the client. */
 const maxUnsentBytes = 64 * 1024
-/** A client that sends more does not read its errors, and a frame that begins no turn costs as much as a request. */
+/**
+ * Maximum frames in a row that begin no turn: the client does not read its errors, and each costs as much as a request.
+ */
 const maxRefusedInARow = 100
 const pingEveryMs = 30_000
 const maxConnectionMs = 60 * 60_000
@@ -29,7 +31,7 @@ export const closeCodes = { policyViolation: 1008, serviceRestart: 1012 } as con
 export interface ConnectionDeps {
   turns: Turns
   store: ResponseStore
-  /** The address that clients reach the API at. */
+  /** The base URL for clients. */
   publicUrl(): string
   readFrame: ReadFrame
   countTurn: ((request: FastifyRequest, reply: FastifyReply) => Promise<void>) | undefined
@@ -61,10 +63,10 @@ export class WebSocketConnection {
   #waitingBytes = 0
   #turn: Turn | null = null
   #isRunning = false
-  /** Frames that began no turn, since one did. */
+  /** Frames without a turn since the last turn. */
   #refusedInARow = 0
   #isAlive = true
-  /** Why no further turn begins. The client gets it, and the close, once the running turn has ended. */
+  /** The reason why no further turn begins. The client gets it, and the close, after the running turn. */
   #end: { code: number; reason: AppError } | null = null
   #cutOff: NodeJS.Timeout | undefined
 
@@ -94,7 +96,7 @@ export class WebSocketConnection {
     })
   }
 
-  /** Begins no further turn, and closes once the running one has ended. Only the first reason counts. */
+  /** Begins no further turn, and closes after the running one. Only the first reason counts. */
   end(code: number, reason: AppError): void {
     this.#end ??= { code, reason }
     this.#waiting.length = 0
@@ -111,7 +113,7 @@ export class WebSocketConnection {
   }
 
   #ping(): void {
-    // A client with unsent bytes may not have got the last ping yet.
+    // A client with unsent bytes may not have received the last ping yet.
     if (!this.#isAlive && this.#socket.bufferedAmount === 0) {
       this.#socket.terminate()
     } else {

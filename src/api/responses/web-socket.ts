@@ -18,11 +18,11 @@ const paths = /^\/v1\/instances\/[^/?]+\/(?:session\/[^/?]+\/)?responses(?:\?|$)
 
 const handshakeKey = /^[+/0-9A-Za-z]{22}==$/
 
-/** Whether a request asks for a WebSocket on a path that has one. No other request is upgraded. */
+/** Whether a request asks for a WebSocket on a path that supports one. No other request is upgraded. */
 export const asksForWebSocket = ({ method, url = '', headers }: IncomingMessage): boolean =>
   method === 'GET' && headers.upgrade?.toLowerCase() === 'websocket' && paths.test(url)
 
-/** The library would refuse these by plain text. */
+/** The library would refuse these in plain text. */
 function requireHandshake({ headers }: FastifyRequest): void {
   const isValid = headers['sec-websocket-version'] === '13' && handshakeKey.test(headers['sec-websocket-key'] ?? '')
   if (!isValid) throw new AppError('malformed_request', errorTexts.badHandshake)
@@ -39,7 +39,7 @@ type WebSocketDeps = Omit<ConnectionDeps, 'readFrame'> & { findSummary: FindSumm
 
 /**
  * The WebSocket mode of the Responses format: each text frame `response.create` is a turn, and each event of the turn
- * is a frame. When the server closes, end its turns before: connections close once their turn has ended.
+ * is a frame. End the turns before the server closes: connections close after their turn.
  */
 export const webSocketRoutes: FastifyPluginAsyncTypebox<WebSocketDeps> = async (app, { findSummary, ...deps }) => {
   const connectionDeps: ConnectionDeps = { ...deps, readFrame: createFrameReader() }
@@ -48,7 +48,7 @@ export const webSocketRoutes: FastifyPluginAsyncTypebox<WebSocketDeps> = async (
   let isClosing = false
 
   await app.register(websocket, {
-    // Thousands of short frames may arrive in one piece: with this, each has its own turn of the event loop.
+    // Thousands of short frames may arrive in one chunk: this gives each its own turn of the event loop.
     options: { maxPayload: maxTurnBytes, perMessageDeflate: false, allowSynchronousEvents: false },
     errorHandler: (_error, socket) => socket.terminate(),
     preClose(done) {
@@ -58,7 +58,7 @@ export const webSocketRoutes: FastifyPluginAsyncTypebox<WebSocketDeps> = async (
     },
   })
 
-  // Node does not read what follows an upgrade request that was refused, so its connection cannot be used again.
+  // Node does not read data after a refused upgrade request, so the connection cannot be reused.
   app.addHook('onResponse', async ({ raw }) => {
     if (asksForWebSocket(raw)) raw.socket.destroySoon()
   })

@@ -11,7 +11,7 @@ type Json = Record<string, unknown>
 
 /** The number of sessions in one call of the gateway. */
 const batchSize = 100
-/** The limit of calls for one page: it is answered with fewer sessions then, and the next page continues. */
+/** The limit of calls for one page: beyond it the page has fewer sessions, and the next page continues. */
 const maxCalls = 20
 /** The largest text of a message that OpenClaw returns. */
 const maxMessageCharacters = 500_000
@@ -38,8 +38,8 @@ const toSession = (id: string, { hasActiveRun, totalTokens, updatedAt }: Json): 
 })
 
 /**
- * The sessions of the API that `isShown`, the latest change first, without those of chat channels and the agent's own.
- * `next` is the offset of the next page.
+ * The sessions of the API that pass `isShown`, the latest change first, without those of chat channels and the agent's
+ * own. `next` is the offset of the next page.
  */
 export async function listSessions(gateway: GatewayClient, { limit, offset }: Page, isShown: (id: string) => boolean) {
   const sessions: Static<typeof Session>[] = []
@@ -53,7 +53,7 @@ export async function listSessions(gateway: GatewayClient, { limit, offset }: Pa
       sessions.push(toSession(id, session))
     }
     const next = nextOffsetOf(answer)
-    // The agent may answer in place of its gateway: its offsets must not lead in a circle.
+    // The agent may answer in place of its gateway: its offsets must not cause an endless loop.
     if (next === undefined || next <= from) return { sessions, next: undefined }
     from = next
   }
@@ -78,8 +78,8 @@ function toMessages(messages: unknown): Static<typeof SessionHistory>['messages'
 const notFound = () => new AppError('session_not_found', texts.sessionNotFound)
 
 /**
- * A session with one page of its messages: the first page holds the newest ones, each page the oldest of its own first.
- * `next` is the offset of the page with older messages. Throws not_found, but not for `main`, which always exists.
+ * A session with one page of its messages: the first page holds the newest ones, each page in ascending order. `next`
+ * is the offset of the page with older messages. Throws not_found, except for `main`, which always exists.
  */
 export async function readSession(gateway: GatewayClient, id: string, page: Page) {
   const params = { sessionKey: sessionKey(id), ...page, maxChars: maxMessageCharacters }
@@ -89,7 +89,7 @@ export async function readSession(gateway: GatewayClient, id: string, page: Page
   return { history: { ...session, messages: toMessages(history.messages) }, next: nextOffsetOf(history) }
 }
 
-/** Deletes the messages of a session; a running turn fails. Throws not_found, but not for `main`. */
+/** Deletes the messages of a session; a running turn fails. Throws not_found, except for `main`. */
 export async function resetSession(gateway: GatewayClient, id: string): Promise<void> {
   const key = sessionKey(id)
   // OpenClaw would create a missing session.

@@ -46,7 +46,7 @@ const pageOf = ({ limit, cursor }: { limit: number; cursor?: string }) => ({
 const gatewayFailures = failures(400, 404, 409, 502, 504)
 const config = { access: 'sessions' } as const
 
-/** The sessions that were started by messages to the API, as the running agent has them. */
+/** The routes of sessions that messages to the API have started, as the running agent reports them. */
 export const sessionRoutes: FastifyPluginAsyncTypebox<SessionDeps> = async (app, { db, askGateway, publicUrl }) => {
   app.get(
     '/v1/instances/:instance_id/sessions',

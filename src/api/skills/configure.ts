@@ -6,7 +6,7 @@ import { getSkill } from './list.ts'
 import { checkPatch, isUsableName, mergeSettings, type SettingsPatch, type SkillSettings } from './settings.ts'
 import { patchStoredSettings } from './store.ts'
 
-/** Replaces the settings of one skill in the configuration; empty settings are left out. */
+/** Replaces the settings of one skill in the configuration; empty settings are omitted. */
 export function withSettings(stored: UnsealedInstance, name: string, settings: SkillSettings): UnsealedInstance {
   const { [name]: _replaced, ...others } = stored.skills
   return { ...stored, skills: Object.keys(settings).length > 0 ? { ...others, [name]: settings } : others }
@@ -14,7 +14,7 @@ export function withSettings(stored: UnsealedInstance, name: string, settings: S
 
 /**
  * Changes the settings of a skill: at the gateway of a running instance first, at the next start of any other. Throws
- * not_found, invalid, and as `changeConfig`.
+ * not_found, invalid, and the errors of `changeConfig`.
  */
 export async function configureSkill(
   deps: SkillDeps,
@@ -30,7 +30,7 @@ export async function configureSkill(
   if (Object.keys(patch).length > 0) await changeSettings(deps, organizationId, instanceId, name, patch)
 }
 
-/** Does the same without a check that the skill exists. */
+/** The same, without a check that the skill exists. */
 export async function changeSettings(
   deps: SkillDeps,
   organizationId: string,

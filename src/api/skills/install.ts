@@ -28,8 +28,8 @@ export interface Installation {
 /**
  * Installs a skill of the registry on a running instance and sets its variables. Throws not_found; conflict when the
  * instance does not run or has the skill; invalid, with the reason, when the skill may not be installed;
- * gateway_unreachable also for the registry; and as `changeConfig`. When only the variables cannot be set, the skill
- * stays installed without them.
+ * gateway_unreachable also for the registry; and the errors of `changeConfig`. If only the variables cannot be set, the
+ * skill stays installed without them.
  */
 export async function installSkill(
   deps: SkillDeps,
@@ -56,7 +56,7 @@ export async function installSkill(
 
 /**
  * Replaces an installed skill by another version, the latest by default; its settings stay. Does nothing when that
- * version is installed already; otherwise changes that the agent made to the files of the skill are lost. Throws as
+ * version is installed; otherwise the agent's changes to the files of the skill are lost. Throws the errors of
  * `installSkill`.
  */
 export async function updateSkill(
@@ -82,7 +82,7 @@ export async function updateSkill(
   }))
 }
 
-/** Decides, with the skills of the instance at that moment, how a release is installed. */
+/** Decides, with the current skills of the instance, how a release is installed. */
 type Plan = (
   reported: readonly GatewaySkill[],
   stored: readonly Skill[],
@@ -93,7 +93,7 @@ type Plan = (
 }
 
 /**
- * Lets the gateway install a release, and then stores which one. A crash between the two leaves the skill in the
+ * Makes the gateway install a release, and then stores the release. A crash in between leaves the skill in the
  * workspace without a stored release; a second install checks it and stores it.
  */
 async function install(

@@ -15,13 +15,13 @@ export interface InstanceSkill {
   /** null for a skill that Chowder neither installed nor configured. */
   stored: Skill | null
   enabled: boolean
-  /** The names of the variables that the shell of a second room has. */
+  /** The names of the variables in the shell of a separate room. */
   shellEnv: string[]
 }
 
 /**
- * The skills of an instance, sorted by name: of a running one all that the gateway finds, of any other the stored ones.
- * Throws not_found, conflict for a terminated instance, gateway_unreachable, gateway_timeout.
+ * The skills of an instance, sorted by name: all skills that the gateway of a running one reports, otherwise the stored
+ * ones. Throws not_found, conflict for a terminated instance, gateway_unreachable, gateway_timeout.
  */
 export async function listSkills(
   { db, vault, askGateway }: SkillDeps,
@@ -46,8 +46,8 @@ export async function listSkills(
 }
 
 /**
- * Throws as `listSkills`; not_found when there is no skill of that name, and conflict when only a running gateway could
- * tell.
+ * Throws the errors of `listSkills`; not_found for an unknown skill, and conflict when only a running gateway could
+ * know it.
  */
 export async function getSkill(
   deps: SkillDeps,

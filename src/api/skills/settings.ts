@@ -1,7 +1,7 @@
 import { isObject, mergePatch, nestedEntries, unsafeKeys } from '#openclaw/json.ts'
 import { AppError } from '#platform/errors.ts'
 
-/** The settings of a skill, as the configuration of the gateway holds them, and what the shell of a second room has. */
+/** The settings of a skill in the gateway's configuration, and the variables of the shell of a separate room. */
 export type SkillSettings = Record<string, unknown> & { shell_env?: string[] }
 
 /** A change of a skill's settings: merged key by key, at every depth; null removes a key. */
@@ -10,20 +10,20 @@ export interface SettingsPatch {
   apiKey?: string | null
   env?: Record<string, string | null>
   config?: Record<string, unknown>
-  /** Replaces the names of the variables that the shell of the second room has. */
+  /** Replaces the names of the variables in the shell of the separate room. */
   shell_env?: string[]
 }
 
 const maxBytes = 128 * 1024
 const maxDepth = 32
 const shownCharacters = 100
-/** The characters of a secret that are shown, and the length from which a secret keeps its strength without them. */
+/** The number of shown characters of a secret, and the length from which a secret stays strong without them. */
 const shownOfSecret = 4
 const minMaskedLength = 16
 
 const variableName = /^[A-Za-z_][A-Za-z0-9_]{0,127}$/
 
-/** Variables that make programs run other code or trust other hosts, and those that OpenClaw itself reads. */
+/** Variables that make programs run other code or trust other hosts, and variables of OpenClaw itself. */
 const reservedVariables = [
   /^(PATH|HOME|SHELL|USER|LOGNAME|PWD|OLDPWD|TMPDIR|TMP|TEMP|IFS|ENV|CDPATH|EDITOR|VISUAL|PAGER|BROWSER|PS4|PROMPT_COMMAND)$/,
   /^(LD_|DYLD_|GLIBC_|MALLOC_|BASH_|ZDOTDIR|NODE_|NPM_CONFIG_|PYTHON|PERL5|RUBY(OPT|LIB)|JAVA_TOOL_OPTIONS|JDK_JAVA_OPTIONS|_JAVA_OPTIONS)/,
@@ -61,13 +61,13 @@ function checkConfig(config: Record<string, unknown>): void {
   }
 }
 
-/** Throws invalid for a patch with a variable or a key that no skill may have. */
+/** Throws invalid for a patch with a forbidden variable or key. */
 export function checkPatch({ env, config }: SettingsPatch): void {
   if (env) checkVariables(env)
   if (config) checkConfig(config)
 }
 
-/** Throws invalid, naming the first variable that the shell is to have and the skill does not. */
+/** Throws invalid, naming the first shell variable that the skill does not have. */
 function requireVariables(names: readonly string[], env: unknown): void {
   const lacking = names.find((name) => !isObject(env) || !Object.hasOwn(env, name))
   if (lacking === undefined) return
@@ -81,8 +81,8 @@ const isEmpty = (value: unknown) =>
   Array.isArray(value) ? value.length === 0 : isObject(value) && Object.keys(value).length === 0
 
 /**
- * The settings after a change, without what is empty. Throws invalid when they are larger than 128 KiB, and when the
- * change names a variable that is not set.
+ * The settings after a change, without empty ones. Throws invalid when they exceed 128 KiB, and when the change names a
+ * variable that is not set.
  */
 export function mergeSettings(stored: SkillSettings, patch: SettingsPatch): SkillSettings {
   const merged = mergePatch(stored, patch) as SkillSettings
@@ -96,6 +96,6 @@ export function mergeSettings(stored: SkillSettings, patch: SettingsPatch): Skil
   return Object.fromEntries(Object.entries(merged).filter(([, value]) => !isEmpty(value)))
 }
 
-/** Shows the last characters of a long secret, by which its owner recognizes it, and nothing of a short one. */
+/** Shows the last characters of a long secret, so that its owner recognizes it, and nothing of a short one. */
 export const masked = (secret: string): string =>
   `••••${secret.length >= minMaskedLength ? secret.slice(-shownOfSecret) : ''}`

@@ -36,8 +36,8 @@ export async function storeRelease(
 }
 
 /**
- * Merges a patch into the stored settings of a skill. The transaction must hold the row of the instance, so that nobody
- * else changes the settings between the read and the write.
+ * Merges a patch into the stored settings of a skill. The transaction must hold the row of the instance, so that no
+ * other transaction changes the settings between the read and the write.
  */
 export async function patchStoredSettings(
   tx: Db,

@@ -12,7 +12,7 @@ import { deleteStoredSkill } from './store.ts'
 /**
  * Removes an installed skill from a running instance, its settings first. A crash half-way leaves the stored skill, and
  * a second call finishes. Throws not_found, conflict when the instance does not run, invalid when the skill did not
- * come from the registry, and as `changeConfig`.
+ * come from the registry, and the errors of `changeConfig`.
  */
 export async function uninstallSkill(
   deps: SkillDeps,

@@ -20,7 +20,7 @@ export async function getBillingOrganization(db: Db, id: string): Promise<Organi
   return row
 }
 
-/** Stores the Stripe customer of an organization unless it has one already; returns the customer that it has then. */
+/** Stores the Stripe customer of an organization unless it has one; returns its customer. */
 export async function storeCustomer(db: Db, id: string, customerId: string): Promise<string> {
   const [row] = await db
     .update(organizations)
@@ -34,12 +34,12 @@ export async function storeCustomer(db: Db, id: string, customerId: string): Pro
   return row.customerId
 }
 
-/** Makes the next sync due at once, with all its attempts. A sync that is running will not be settled. */
+/** Makes the next sync due at once, with all its attempts. A running sync will not be settled. */
 const dueNow = { billedCount: null, billingAttempts: 0, nextBillingAt: sql`now()` }
 
 /**
- * Stores an event, and makes the organization of its customer due in the same transaction. `isNew` is false for an
- * event that is stored already; `organizationId` is null for an unknown customer.
+ * Stores an event, and makes the organization of its customer due in the same transaction. `isNew` is false for a
+ * stored event; `organizationId` is null for an unknown customer.
  */
 export function storeEvent(db: Db, event: { id: string; customerId: string | null }) {
   return db.transaction(async (tx) => {
@@ -57,13 +57,13 @@ export function storeEvent(db: Db, event: { id: string; customerId: string | nul
 export const deleteOldEvents = (db: Db) =>
   db.delete(stripeEvents).where(sql`${stripeEvents.receivedAt} < now() - make_interval(days => ${eventRetentionDays})`)
 
-/** Whether the number of instances that Stripe charges for is unknown, or is not the number of instances. */
+/** Whether the number of instances at Stripe is unknown or outdated. */
 const isOutOfSync = sql`${organizations.stripeCustomerId} IS NOT NULL AND (${organizations.billedCount} IS NULL
   OR (${organizations.stripeSubscriptionId} IS NOT NULL AND ${organizations.billedCount} <> ${organizations.instanceCount}))`
 
 /**
- * Claims an organization that is out of sync with Stripe, the given one or the one that is due the longest, and counts
- * the attempt. No other process claims it before its `nextBillingAt`. Null when none is due.
+ * Claims an organization that is out of sync with Stripe, the given one or the longest due, and counts the attempt. No
+ * other process claims it before its `nextBillingAt`. Null when none is due.
  */
 export async function claimOutOfSync(db: Db, id?: string): Promise<Organization | null> {
   const due = db
@@ -83,7 +83,7 @@ export async function claimOutOfSync(db: Db, id?: string): Promise<Organization 
     .update(organizations)
     .set({
       billingAttempts: sql`${organizations.billingAttempts} + 1`,
-      // In whole milliseconds, as a Date holds it: isStillClaimed compares it.
+      // In whole milliseconds, like a Date: isStillClaimed compares it.
       nextBillingAt: sql`date_trunc('milliseconds', now()) + make_interval(secs => ${claimSeconds})`,
     })
     .where(eq(organizations.id, sql`(${due})`))

@@ -18,10 +18,10 @@ const maxRetrySeconds = 600
 const errorFromAttempt = 10
 
 /**
- * Brings one organization in line with Stripe, the given one or the one that is due the longest: its tier becomes the
- * tier that it pays for, and Stripe's quantity becomes the number of its instances. Returns whether one was due and
- * succeeded. A failure is logged and repeated with growing pauses for ever, because money is at stake; after a crash
- * half-way the sync is due again within a minute.
+ * Syncs one organization with Stripe, the given one or the longest due: sets its tier to the paid one, and Stripe's
+ * quantity to the number of its instances. Returns whether one was due and succeeded. A failure is logged and retried
+ * with growing pauses for ever, because money is at stake; after a crash half-way the sync is due again within a
+ * minute.
  */
 export async function syncSubscription(deps: SyncDeps, organizationId?: string): Promise<boolean> {
   const { db, log } = deps

@@ -20,9 +20,9 @@ export interface WebhookDeps extends Pick<SyncDeps, 'db' | 'log'> {
 }
 
 /**
- * Receives Stripe's events. An event only says that something has changed; Chowder then asks Stripe for the current
- * state, so that repeated and reordered events do no harm. Once an event is answered, its organization is due, and the
- * periodic sync of the workers repeats a failure.
+ * Receives Stripe's events. An event only announces a change; Chowder then asks Stripe for the current state, so that
+ * repeated and reordered events do no harm. Once an event is answered, its organization is due, and the workers'
+ * periodic sync retries a failure.
  */
 export const webhookRoutes: FastifyPluginAsyncTypebox<WebhookDeps> = async (app, { db, log, requireBilling }) => {
   app.removeAllContentTypeParsers()

@@ -17,8 +17,8 @@ function timeOf(text: string | undefined, param: string, otherwise: Date): Date 
 }
 
 /**
- * The calls that a query selects. `nowMs` is the time of the database. Throws AppError `invalid_value` for a time that
- * is none, or a range that is empty or too long, and `invalid_value`.
+ * The calls that a query selects. `nowMs` is the time of the database. Throws AppError `invalid_value` for a text that
+ * is not a time, and for a range that is empty or too long.
  */
 export function filterOf(
   organizationId: string,

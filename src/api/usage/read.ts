@@ -17,7 +17,7 @@ export interface UsageFilter {
   labels: Readonly<Record<string, string>> | undefined
   from: Date
   to: Date
-  /** Null: all of the time is one bucket. */
+  /** Null: one bucket for the whole time. */
   bucket: 'hour' | 'day' | 'month' | null
   timeZone: string
   groups: readonly Group[]
@@ -39,12 +39,12 @@ const sumColumns = {
 type Sums = Record<keyof typeof sumColumns, number>
 const sumNames = Object.keys(sumColumns) as (keyof Sums)[]
 
-/** Of PostgreSQL. */
+/** The error code of PostgreSQL. */
 const unknownTimeZone = '22023'
 
-/** The sums of a bucket for one value of each group; the empty text is none. */
+/** The sums of a bucket for one value of each group; an empty text means none. */
 export interface UsageRow {
-  /** The beginning of the whole bucket; `from` and `to` are of the part that was asked for. */
+  /** The beginning of the whole bucket; `from` and `to` bound the requested part. */
   begin: Date
   from: Date
   to: Date
@@ -52,7 +52,7 @@ export interface UsageRow {
   sums: Sums
 }
 
-/** The beginning of a bucket and the values of the groups: what rows are sorted by. */
+/** The sort key of rows: the beginning of a bucket and the values of the groups. */
 export type UsagePosition = readonly [begin: string, ...keys: string[]]
 
 export const positionAt = ({ begin, keys }: UsageRow): UsagePosition => [begin.toISOString(), ...keys]
@@ -68,14 +68,13 @@ const columnOf: Record<(typeof groupNames)[number], SQL> = {
 
 const labelOf = (group: string) => sql`${instances.metadata} ->> ${group.slice(labelPrefix.length)}`
 
-/** The value of a group. Sorted by its bytes, so that pages do not depend on the language of the database. */
+/** The value of a group. Sorted by its bytes, so that pages do not depend on the locale of the database. */
 const groupValue = (group: Group): SQL =>
   sql`coalesce(${columnOf[group as keyof typeof columnOf] ?? labelOf(group)}, '') COLLATE "C"`
 
 /**
- * Adds up calls by buckets and groups, sorted by both. Reads all calls of the time from the bucket of `position` on.
- * Rows are those after `position`, at most `limit`. Throws AppError `invalid_value` for one that PostgreSQL does
- * not know.
+ * Adds up calls by buckets and groups, sorted by both. Reads all calls from the bucket of `position` on, and returns at
+ * most `limit` rows after `position`. Throws AppError `invalid_value` for a time zone that PostgreSQL does not know.
  */
 export async function readUsage(
   db: Db,
@@ -86,7 +85,7 @@ export async function readUsage(
   const { beganAt } = modelCalls
   const first = sql`${from.toISOString()}::timestamptz`
   const last = sql`${to.toISOString()}::timestamptz`
-  // One bucket has the same beginning in all pages, though `from` may be another one in each.
+  // A bucket has the same beginning in all pages, although `from` may differ between them.
   const begin = bucket === null ? sql`'epoch'::timestamptz` : sql`date_trunc(${bucket}, ${beganAt}, ${timeZone})`
   const keys = groups.map((group, index) => sql`${groupValue(group)} AS ${sql.identifier(`key_${index}`)}`)
   const names = groups.map((_, index) => sql.identifier(`key_${index}`))

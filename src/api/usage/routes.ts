@@ -19,7 +19,7 @@ export interface UsageDeps {
 }
 
 const lines = 'application/x-ndjson'
-/** Items of an export that are read at once. */
+/** Items of an export read at once. */
 const exportRows = 1000
 
 const description =
@@ -34,12 +34,12 @@ const answers = {
   },
 }
 
-/** The routes of usage: what the models of agents have used, and what it may have cost. */
+/** The routes of usage: what agents' models have used, and its estimated cost. */
 export const usageRoutes: FastifyPluginAsyncTypebox<UsageDeps> = async (app, { db, publicUrl }) => {
   async function answer(reply: FastifyReply, query: UsageQuery, instanceId?: string): Promise<void> {
     const filter = filterOf(reply.request.caller.organizationId, query, instanceId, await readDatabaseMs(db))
     if (reply.request.headers.accept?.includes(lines)) return exportAll(reply, filter)
-    /** Adding up costs the same for one item as for all: those of a page are read once. */
+    /** One item costs as much to add up as all: the items of a page are read once. */
     let rest: { rows: UsageRow[]; hasMore: boolean } | undefined
     await sendPage(reply, {
       limit: query.limit,
@@ -71,7 +71,7 @@ export const usageRoutes: FastifyPluginAsyncTypebox<UsageDeps> = async (app, { d
     }
   }
 
-  /** The first line is read before the answer begins: a failure then has a status. */
+  /** The first line is read before the answer begins, so that a failure has a status. */
   async function exportAll(reply: FastifyReply, filter: UsageFilter): Promise<void> {
     const all = linesOf(reply, filter)
     const first = await all.next()

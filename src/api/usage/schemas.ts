@@ -145,7 +145,7 @@ export const Usage = Type.Object(
   },
 )
 
-/** An item for the values of the groups that were asked for; null for all others. */
+/** An item for the values of the requested groups; null for all others. */
 export function toUsage(row: UsageRow, groups: readonly Group[]): Static<typeof Usage> {
   const values = new Map(groups.map((group, index) => [group, row.keys[index] || null]))
   const shown = (group: Group) => values.get(group) ?? null

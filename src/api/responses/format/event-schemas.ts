@@ -3,7 +3,7 @@ import { namedExamples } from '#http/examples.ts'
 import { always, exampleResponse, noLogprobs, OutputItem, OutputText, ResponseObject } from './response-schema.ts'
 
 const sequence_number = Type.Integer({ minimum: 0, description: 'Counts from 0 without gaps.' })
-/** `ResponseOutputTextDelta` of `response.output_text.delta`. */
+/** Converts `response.output_text.delta` to `ResponseOutputTextDelta`. */
 const schemaName = (type: string) => type.replace(/(?:^|[._])(\w)/g, (_, first: string) => first.toUpperCase())
 const event = <const N extends string, P extends Record<string, TSchema>>(name: N, properties: P) =>
   Type.Object(
@@ -51,7 +51,7 @@ export const eventSchemas = {
   'response.failed': event('response.failed', { response }),
 } as const
 
-/** Any event of a stream, as the document describes a stream. */
+/** Any event of a stream, for the document. */
 export const ResponseStreamEvent = Type.Union(Object.values(eventSchemas), {
   $id: 'ResponseStreamEvent',
   description:
@@ -78,7 +78,7 @@ export type StreamEvent = {
 
 export type EventType = StreamEvent['type']
 
-/** The fields of an event of one type, but for those that all events have. */
+/** The fields of an event of one type, without those of all events. */
 export type EventFields<T extends EventType> = Omit<Extract<StreamEvent, { type: T }>, 'type' | 'sequence_number'>
 
 export const terminalEvents: ReadonlySet<string> = new Set([

@@ -6,7 +6,7 @@ import type { ResponseTool } from './response-schema.ts'
 
 type GatewayPart = { type: 'input_text'; text: string } | { type: 'input_image' | 'input_file'; source: MediaSource }
 
-/** The text of a content. OpenClaw joins the parts in the same way. */
+/** The text of a content, joined as in OpenClaw. */
 const textOf = (content: string | ContentPart[]): string =>
   typeof content === 'string'
     ? content
@@ -63,7 +63,7 @@ function gatewayItem(item: InputItem): object[] {
 }
 
 /**
- * The input in OpenClaw's form. OpenClaw passes on the images and files of the last message of the user only, so that
+ * The input in OpenClaw's form. OpenClaw passes on only the images and files of the user's last message, so that
  * message gets all of them.
  */
 function gatewayInput(items: InputItem[], offset: number): object[] {
@@ -99,7 +99,7 @@ const gatewayTool = ({ type, name, description, parameters }: ResponseTool) => (
 })
 
 /**
- * The body of OpenClaw's request for a checked one, from the item at `offset` on: the session has the items before it.
+ * The body for OpenClaw from a checked request, with the items from `offset` on: the session has the earlier ones.
  * Throws AppError invalid or too_large that names the field that OpenClaw would refuse or drop.
  */
 export function gatewayRequest({ echo, items, sampling, tools, toolChoice }: CheckedRequest, offset = 0) {

@@ -1,13 +1,13 @@
 import { type Static, type TSchema, Type } from '@sinclair/typebox'
 import { Nullable, OneOf, textRule, Uri } from '#platform/typebox.ts'
 
-/** More than the conversation of a client has that repeats it all. */
+/** More items than a client's conversation that is sent whole. */
 export const maxItems = 2000
 /** Maximum parts of one message, and items of the small lists of a request. */
 export const maxParts = 256
 export const maxTools = 128
 
-/** A field that a request may leave out, or send as null, which means the same. */
+/** A field that may be missing or null, with the same meaning. */
 export const OptionalOrNull = <S extends TSchema>(schema: S) =>
   Type.Optional(
     'anyOf' in schema
@@ -15,7 +15,7 @@ export const OptionalOrNull = <S extends TSchema>(schema: S) =>
       : Nullable(schema),
   )
 
-/** One of several shapes, selected by `type`. Validation reports the faults of the selected shape only. */
+/** One of several shapes, selected by `type`. Validation reports only errors of the selected shape. */
 const Tagged = <S extends TSchema[]>(shapes: [...S], description?: string) =>
   Type.Unsafe<Static<S[number]>>({
     type: 'object',
@@ -25,7 +25,7 @@ const Tagged = <S extends TSchema[]>(shapes: [...S], description?: string) =>
     ...(description && { description }),
   })
 
-/** The name of a function that a client offers to the model. */
+/** The name of a function offered to the model. */
 export const FunctionName = Type.String({
   minLength: 1,
   maxLength: 64,
@@ -77,7 +77,7 @@ const Refusal = Type.Object(
   { $id: 'InputRefusal' },
 )
 
-/** Parts of the format that an agent does not accept: gateway-request.ts refuses them with a reason. */
+/** Parts of the format that an agent does not accept. gateway-request.ts refuses them with a reason. */
 const OtherPart = Type.Object({ type: OneOf(['input_audio', 'input_video'], 'Refused.') }, { $id: 'InputOtherPart' })
 
 const ContentPart = Tagged([InputText, InputImage, InputFile, OutputText, Refusal, OtherPart])

@@ -3,8 +3,8 @@ import type { ErrorCode } from '#platform/error-codes.ts'
 import { AppError } from '#platform/errors.ts'
 
 /**
- * The error for a field of a request that cannot be accepted: a 400 that names the field and says why. A field without
- * a name is named in the message alone.
+ * The error for an unacceptable field of a request: a 400 with the field and the reason. A field without a name appears
+ * only in the message.
  */
 export const invalidField = (param: string, why: string, code: ErrorCode = 'invalid_value'): AppError =>
   param === '' ? new AppError(code, `"": ${why}`) : new AppError(code, `${param}: ${why}`, { param })

@@ -11,7 +11,7 @@ import { type CreateResponse, responseFields } from './request-schema.ts'
 import type { EchoedFields } from './response-schema.ts'
 import { type OfferedTools, readToolChoice, readTools } from './tools.ts'
 
-/** Maximum length of the texts that the response repeats, in every state that a stream reports. */
+/** Maximum length of the repeated texts: every state in a stream contains them. */
 const maxEchoCharacters = 1_000_000
 
 /** A request that an agent can honour. */
@@ -23,7 +23,7 @@ export interface CheckedRequest extends OfferedTools {
   sampling: { temperature?: number; top_p?: number }
 }
 
-/** The parts of a gateway that decide which requests it can honour. */
+/** The properties of a gateway that limit the requests that it can honour. */
 type Target = Pick<RunningGateway, 'provider' | 'release' | 'model'>
 
 /** Fields that would change or limit the answer, and that an agent cannot honour. */
@@ -41,7 +41,7 @@ const refusedFields: RefusedField<CreateResponse>[] = [
 /** Checks a request for one gateway. Throws AppError invalid that names the field that cannot be honoured, or too_large. */
 export function readRequest(body: CreateResponse, { provider, release, model: ownModel }: Target): CheckedRequest {
   const model = body.model === 'openclaw' ? ownModel : bareModel(body.model)
-  // First of all: with a model that is shut down, no other field matters.
+  // Checked first: with a model that is shut down, no other field matters.
   const fault = body.model === 'openclaw' ? null : modelFault(release, provider, body.model)
   if (fault !== null) throw invalidField('model', fault.message, fault.code)
   refuseFields(body, responseFields, refusedFields)
@@ -114,7 +114,7 @@ function refuseImages(items: InputItem[], model: string): void {
     throw invalidField(`input.${index}`, `OpenClaw does not show images to the model ${model}.`, 'unsupported_value')
 }
 
-/** The items and calls of an input that a session has from its earlier turns. */
+/** The items and calls of an input that a session has from earlier turns. */
 export interface KnownItems {
   itemIds: ReadonlySet<string>
   /** Calls of the agent that wait for their results. */
@@ -132,7 +132,7 @@ export function referencedIds(items: readonly InputItem[]): { itemIds: string[];
   return { itemIds: [...new Set(itemIds)], callIds: [...new Set(callIds)] }
 }
 
-/** The ids of the calls that the input itself contains. */
+/** The ids of the calls in the input itself. */
 const callsIn = (items: readonly InputItem[]): ReadonlySet<string> =>
   new Set(items.flatMap((item) => (item.type === 'function_call' ? [item.call_id] : [])))
 
@@ -144,7 +144,7 @@ function countKnown(items: readonly InputItem[], { itemIds, pendingCalls, answer
     items.findLastIndex((item) => {
       if (item.type === 'reasoning') return false
       if (item.type === 'function_call') return pendingCalls.has(item.call_id) || answeredCalls.has(item.call_id)
-      // The input repeats a call that the session has a result of, so the session has this result too.
+      // The input repeats a call with a stored result, so the session has this result too.
       if (item.type === 'function_call_output') return calls.has(item.call_id) && answeredCalls.has(item.call_id)
       return item.id != null && itemIds.has(item.id)
     })
@@ -153,11 +153,11 @@ function countKnown(items: readonly InputItem[], { itemIds, pendingCalls, answer
 
 /**
  * Finds the items of an input that the session does not have yet. Many clients send the whole conversation with every
- * turn, and an agent that got it twice would read it twice. So all items up to the last one that the session made
- * itself are skipped. Returns how many those are, and the pending calls whose results come after them.
+ * turn, and the agent must not read it twice. So all items up to the last one that the session made itself are skipped.
+ * Returns their number, and the pending calls whose results come after them.
  *
  * Throws AppError invalid for a reference to an item, or the result of a call, that the session does not have. The
- * result of a call that the input contains itself is accepted: both are history from the client.
+ * result of a call that is in the input itself is accepted: both are history from the client.
  */
 export function skipKnownItems(
   items: readonly InputItem[],

@@ -5,11 +5,11 @@ import { namedExamples } from '#http/examples.ts'
 import { Nullable, OneOf } from '#platform/typebox.ts'
 import { AllowedMode, Metadata, Parameters, toolChoiceDescription } from './request-schema.ts'
 
-// These schemas allow no other fields: the tests validate every response and event with them.
+// These schemas allow no other fields, because the tests validate every response and event with them.
 const exact = { additionalProperties: false } as const
 const NullOr = <S extends TSchema>(schema: S, description: string) => Type.Union([schema, Type.Null()], { description })
 const Count = (description: string) => Type.Integer({ minimum: 0, description })
-/** A field that has one value. */
+/** A field with one possible value. */
 export const always = <const V extends string | number | boolean>(value: V, why = '') =>
   Type.Literal(value, { description: `Always \`${value}\`${why}.` })
 const alwaysNull = Type.Null({ description: 'Always null.' })
@@ -128,9 +128,7 @@ export const ResponseToolChoice = Type.Union(
 )
 export type ResponseToolChoice = Static<typeof ResponseToolChoice>
 
-/**
- * The fields of a request that its response repeats: the value that took effect, else the neutral value of the format.
- */
+/** The fields of a request that its response repeats: the effective value, else the neutral value of the format. */
 const echoed = {
   model: Type.String({ description: 'The model as you named it.' }),
   previous_response_id: Nullable(Type.String({ description: 'The one of the request.' })),

@@ -7,7 +7,7 @@ import type { EchoedFields, OutputItem, ResponseError, ResponseObject, Usage } f
 
 const withoutDashes = (uuid: string) => uuid.replaceAll('-', '')
 
-/** The id of a response: the id of its row after `resp_`, without dashes. Ids sort by the time they were made. */
+/** The id of a response: the id of its row after `resp_`, without dashes. Ids sort by time of creation. */
 export const toResponseId = (uuid: string): string => `resp_${withoutDashes(uuid)}`
 export const newResponseId = (): string => toResponseId(newId())
 
@@ -20,7 +20,7 @@ export const newItemId = (kind: 'msg' | 'fc'): string => `${kind}_${withoutDashe
 
 export const nowInSeconds = (): number => Math.floor(Date.now() / 1000)
 
-/** The state of a response that its turn decides. */
+/** The state of a response that its turn determines. */
 export interface Outcome {
   status: ResponseStatus | 'queued'
   usage: Usage | null
@@ -41,7 +41,7 @@ export interface ResponseDraft {
   echo: EchoedFields
 }
 
-/** The response as clients get it. It is complete in every state. */
+/** The response for clients, complete in every state. */
 export const responseObject = (
   { id, createdAt, echo }: ResponseDraft,
   { status, usage, error }: Outcome,
@@ -59,7 +59,7 @@ export const responseObject = (
   ...echo,
 })
 
-/** An event of a stream. `json` makes its JSON, so that a response without listeners pays for none. */
+/** An event of a stream. `json` creates its JSON, so that a response without listeners pays for none. */
 export interface ResponseEvent {
   type: EventType
   json(): string
@@ -73,22 +73,22 @@ const outputText = <Text extends string>(text: Text) => ({
 })
 
 /**
- * Writes one response while its turn runs: turns the output of the agent into events, numbered from 0, and into items.
- * An item is added empty with its first output. It is done, with its whole content, when the agent goes on to the next
- * item, and incomplete when the turn ends first.
+ * Writes one response while its turn runs: converts the agent's output to events, numbered from 0, and items. An item
+ * is added empty with its first output. It is done, with its whole content, when the agent begins the next item, and
+ * incomplete when the turn ends first.
  */
 export class ResponseWriter {
   readonly #draft: ResponseDraft
   readonly #output: OutputItem[] = []
   #sequence = 0
-  /** The message that takes text; `position` is the JSON of the fields that say where it is. */
+  /** The message that receives text; `position` is the JSON of its position fields. */
   #message: { id: string; position: string; text: GrowingText } | null = null
 
   constructor(draft: ResponseDraft) {
     this.#draft = draft
   }
 
-  /** The response with the items that are done. */
+  /** The response with its finished items. */
   object(outcome: Outcome): ResponseObject {
     return responseObject(this.#draft, outcome, this.#output)
   }
@@ -97,12 +97,12 @@ export class ResponseWriter {
     return this.#states(inProgress, 'response.created', 'response.in_progress')
   }
 
-  /** The first events of a response that waits. `begin` follows. */
+  /** The first events of a waiting response. `begin` follows. */
   queue(): ResponseEvent[] {
     return this.#states(queued, 'response.created', 'response.queued')
   }
 
-  /** The end of the wait. */
+  /** Ends the wait. */
   begin(): ResponseEvent[] {
     return this.#states(inProgress, 'response.in_progress')
   }
@@ -113,7 +113,7 @@ export class ResponseWriter {
       : [...this.#endMessage('completed', 'commentary'), ...this.#call(output)]
   }
 
-  /** Ends the open item and the response. Returns the last events, and the response also as JSON. Call it last. */
+  /** Ends the open item and the response. Returns the last events, and the response as JSON. Call it last. */
   end(outcome: Outcome): { events: ResponseEvent[]; response: ResponseObject; json: string } {
     const { status } = outcome
     const isAnswer = status === 'completed' || status === 'incomplete'
@@ -142,7 +142,7 @@ export class ResponseWriter {
     return { type, json: () => JSON.stringify({ type, sequence_number: number, ...fields }) }
   }
 
-  // JSON by hand: a turn has hundreds of these events, and a few of all others.
+  // Builds JSON by hand: a turn has hundreds of these events and few others.
   #delta(position: string, text: string): ResponseEvent {
     const type = 'response.output_text.delta'
     const number = this.#sequence++

@@ -16,7 +16,7 @@ function storedPart(part: ContentPart): object {
   return 'text' in part ? { type: part.type, text: part.text } : { type: part.type }
 }
 
-/** An item of an input as it is stored; its other fields depend on its type. */
+/** A stored item of an input; its other fields depend on its type. */
 export interface StoredItem {
   type: string
   id: string

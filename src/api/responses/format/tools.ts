@@ -2,13 +2,13 @@ import { invalidField } from './invalid-field.ts'
 import type { CreateResponse } from './request-schema.ts'
 import type { ResponseTool, ResponseToolChoice } from './response-schema.ts'
 
-/** The tools that the agent is offered, and the choice among them that its model gets. */
+/** The tools offered to the agent, and the choice among them for its model. */
 export interface OfferedTools {
   tools: ResponseTool[]
   toolChoice: Exclude<ResponseToolChoice, { type: 'allowed_tools' }>
 }
 
-/** Reads the client's tools. Throws AppError invalid for one that the agent cannot be offered. */
+/** Reads the client's tools. Throws AppError invalid for an unsuitable one. */
 export function readTools(tools: CreateResponse['tools'], isParallel: boolean): ResponseTool[] {
   const names = new Set<string>()
   if (!isParallel && tools?.length) {

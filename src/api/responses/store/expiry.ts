@@ -4,7 +4,7 @@ import { deleteResponses, deleteResponsesOf } from '#database/delete-responses.t
 import { responses } from '#database/response-schema.ts'
 import { lostSql } from './response-rows.ts'
 
-/** Age and number, for each instance, up to which responses can be read. */
+/** Age and number per instance up to which responses can be read. */
 const maxAgeDays = 30
 const maxPerInstance = 1000
 /** The number is checked for instances with a response in this time. The task runs every minute. */
@@ -15,9 +15,9 @@ export const deleteSessionResponses = (db: Db, instanceId: string, sessionKey: s
   deleteResponses(db, sql`WHERE r.instance_id = ${instanceId} AND r.session_key = ${sessionKey}`)
 
 /**
- * The smallest UUID of version 7 that was made so long ago or later, by the clock of the database: the index of ids
- * finds rows by their time. The clock of the process that made an id may be wrong: where a row is erased, the time that
- * the database wrote decides as well.
+ * The smallest UUID of version 7 of this age, by the clock of the database: the index of ids finds rows by their time.
+ * The clock of the process that made an id may be wrong, so where a row is erased, the time written by the database
+ * decides as well.
  */
 const firstUuidSince = (interval: string): SQL => {
   const hex = sql`lpad(to_hex((extract(epoch FROM now() - ${interval}::interval) * 1000)::bigint), 12, '0')`
@@ -25,9 +25,9 @@ const firstUuidSince = (interval: string): SQL => {
 }
 
 /**
- * Deletes responses that are too old, more than an instance may have, or of terminated instances. Marks responses whose
- * process is dead as failed. A step that fails keeps no other from its work: the first failure is thrown after all. A
- * crash half-way leaves the rest to the next run.
+ * Deletes responses that are too old, too many for an instance, or of terminated instances. Marks responses of dead
+ * processes as failed. All steps run even if one fails; the first failure is thrown at the end. After a crash the next
+ * run does the rest.
  */
 export async function deleteExpiredResponses(db: Db, signal?: AbortSignal): Promise<void> {
   const age = `${maxAgeDays} days`

@@ -9,17 +9,17 @@ import type { Place, Vault } from '#platform/secrets.ts'
 import type { TurnSession } from '#turns/admit.ts'
 import type { Turn } from '#turns/turn.ts'
 
-/** Whether the turn of a row of `responses` was lost with its process, as text for SQL. */
+/** Whether the turn of a row of `responses` was lost with its process, as SQL text. */
 export const lostSql = `(status = 'in_progress' AND NOT ${isProcessAlive('responses.process_id')})`
 
-/** Larger contents are not stored: the row has none. */
+/** Larger contents are not stored: the row then has none. */
 const maxContentCharacters = 1024 * 1024
 
-/** The contexts that contents are sealed with, so that none can be moved to another row or column. */
+/** The sealing contexts of contents, so that none can be moved to another row or column. */
 const objectContext = (uuid: string): Place => `responses/${uuid}/sealed_object`
 const inputContext = (uuid: string): Place => `responses/${uuid}/sealed_input`
 
-/** A row to be written, its contents sealed, as the values of its columns. */
+/** A row to write, with sealed contents, as the values of its columns. */
 export type Columns = readonly (string | null)[]
 
 /** A response whose turn begins. */
@@ -42,8 +42,8 @@ export interface EndedResponse {
 }
 
 /**
- * A row may be there already: it was written, and the answer of the database was lost. Such a row must not fail the
- * rest of the batch. A row whose contents were deleted, or never stored, gets none.
+ * The row may exist: it was written, and the answer of the database was lost. It must not fail the rest of the batch. A
+ * row whose contents were deleted, or never stored, gets none.
  */
 const insertQuery = `
   INSERT INTO responses (id, organization_id, instance_id, session_key, status,
@@ -94,7 +94,7 @@ export function createResponseRows(db: Db, vault: Vault, processId: string) {
     into.$client.query({ name: 'insert_responses', text: insertQuery, values: [...byColumn(rows), processId] })
 
   return {
-    /** The row of a response whose turn begins, or has ended already. */
+    /** The row of a response whose turn begins or has ended. */
     toInsert(started: StartedResponse, ended?: EndedResponse): Columns {
       const uuid = toUuid(started.id)
       const object = () =>
@@ -120,12 +120,12 @@ export function createResponseRows(db: Db, vault: Vault, processId: string) {
       return [uuid, response.status, object, itemIds(response), callIds(response)]
     },
     insert,
-    /** Writes a row in one statement with all rows that come at the same time. */
+    /** Writes a row in one statement with all concurrent ones. */
     insertOne: batched(1, async (rows: readonly Columns[]) => {
       await insert(db, rows)
       return rows.map(() => undefined)
     }),
-    /** Writes the end of a turn in one statement with all ends that come at the same time. */
+    /** Writes the end of a turn in one statement with all concurrent ones. */
     endOne: batched(1, async (rows: readonly Columns[]) => {
       await db.$client.query({ name: 'end_responses', text: endQuery, values: byColumn(rows) })
       return rows.map(() => undefined)

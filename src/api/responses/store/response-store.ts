@@ -32,15 +32,15 @@ const pauseMs = (checks: number) => Math.min(25 * 1.5 ** (checks - 1), 250)
 
 export interface ResponseStore {
   /**
-   * Stores that a turn begins, in the background and within milliseconds. A turn that ends before is stored once. The
-   * turn is ended when its response is cancelled, in this process or another.
-   * Nothing is stored for an instance that was terminated meanwhile.
+   * Stores the beginning of a turn, in the background and within milliseconds. A turn that ends before that is stored
+   * once. The turn is ended when its response is cancelled, in this process or another. Stores nothing for an instance
+   * that was terminated meanwhile.
    */
   begin(started: StartedResponse): void
   /**
-   * Stores that a turn begins that builds on earlier ones. `prepare` gets the referenced items that the session has,
-   * and returns what to store. Of two calls for one session the second waits for the first. Throws AppError invalid
-   * when `previousId` is not the latest response of the session, and what `prepare` throws. Responses that are not
+   * Stores the beginning of a turn that continues earlier ones. `prepare` gets the referenced items of the session, and
+   * returns the row to store. Of two calls for one session the second waits for the first. Throws AppError invalid when
+   * `previousId` is not the latest response of the session, and the errors of `prepare`. Responses that are not
    * `visible` are unknown.
    */
   beginContinuation<T extends StartedResponse>(
@@ -50,8 +50,8 @@ export interface ResponseStore {
     prepare: (known: KnownItems) => T,
   ): Promise<T>
   /**
-   * Stores the end of a turn with the JSON of its response. Returns at once, and tries for minutes while the database
-   * is not available. Reads of this process wait for it some seconds, then throw AppError unavailable.
+   * Stores the end of a turn with the JSON of its response. Returns at once, and retries for minutes while the database
+   * is unavailable. Reads of this process wait for it some seconds, then throw AppError unavailable.
    */
   finish(response: ResponseObject, json: string): void
   /** Throws AppError not_found. */
@@ -65,11 +65,11 @@ export interface ResponseStore {
   cancel(owner: Owner, id: string): Promise<void>
   /** Deletes the contents of a response. Throws AppError not_found, or conflict while it is in progress. */
   delete(owner: Owner, id: string): Promise<void>
-  /** Writes what is not written yet, for up to 5 s. */
+  /** Writes pending changes, for up to 5 s. */
   close(): Promise<void>
 }
 
-/** An instance, the organization that must own it, and the sessions that exist for the caller. */
+/** An instance, its required organization, and the sessions visible to the caller. */
 interface Owner {
   organizationId: string
   instanceId: string
@@ -92,7 +92,10 @@ const isLost = sql.raw(lostSql)
 const isOwned = ({ organizationId, instanceId }: Owner, id: string) =>
   and(eq(responses.id, toUuid(id)), eq(responses.organizationId, organizationId), eq(responses.instanceId, instanceId))
 
-/** Stores responses in the database, with their contents sealed. `processId` is that of this process in `processes`. */
+/**
+ * Stores responses in the database, with their contents sealed. `processId` is the id of this process in the table
+ * `processes`.
+ */
 export function createResponseStore(db: Db, vault: Vault, processId: string, log: Pick<Logger, 'warn'>): ResponseStore {
   const rows = createResponseRows(db, vault, processId)
   const running = createRunningResponses(db, rows, log)
@@ -115,7 +118,9 @@ export function createResponseStore(db: Db, vault: Vault, processId: string, log
     return row
   }
 
-  /** The object was sealed when the turn began or ended. The row knows of a cancel and of a lost turn since. */
+  /**
+   * The object was sealed at the beginning or end of the turn. A later cancel or loss of the turn is only in the row.
+   */
   function unseal({ id, status, sealedObject, isLost }: Row): ResponseObject {
     if (sealedObject === null) throw responseNotFound()
     const object = rows.unsealObject(id, sealedObject)
@@ -134,8 +139,8 @@ export function createResponseStore(db: Db, vault: Vault, processId: string, log
       await running.written((response) => response.session === lock || response.id === previousId)
       const begin = () =>
         db.transaction(async (tx) => {
-          // Of two turns that continue from the same response, the second must see the first. It does not wait here: a
-          // burst in one session would otherwise hold all connections of the process.
+          // Of two turns that continue the same response, the second must see the first. It does not wait here: a burst
+          // in one session would otherwise hold all connections of the process.
           const { rows: locks } = await tx.$client.query<{ mine: boolean }>(
             'SELECT pg_try_advisory_xact_lock(hashtextextended($1, 0)) AS mine',
             [lock],
@@ -183,7 +188,7 @@ export function createResponseStore(db: Db, vault: Vault, processId: string, log
       const { status, sealedObject, isLost } = await findRow(owner, id)
       if (sealedObject === null) throw responseNotFound()
       if (status === 'in_progress' && !isLost) throw new AppError('response_in_progress', errorTexts.stillInProgress)
-      // The row stays, because the agent remembers the turn: a conversation must not continue from the one before.
+      // The row stays, because the agent remembers the turn: a conversation must not continue from an earlier one.
       await db.update(responses).set({ sealedObject: null, sealedInput: null }).where(isOwned(owner, id))
     },
     close: running.close,

@@ -8,27 +8,27 @@ import type { TurnSession } from '#turns/admit.ts'
 import { type Turn, turnCancelled } from '#turns/turn.ts'
 import type { Columns, EndedResponse, ResponseRows, StartedResponse } from './response-rows.ts'
 
-/** The pauses between the tries of a write. The last one repeats. */
+/** The pauses between attempts of a write. The last one repeats. */
 const pausesMs = [100, 500, 2000] as const
 const maxPauseMs = 5000
-/** How long a row waits for a database that is not available, and how many rows, of how many characters, may wait. */
+/** How long a row waits for an unavailable database, and how many rows and characters may wait. */
 const retryForMs = 5 * 60_000
 const maxWaitingRows = 10_000
 const maxWaitingCharacters = 64 * 1024 * 1024
-/** How long rows still wait once the store closes. */
+/** How long rows wait after the store was closed. */
 const closeWithinMs = 5000
 
 interface RetriedWrites {
   /**
-   * Writes a row, and tries again while that fails. Throws the error of the last try: 5 minutes after the first one, at
+   * Writes a row, and retries while that fails. Throws the error of the last attempt: 5 minutes after the first one, at
    * the next failure while more than 10,000 rows or 64 Mi characters wait, and soon after `close`.
    */
   untilWritten(row: Columns, write: (row: Columns) => Promise<void>): Promise<void>
-  /** Tries all waiting rows at once. Returns the time, in ms, for which they may still be tried. */
+  /** Writes all waiting rows at once. Returns the time, in ms, for which they are still retried. */
   close(): number
 }
 
-/** Keeps rows in memory while the database is not available. A process that ends loses them. */
+/** Keeps rows in memory while the database is unavailable. A process that ends loses them. */
 function createRetriedWrites(): RetriedWrites {
   const waiting = { rows: 0, characters: 0 }
   let closesAt = Number.POSITIVE_INFINITY
@@ -76,7 +76,7 @@ function createRetriedWrites(): RetriedWrites {
 
 /** How long a reader waits for the writes of this process: longer than the pauses of a retried write. */
 const readTimeoutMs = 10_000
-/** How often, in ms, a process finds out which of its responses were cancelled in another one. */
+/** How often, in ms, a process checks which of its responses were cancelled by another one. */
 const readCancelledEveryMs = 2000
 /** A turn that ends within this time is written once, with its end. */
 const insertAfterMs = 10
@@ -86,26 +86,26 @@ interface Entry {
   session: string
   /** Set until its row is in the database. */
   notInserted: StartedResponse | null
-  /** Set from its end until that is being written. */
+  /** Set from its end until the end is being written. */
   ended: EndedResponse | null
-  /** Null once its end is being written: it cannot be cancelled any more. */
+  /** Null once its end is being written: it can no longer be cancelled. */
   turn: Pick<Turn, 'end'> | null
 }
 
-/** A key of a session that is unique among all instances. */
+/** A unique key of a session among all instances. */
 export const globalSessionKey = ({ instanceId, sessionKey }: Pick<TurnSession, 'instanceId' | 'sessionKey'>): string =>
   `${instanceId} ${sessionKey}`
 
 /**
  * The responses of this process whose end is not in the database yet. Writes the beginning and the end of each turn in
- * the background, and tries again while the database is not available.
+ * the background, and retries while the database is unavailable.
  */
 export function createRunningResponses(db: Db, rows: ResponseRows, log: Pick<Logger, 'warn'>) {
   const retriedWrites = createRetriedWrites()
   const running = new Map<string, Entry>()
-  /** The running responses whose beginning waits to be written. */
+  /** The running responses whose beginning is not written yet. */
   const toInsert = new Set<Entry>()
-  /** The writes that are being made, by the id of the response. Readers wait for them. */
+  /** The open writes, by the id of the response. Readers wait for them. */
   const writes = new Map<string, Promise<void>>()
   let insertTimer: NodeJS.Timeout | undefined
 
@@ -135,7 +135,7 @@ export function createRunningResponses(db: Db, rows: ResponseRows, log: Pick<Log
     }
   }
 
-  // Not async: while the database is not available, this must keep nothing of the response but its row.
+  // Not async: while the database is unavailable, this must hold no memory of the response but its row.
   function writeEnd(response: Entry, ended: EndedResponse): Promise<void> {
     const giveUp = (err: unknown) => log.warn({ err }, 'the end of a turn could not be written to the database')
     const forget = () => void running.delete(response.id)
@@ -186,7 +186,7 @@ export function createRunningResponses(db: Db, rows: ResponseRows, log: Pick<Log
     cancel,
     /** Adds a response whose row is in the database. */
     addInserted: (started: StartedResponse) => void add(started, true),
-    /** Adds a response and writes its row in a moment. */
+    /** Adds a response and writes its row after a short delay. */
     begin(started: StartedResponse): void {
       toInsert.add(add(started, false))
       insertTimer ??= setTimeout(insertWaiting, insertAfterMs)
@@ -204,8 +204,8 @@ export function createRunningResponses(db: Db, rows: ResponseRows, log: Pick<Log
       )
     },
     /**
-     * Resolves when the changes of the selected responses up to now are in the database. Throws AppError unavailable
-     * when they are not within some seconds.
+     * Resolves when all changes so far of the selected responses are in the database. Throws AppError unavailable when
+     * that takes longer than some seconds.
      */
     async written(isSelected: (response: Entry) => boolean): Promise<void> {
       if ([...toInsert].some(isSelected)) insertWaiting()

@@ -10,10 +10,10 @@ import type { TurnSession } from '#turns/admit.ts'
 import { errorTexts } from '#turns/error-texts.ts'
 import { lostSql } from './response-rows.ts'
 
-/** The instances and sessions that exist for a caller; all where null. */
+/** The instances and sessions visible to a caller; null means all. */
 export type Visible = Pick<Caller, 'instanceIds' | 'sessions'>
 
-/** The earlier responses, items and calls that a request names. */
+/** The earlier responses, items and calls named by a request. */
 export interface References {
   previousId: string | null
   itemIds: string[]
@@ -22,7 +22,7 @@ export interface References {
 
 export const previousResponseError = (why: string) =>
   invalidField('previous_response_id', why, 'previous_response_not_latest')
-/** Has a code of its own: clients that get it begin a new conversation instead of giving up. */
+/** A separate error code: clients that get it begin a new conversation instead of giving up. */
 const unknownPrevious = () =>
   invalidField('previous_response_id', errorTexts.previousUnknown, 'previous_response_not_found')
 
@@ -43,8 +43,8 @@ const isVisible = ({ instanceIds, sessions }: Visible, { instance, session }: { 
 
 /**
  * Checks that a session can continue from `previousId`. Returns `in_progress` while the turn of that response runs.
- * Throws AppError invalid when the response is not the latest of the session. A response that does not exist for the
- * caller is unknown.
+ * Throws AppError invalid when the response is not the latest of the session. A response that the caller may not see is
+ * unknown.
  */
 export async function requireLatestResponse(
   db: Db,
@@ -70,7 +70,7 @@ export async function requireLatestResponse(
   const latest = await db.$client.query<{ id: string }>(latestQuery, [instanceId, sessionKey])
   const latestId = latest.rows[0] && toResponseId(latest.rows[0].id)
   if (latestId === previousId) return found.status === 'in_progress' ? 'in_progress' : 'ended'
-  // A turn that came to nothing after the latest response left the session as that response did.
+  // A turn without effect after the latest response left the session unchanged.
   const cameToNothing = found.isLost || found.status === 'failed' || found.status === 'cancelled'
   if (cameToNothing && (latestId === undefined || latestId < previousId)) return 'ended'
   throw previousResponseError(errorTexts.previousNotLatest(latestId ?? null))
