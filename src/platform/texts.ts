@@ -125,8 +125,7 @@ export const texts = {
   noCustomer:
     'Your organization has no billing account yet. Subscribe at the address from POST /v1/subscription/checkout first.',
   stripeUnreachable: 'Stripe cannot be reached right now. Try again.',
-  stripeRefused:
-    'Stripe refused the request because a setting of this server is wrong. Its operator finds the reason in its log.',
+  stripeRefused: 'Billing is not set up correctly on this server. Its operator finds the reason in its log.',
   badSignature: 'The Stripe-Signature header is missing, is older than 5 minutes, or does not match the body.',
   modelKeyRefused: (provider: string, words: string | null) =>
     `The model provider (${provider}) refuses the key in model_api_keys.${provider}, and nothing was changed. ` +

@@ -29,17 +29,11 @@ export class BadEnvironment extends Error {
   override name = 'BadEnvironment'
 }
 
-const stripeTogether = ['STRIPE_SECRET_KEY', 'STRIPE_WEBHOOK_SECRET', 'STRIPE_PRICE_CRAB', 'STRIPE_PRICE_LOBSTER']
-
-/** Either all of Stripe's settings are required or none: an incomplete billing would charge wrongly. */
-function stripeFaults(set: NodeJS.ProcessEnv): string[] {
-  const missing = stripeTogether.filter((name) => !set[name])
-  if (missing.length === stripeTogether.length) return []
-  const lines = missing.map((name) => `${name} is required with Stripe's other settings: ${stripeTogether.join(', ')}`)
-  if (set.STRIPE_PRICE_CRAB && set.STRIPE_PRICE_CRAB === set.STRIPE_PRICE_LOBSTER) {
-    lines.push('STRIPE_PRICE_LOBSTER must be another price than STRIPE_PRICE_CRAB')
-  }
-  return lines
+/** Both of Stripe's settings are required or none. */
+function stripeFaults({ STRIPE_SECRET_KEY: key, STRIPE_WEBHOOK_SECRET: secret }: NodeJS.ProcessEnv): string[] {
+  if (key && !secret) return ['STRIPE_WEBHOOK_SECRET is required with STRIPE_SECRET_KEY']
+  if (secret && !key) return ['STRIPE_SECRET_KEY is required with STRIPE_WEBHOOK_SECRET']
+  return []
 }
 
 const secretVariables = Object.entries<Setting>(Env.properties)

@@ -16,13 +16,6 @@ const httpUrl = (description: string, more: Partial<SettingOptions> = {}) =>
 /** The name or address of a host as it is in a Host header, without a port. */
 const host = '([A-Za-z0-9._-]+|\\[[0-9A-Fa-f:.]+\\])'
 
-const price = (tier: string) =>
-  Type.String({
-    pattern: '^\\S+$',
-    rule: 'must be the id of a price, such as price_1A2b3C',
-    description: `id of the Stripe price of one instance on \`${tier}\`; required with \`STRIPE_SECRET_KEY\``,
-  })
-
 const limit = (defaultValue: number, description: string, maximum = 1_000_000) =>
   Type.Integer({
     default: defaultValue,
@@ -269,7 +262,7 @@ const billing = {
     Type.String({
       pattern: '^(sk|rk)_\\S+$',
       rule: 'must begin with sk_ or rk_',
-      description: 'Stripe’s secret key; billing is off without it',
+      description: 'Stripe’s secret key; billing is off without it: see [billing](operations.md#billing)',
       defaultText: 'no billing',
       isSecret: true,
     }),
@@ -282,8 +275,6 @@ const billing = {
       isSecret: true,
     }),
   ),
-  STRIPE_PRICE_CRAB: Type.Optional(price('crab')),
-  STRIPE_PRICE_LOBSTER: Type.Optional(price('lobster')),
 }
 
 const processes = {

@@ -14,7 +14,7 @@ import { type FakeGateway, startFakeGateway } from '../support/fake-gateway.ts'
 import { type FakeModelProvider, startFakeModelProvider } from '../support/fake-model-provider.mjs'
 import { addSessions } from '../support/fake-sessions.ts'
 import { addFakeSkills } from '../support/fake-skills.ts'
-import { FakeStripe, stripePrices, stripeSecretKey, stripeWebhookSecret } from '../support/fake-stripe.ts'
+import { FakeStripe, stripeSecretKey, stripeWebhookSecret } from '../support/fake-stripe.ts'
 import { watchTurns } from '../support/longest-turn.ts'
 import { checkerOf, type DocumentedOperation, operationsOf, readDocument, requestOf } from '../support/operations.ts'
 import { present } from '../support/present.ts'
@@ -76,7 +76,6 @@ beforeAll(async () => {
   const billing = await createBilling({
     secretKey: stripeSecretKey,
     webhookSecret: stripeWebhookSecret,
-    prices: stripePrices,
     apiUrl: stripe.url,
     returnUrl: () => 'https://app.example.com',
   })

@@ -20,7 +20,6 @@ beforeAll(async () => {
   const billing = await createBilling({
     secretKey: stripeSecretKey,
     webhookSecret: stripeWebhookSecret,
-    prices: stripePrices,
     apiUrl: stripe.url,
     returnUrl: () => 'https://app.example.com',
     timeoutMs: 4000,

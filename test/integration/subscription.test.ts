@@ -202,6 +202,16 @@ describe('a failure of Stripe', () => {
     expect(log).toContain('StripeAuthenticationError 401')
     expect(log + JSON.stringify(body)).not.toContain('canary')
   })
+
+  test('a tier without a price is a 503, and the log names the lookup key', async () => {
+    const { key } = await chowder.signUp()
+    stripe.arePricesActive = false
+    const { status, body } = await checkout(key, 'lobster')
+    stripe.arePricesActive = true
+    expect([status, body.detail]).toEqual([503, expect.stringContaining('log')])
+    expect(chowder.logged.join('')).toContain('no active price of Stripe has the lookup key chowder_lobster')
+    expect((await checkout(key, 'lobster')).status).toBe(200)
+  })
 })
 
 test('without the settings of Stripe checkout, portal and webhook are a 501, and the tier can be read', async () => {

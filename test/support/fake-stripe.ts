@@ -6,6 +6,9 @@ import { listenLocally } from './local-server.ts'
 export const stripeSecretKey = 'sk_test_canary_of_the_secret_key'
 export const stripeWebhookSecret = 'whsec_canary_of_the_webhook_secret'
 export const stripePrices = { crab: 'price_crab', lobster: 'price_lobster' }
+const lookupKeys: Record<string, string> = { price_crab: 'chowder_crab', price_lobster: 'chowder_lobster' }
+
+const priceOf = (id: string) => ({ id, lookup_key: lookupKeys[id] ?? null })
 
 interface FakeSubscription {
   id: string
@@ -16,7 +19,12 @@ interface FakeSubscription {
   metadata: Record<string, string>
   items: {
     object: 'list'
-    data: { id: string; object: 'subscription_item'; price: { id: string }; quantity: number }[]
+    data: {
+      id: string
+      object: 'subscription_item'
+      price: { id: string; lookup_key: string | null }
+      quantity: number
+    }[]
   }
 }
 
@@ -62,13 +70,15 @@ const newId = (prefix: string) => `${prefix}_${randomBytes(8).toString('hex')}`
 const seconds = () => Math.floor(Date.now() / 1000)
 
 /**
- * A server with the part of Stripe's HTTP API that Chowder uses: customers, Checkout, the Customer Portal,
+ * A server with the part of Stripe's HTTP API that Chowder uses: prices, customers, Checkout, the Customer Portal,
  * subscriptions, their items and idempotency keys. Like Stripe it answers a repeated idempotency key with its first
  * answer, even a 500, and quotes a wrong secret key in its error.
  */
 export class FakeStripe {
   readonly received: Received[] = []
   readonly customers = new Map<string, { id: string; object: 'customer'; metadata: Record<string, string> }>()
+  /** Whether the prices are active, or archived. */
+  arePricesActive = true
   readonly sessions = new Map<string, FakeSession>()
   readonly subscriptions = new Map<string, FakeSubscription>()
   readonly #faults: Fault[] = []
@@ -120,7 +130,7 @@ export class FakeStripe {
 
   subscribe(customer: string, price: string, quantity: number): FakeSubscription {
     const id = newId('sub')
-    const item = { id: newId('si'), object: 'subscription_item' as const, price: { id: price }, quantity }
+    const item = { id: newId('si'), object: 'subscription_item' as const, price: priceOf(price), quantity }
     const subscription: FakeSubscription = {
       id,
       object: 'subscription',
@@ -137,7 +147,7 @@ export class FakeStripe {
   /** Switches the plan as the customer does in the portal. */
   switchTo(subscription: FakeSubscription, price: string): void {
     const item = subscription.items.data[0]
-    if (item) item.price = { id: price }
+    if (item) item.price = priceOf(price)
   }
 
   event(
@@ -210,6 +220,11 @@ export class FakeStripe {
         const customer = { id: newId('cus'), object: 'customer' as const, metadata: fieldsIn(form, 'metadata') }
         this.customers.set(customer.id, customer)
         return customer
+      }
+      case 'GET prices': {
+        const ids = Object.keys(lookupKeys).filter((id) => lookupKeys[id] === form['lookup_keys[0]'])
+        const found = this.arePricesActive && form.active === 'true' ? ids : []
+        return { object: 'list', has_more: false, data: found.map(priceOf) }
       }
       case 'POST checkout': {
         const sessionId = newId('cs')

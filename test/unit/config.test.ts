@@ -48,12 +48,7 @@ describe('the environment', () => {
   })
 
   test('the tier of a new organization has no limit unless Stripe can sell a higher one', () => {
-    const stripe = {
-      STRIPE_SECRET_KEY: 'sk_test_1',
-      STRIPE_WEBHOOK_SECRET: 'whsec_1',
-      STRIPE_PRICE_CRAB: 'price_1',
-      STRIPE_PRICE_LOBSTER: 'price_2',
-    }
+    const stripe = { STRIPE_SECRET_KEY: 'sk_test_1', STRIPE_WEBHOOK_SECRET: 'whsec_1' }
     expect(defaultTier(loadConfig({}))).toBe('whale')
     expect(defaultTier(loadConfig(stripe))).toBe('shrimp')
   })
@@ -135,8 +130,6 @@ describe('the environment', () => {
     ['CLAWHUB_REGISTRY', 'canary'],
     ['STRIPE_SECRET_KEY', 'canary'],
     ['STRIPE_WEBHOOK_SECRET', 'canary'],
-    ['STRIPE_PRICE_CRAB', 'a canary'],
-    ['STRIPE_PRICE_LOBSTER', 'a canary'],
   ])('a bad %s is named, its value is not shown', (name, value) => {
     const message = complaints({ [name]: value, CHOWDER_SECRET_KEY: name === 'CHOWDER_SECRET_KEY' ? value : key })
     expect(message).toContain(name)
@@ -249,17 +242,11 @@ describe('the environment', () => {
     expect(complaints({ CHOWDER_SECRET_KEY: Buffer.alloc(32).toString('base64') })).toContain('is a placeholder')
   })
 
-  test('requires all settings of Stripe, with two prices, or none', () => {
-    const all = {
-      STRIPE_SECRET_KEY: 'sk_test_1',
-      STRIPE_WEBHOOK_SECRET: 'whsec_1',
-      STRIPE_PRICE_CRAB: 'price_1',
-      STRIPE_PRICE_LOBSTER: 'price_2',
-    }
+  test('requires both settings of Stripe or none', () => {
+    const all = { STRIPE_SECRET_KEY: 'sk_test_1', STRIPE_WEBHOOK_SECRET: 'whsec_1' }
     expect(loadConfig(all)).toMatchObject(all)
     for (const missing of Object.keys(all)) {
-      expect(complaints({ ...all, [missing]: '' })).toContain(`${missing} is required with Stripe's other settings`)
+      expect(complaints({ ...all, [missing]: '' })).toContain(`${missing} is required with STRIPE_`)
     }
-    expect(complaints({ ...all, STRIPE_PRICE_LOBSTER: 'price_1' })).toContain('STRIPE_PRICE_LOBSTER must be another')
   })
 })

@@ -9,8 +9,6 @@ export type PaidTier = (typeof paidTiers)[number]
 export interface BillingSettings {
   secretKey: string
   webhookSecret: string
-  /** The ids of Stripe's prices for one instance on each tier. */
-  prices: Record<PaidTier, string>
   /** The address of Stripe's API; undefined for Stripe's own. */
   apiUrl?: string | undefined
   /** The address that Stripe's pages return to. */
@@ -53,6 +51,9 @@ export interface Billing {
   verifyEvent(payload: Buffer, signature: string): StripeEvent
 }
 
+/** The lookup key that the operator gives the price of one instance on a tier. */
+const lookupKeyOf = (tier: PaidTier) => `chowder_${tier}`
+
 const defaultTimeoutMs = 10_000
 const retryAfterSeconds = 5
 /** `past_due` counts as paid: Stripe reminds the customer for weeks before the subscription ends or is `unpaid`. */
@@ -65,7 +66,7 @@ const hostOptionsOf = (apiUrl: string) => {
 }
 
 export async function createBilling(settings: BillingSettings): Promise<Billing> {
-  const { secretKey, webhookSecret, prices, apiUrl, returnUrl, timeoutMs = defaultTimeoutMs } = settings
+  const { secretKey, webhookSecret, apiUrl, returnUrl, timeoutMs = defaultTimeoutMs } = settings
   // The package takes 30 MB of memory, which an installation without billing does not need.
   const { default: StripeClient } = await import('stripe')
   const { StripeError, StripeAPIError, StripeConnectionError, StripeRateLimitError } = StripeClient.errors
@@ -98,7 +99,17 @@ export async function createBilling(settings: BillingSettings): Promise<Billing>
     }
   }
 
-  const tierOf = (item: Stripe.SubscriptionItem) => paidTiers.find((tier) => prices[tier] === item.price.id)
+  const tierOf = (item: Stripe.SubscriptionItem) =>
+    paidTiers.find((tier) => lookupKeyOf(tier) === item.price.lookup_key)
+
+  /** The id of the price of one instance on a tier. */
+  async function priceOf(tier: PaidTier): Promise<string> {
+    const lookupKey = lookupKeyOf(tier)
+    const { data } = await call(stripe.prices.list({ lookup_keys: [lookupKey], active: true }))
+    if (data[0]) return data[0].id
+    const cause = new Error(`no active price of Stripe has the lookup key ${lookupKey}`)
+    throw new AppError('unavailable', texts.stripeRefused, { cause, retryAfterSeconds })
+  }
 
   /** Null for a subscription that has ended, is not paid yet, or has none of our prices. */
   function toActive(subscription: Stripe.Subscription): ActiveSubscription | null {
@@ -119,12 +130,13 @@ export async function createBilling(settings: BillingSettings): Promise<Billing>
       return (await call(stripe.customers.create({ metadata: { organization_id: organizationId } }))).id
     },
     async checkoutUrl({ customerId, organizationId, tier, quantity }) {
+      const price = await priceOf(tier)
       const { url } = await call(
         stripe.checkout.sessions.create({
           mode: 'subscription',
           customer: customerId,
           client_reference_id: organizationId,
-          line_items: [{ price: prices[tier], quantity }],
+          line_items: [{ price, quantity }],
           subscription_data: { metadata: { organization_id: organizationId } },
           success_url: returnUrl(),
           cancel_url: returnUrl(),
