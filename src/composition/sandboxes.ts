@@ -12,7 +12,7 @@ import type { DockerDriverOptions } from '#sandbox/docker/driver.ts'
 import type { SandboxDriver } from '#sandbox/driver.ts'
 import type { LocalDriver } from '#sandbox/local/driver.ts'
 import { measureDriver } from '#sandbox/measured.ts'
-import { type Config, rangeOf } from '#settings/config.ts'
+import type { Config } from '#settings/config.ts'
 import { isOnlyLocal } from '#settings/exposure.ts'
 import { dockerSettings } from './docker-settings.ts'
 import { installationId } from './installation.ts'
@@ -65,7 +65,6 @@ export async function createDriver({ config, dataDir, storage, db, log }: Driver
       installChannelPlugin({ dataDir, release, channel, progress, signal }),
     releaseFolder: (release) => releaseFolder(dataDir, release),
     linkCompileCache,
-    uids: rangeOf(config.LOCAL_UIDS),
     log,
   })
 }
@@ -73,13 +72,14 @@ export async function createDriver({ config, dataDir, storage, db, log }: Driver
 /** The jail of local agents, or the reason why they have none. Throws StartupError if they must have one. */
 async function localJail(config: Config, { dataDir, storage }: { dataDir: string; storage: string }, node: string) {
   const { createJail, gatewayPort, jailFault, proxyPort } = await import('#sandbox/local/jail.ts')
+  const { agentUids } = await import('#sandbox/local/records.ts')
   const { waysOutFolder } = await import('#sandbox/local/way-out.ts')
   const waysOut = [
     { port: config.RELAY_PORT, service: 'relay' },
     { port: proxyPort, service: 'egress' },
   ]
   const jail = createJail({ releases: releasesFolder(dataDir), node, waysOut, waysOutFolder: waysOutFolder(storage) })
-  const uid = process.getuid?.() === 0 ? rangeOf(config.LOCAL_UIDS).first : null
+  const uid = process.getuid?.() === 0 ? agentUids.first : null
   const fault = async () => {
     if (config.LOCAL_ISOLATION === 'none') return 'LOCAL_ISOLATION is none'
     if ([gatewayPort, proxyPort].includes(config.RELAY_PORT)) return 'RELAY_PORT has another use in a jail'

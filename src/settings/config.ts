@@ -82,31 +82,11 @@ function placeholderFaults({ DATABASE_URL = '', CHOWDER_SECRET_KEY = '' }: NodeJ
 }
 
 /** The settings that fit their pattern and mean nothing, such as `http://999.9.9.9`. */
-const meaningless = ({
-  AGENT_RESOURCES = '',
-  CHOWDER_PUBLIC_URL,
-  CORS_ALLOWED_ORIGINS,
-  LOCAL_UIDS,
-}: NodeJS.ProcessEnv) => [
+const meaningless = ({ AGENT_RESOURCES = '', CHOWDER_PUBLIC_URL, CORS_ALLOWED_ORIGINS }: NodeJS.ProcessEnv) => [
   ...(readResourceSettings(AGENT_RESOURCES) ? [] : ['AGENT_RESOURCES']),
   ...(URL.canParse(CHOWDER_PUBLIC_URL ?? 'http://a') ? [] : ['CHOWDER_PUBLIC_URL']),
   ...(entriesOf(CORS_ALLOWED_ORIGINS).every((origin) => URL.canParse(origin)) ? [] : ['CORS_ALLOWED_ORIGINS']),
-  ...(LOCAL_UIDS === undefined || isUidRange(LOCAL_UIDS) ? [] : ['LOCAL_UIDS']),
 ]
-
-/** Below are the users of the system; above are numbers with a meaning of their own. */
-const [leastUid, greatestUid] = [1000, 2 ** 32 - 3]
-
-/** The first and the last number of a range such as `20000-29999`. */
-export function rangeOf(text: string): { first: number; last: number } {
-  const [first = Number.NaN, last = Number.NaN] = text.split('-').map(Number)
-  return { first, last }
-}
-
-function isUidRange(text: string): boolean {
-  const { first, last } = rangeOf(text)
-  return leastUid <= first && first <= last && last <= greatestUid
-}
 
 /**
  * Parses the environment. An empty variable counts as unset, because docker-compose and .env files set empty variables.

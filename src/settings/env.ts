@@ -206,13 +206,6 @@ const agents = {
       isSetByCompose: true,
     }),
   ),
-  LOCAL_UIDS: Type.String({
-    default: '20000-29999',
-    pattern: '^[0-9]{1,10}-[0-9]{1,10}$',
-    rule: 'must be a range of user ids from 1000 to 4294967293, such as 20000-29999',
-    description: 'ids of the users that local agents get when Chowder runs as root: no user and no group may have one',
-    isSetByCompose: true,
-  }),
   OPENCLAW_MIN_VERSION: Type.Optional(
     Type.String({
       pattern: '^\\d{4}\\.\\d+\\.\\d+(-[0-9A-Za-z.]+)?$',

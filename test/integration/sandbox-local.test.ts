@@ -25,6 +25,7 @@ import { promisify } from 'node:util'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { type Observation, SandboxPathError } from '#sandbox/driver.ts'
 import { filesIn } from '#sandbox/home/files.ts'
+import { agentUids } from '#sandbox/local/records.ts'
 import { type DriverUnderTest, describeDriver } from '../support/driver-contract.ts'
 import { freePort } from '../support/free-port.ts'
 import { hasControlGroups, LocalHost } from '../support/local-host.ts'
@@ -212,8 +213,8 @@ describe('a local sandbox', () => {
   asRoot('has a user and a folder that no other sandbox can enter', async () => {
     const [one, other] = [await started(), await started()]
     const { uid, inside: paths } = await recordOf(one)
-    expect(uid).toBeGreaterThanOrEqual(20_000)
-    expect(uid).toBeLessThanOrEqual(29_999)
+    expect(uid).toBeGreaterThanOrEqual(agentUids.first)
+    expect(uid).toBeLessThanOrEqual(agentUids.last)
     expect(uid).not.toBe((await recordOf(other)).uid)
     const home = await stat(paths.home)
     expect([home.mode & 0o777, home.uid, home.gid]).toEqual([0o700, uid, uid])

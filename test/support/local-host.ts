@@ -58,7 +58,6 @@ export class LocalHost {
       installChannelPlugin: async () => dataDir,
       releaseFolder: () => join(dataDir, 'releases'),
       linkCompileCache: async () => {},
-      uids: { first: 20_000, last: 29_999 },
     })
   }
 

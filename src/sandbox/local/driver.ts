@@ -49,8 +49,6 @@ export interface LocalDriverOptions {
    * Lets a user of this machine read the compile cache of the release in that folder, if there is one. Does not fail.
    */
   linkCompileCache(releaseFolder: string, uid: number): Promise<void>
-  /** The users that sandboxes get under root. */
-  uids: Range
   ports?: Range
   jail: Jail
   /** Why sandboxes that are made or started from now on run in no jail; null when they do. */

@@ -3,26 +3,30 @@ import { isDeepStrictEqual } from 'node:util'
 import { SandboxAbsentError, type SandboxPaths, type SandboxSpec } from '#sandbox/driver.ts'
 import type { SandboxFolder, SandboxRecord } from './folder.ts'
 import { gatewayPort, proxyPort, roomPaths } from './jail.ts'
-import { becomesFree, createReservations, isPortFree, type Range, unusedUids } from './reservations.ts'
+import { usersWithProcesses } from './processes.ts'
+import { becomesFree, createReservations, isPortFree, type Range } from './reservations.ts'
 
 const isRoot = process.getuid?.() === 0
+/**
+ * The users of sandboxes under root, of which a machine must have none: above those that `useradd` and directory
+ * services usually give, and below 65,536, so that a user namespace of the usual size has them.
+ */
+export const agentUids: Range = { first: 50_000, last: 59_999 }
 const defaultPorts: Range = { first: 21_000, last: 29_999 }
 
 export interface RecordsOptions {
   dataDir: string
   node: string
   releaseFolder(release: string): string
-  /** The users of sandboxes under root. */
-  uids: Range
   ports?: Range | undefined
   /** Whether sandboxes that are made or renewed run in jails, which need no port of the host. */
   isJailed: boolean
 }
 
 /** The records of a data folder's sandboxes, each of which has a port and, under root, a user of its own. */
-export function createRecords({ dataDir, node, releaseFolder, uids, ports: range, isJailed }: RecordsOptions) {
+export function createRecords({ dataDir, node, releaseFolder, ports: range, isJailed }: RecordsOptions) {
   // What a user has left behind outside of its home, in /tmp for example, is the next one's who has the same id.
-  const userIds = createReservations(join(dataDir, 'uids'), uids, 'user id', join(dataDir, 'last-uid'))
+  const userIds = createReservations(join(dataDir, 'uids'), agentUids, 'user id', join(dataDir, 'last-uid'))
   const ports = createReservations(join(dataDir, 'ports'), range ?? defaultPorts, 'port')
 
   const describe = (spec: SandboxSpec, folder: SandboxFolder, uid: number | null, port: number): SandboxRecord => {
@@ -38,6 +42,10 @@ export function createRecords({ dataDir, node, releaseFolder, uids, ports: range
     return isJailed ? { ...record, isJailed, ...(hasRoom && { room }) } : record
   }
 
+  async function takeUid(id: string): Promise<number> {
+    const running = await usersWithProcesses()
+    return userIds.take(id, (uid) => !running.has(uid))
+  }
   const takePort = async (id: string) => (isJailed ? gatewayPort : ports.take(id, isPortFree))
 
   async function existing(folder: SandboxFolder): Promise<SandboxRecord> {
@@ -56,7 +64,7 @@ export function createRecords({ dataDir, node, releaseFolder, uids, ports: range
       await folder.make()
       const [reservedUid] = await userIds.heldBy(spec.id)
       const [reservedPort] = await ports.heldBy(spec.id)
-      const uid = isRoot ? (reservedUid ?? (await userIds.take(spec.id, await unusedUids()))) : null
+      const uid = isRoot ? (reservedUid ?? (await takeUid(spec.id))) : null
       const port = isJailed ? gatewayPort : (reservedPort ?? (await takePort(spec.id)))
       const record = describe(spec, folder, uid, port)
       if (await folder.publishRecord(record)) return record

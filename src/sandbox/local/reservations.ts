@@ -1,22 +1,14 @@
-import { execFile } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
 import { mkdir, readdir, readFile, readlink, rename, symlink, unlink, writeFile } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import { join } from 'node:path'
-import { promisify } from 'node:util'
 import { poll } from '#platform/poll.ts'
 import { SandboxCapacityError } from '#sandbox/driver.ts'
-import { usersWithProcesses } from './processes.ts'
 
 const pollMs = 50
 const portReleaseMs = 1000
-const lookupTimeoutMs = 10_000
-const run = promisify(execFile)
 
 type IsSuitable = (number: number) => boolean | Promise<boolean>
-
-/** The exit code of `getent`. */
-const noSuchName = 2
 
 export interface Range {
   first: number
@@ -97,27 +89,6 @@ export function createReservations(folder: string, range: Range, kind: string, l
     async freeAllOf(id: string): Promise<void> {
       for (const number of await heldBy(id)) await free(number)
     },
-  }
-}
-
-/** Whether a database of names has the number: also one of a directory service, which it need not list. */
-async function isKnown(database: 'passwd' | 'group', number: number): Promise<boolean> {
-  try {
-    await run('getent', [database, String(number)], { timeout: lookupTimeoutMs })
-    return true
-  } catch (error) {
-    if ((error as { code?: unknown }).code === noSuchName) return false
-    throw error
-  }
-}
-
-/** Whether a number is neither a user or group of this machine nor the user of a running process. */
-export async function unusedUids(): Promise<(uid: number) => Promise<boolean>> {
-  const running = await usersWithProcesses()
-  return async (uid) => {
-    if (running.has(uid)) return false
-    const known = await Promise.all([isKnown('passwd', uid), isKnown('group', uid)])
-    return !known.includes(true)
   }
 }
 
