@@ -3,7 +3,6 @@ import '#platform/package-lookups.ts'
 
 import { parseCommandLine } from '#platform/command-line.ts'
 import { dataFolder } from '#platform/data-folder.ts'
-import { createHostDisk } from '#platform/host-disk.ts'
 import { createLog } from '#platform/log.ts'
 import { readSecretKeys } from '#platform/secret-key.ts'
 import { createVault } from '#platform/secrets.ts'
@@ -15,7 +14,7 @@ import type { Area, Finding } from './doctor/finding.ts'
 const { openForOperator } = await import('#composition/database.ts')
 const { withRelayPort } = await import('#composition/installation.ts')
 const { queueBackend } = await import('#composition/queue.ts')
-const { openRegions } = await import('#composition/regions.ts')
+const { hostDiskOf, openRegions } = await import('#composition/regions.ts')
 const { createDriver } = await import('#composition/sandboxes.ts')
 const { createQueue } = await import('#lifecycle/queue.ts')
 const { examine } = await import('./doctor/examine.ts')
@@ -50,7 +49,7 @@ async function diagnose(config: Config): Promise<Finding[]> {
     const withPort = await withRelayPort(config, db)
     const regions = (await openRegions({ config: withPort, dataDir, db, log }, createDriver)).all()
     const vault = secret && createVault(secret.keys)
-    const hostDisk = createHostDisk(dataDir, config.DISK_FLOOR_MB)
+    const hostDisk = hostDiskOf(dataDir, regions)
     const findings = await examine({ config: withPort, db, regions, hostDisk, vault, queue }, (next) => {
       area = next
     })

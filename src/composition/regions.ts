@@ -4,6 +4,7 @@ import { storeOnce } from '#database/installation.ts'
 import type { HostRule } from '#egress/hosts.ts'
 import { createRegions, onlyRegion, type Region, type RegionPlace, type Regions } from '#instances/regions.ts'
 import { prepareDataFolder } from '#platform/data-folder.ts'
+import { createHostDisk, type HostDisk, usualFloorMb } from '#platform/host-disk.ts'
 import type { Logger } from '#platform/log.ts'
 import { StartupError } from '#platform/startup-error.ts'
 import type { Config } from '#settings/config.ts'
@@ -67,6 +68,10 @@ export async function openRegions({ config, dataDir, db, log }: Parts, create: C
   const served = servedOf(opened, config)
   return { ...createRegions({ regions: opened, default: named, areNamed: true }), served: () => served }
 }
+
+/** The disk of the data folder. Where all agents run in Kubernetes, none of them writes to it, and it has no floor. */
+export const hostDiskOf = (dataDir: string, regions: readonly OpenRegion[]): HostDisk =>
+  createHostDisk(dataDir, regions.every(({ config }) => config.SANDBOX_DRIVER === 'kubernetes') ? 0 : usualFloorMb)
 
 const defaultOf = (settings: readonly RegionSettings[]): string =>
   (settings.find(({ isDefault }) => isDefault) as RegionSettings).name

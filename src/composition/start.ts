@@ -3,7 +3,6 @@ import { nameOf } from '#lifecycle/shards.ts'
 import { addModelsFile } from '#openclaw/models-file.ts'
 import { knownReleases } from '#openclaw/releases.ts'
 import { prepareDataFolder } from '#platform/data-folder.ts'
-import { createHostDisk } from '#platform/host-disk.ts'
 import { newId } from '#platform/ids.ts'
 import { stopAgentsOnInterrupt } from './agents.ts'
 import { openBilling } from './billing.ts'
@@ -11,7 +10,7 @@ import { openDatabase } from './database.ts'
 import { openHeartbeat } from './heartbeat.ts'
 import { withRelayPort } from './installation.ts'
 import { openMetrics } from './metrics.ts'
-import { openRegions } from './regions.ts'
+import { hostDiskOf, openRegions } from './regions.ts'
 import { type CreateDriver, createDriver, openSandboxes } from './sandboxes.ts'
 import type { Startup } from './startup.ts'
 import { openVault } from './vault.ts'
@@ -50,7 +49,7 @@ export async function start(given: Startup, create: CreateDriver = createDriver)
   const queue = await openQueue(startup, connection)
   let publicUrl = ''
   const billing = await openBilling(config, () => publicUrl)
-  const hostDisk = createHostDisk(given.dataDir, config.DISK_FLOOR_MB)
+  const hostDisk = hostDiskOf(given.dataDir, regions.all())
   const served = () => (role === 'api' ? [] : regions.served().map(nameOf))
   const { alive, areWorkersMissing } = await openHeartbeat(startup, { db, vault, reread }, processId, served)
   const parts = { db, vault, regions, queue, billing, hostDisk, processId, alive, log }

@@ -4,6 +4,7 @@ import { texts } from './texts.ts'
 
 const lastsMs = 1000
 const megabyte = 1024 * 1024
+export const usualFloorMb = 1024
 /** A small disk has a small floor. */
 const mostOfDisk = 0.1
 /** How many files of one block, the usual 4 KiB, fill a megabyte. */

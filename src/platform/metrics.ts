@@ -150,7 +150,7 @@ export const hostDiskFree = new Gauge({
 
 export const hostDiskFloor = new Gauge({
   name: 'chowder_host_disk_floor_bytes',
-  help: 'Below this, only the control plane writes: DISK_FLOOR_MB, or a tenth of a small disk.',
+  help: 'Below this, only the control plane writes: 1 GiB, or a tenth of a small disk.',
   registers,
 })
 

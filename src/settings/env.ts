@@ -182,14 +182,6 @@ const agents = {
       'what `npm run admin -- set-max-resources` sets for one organization; what is left out is as in the default: ' +
       'see [limits](operations.md#limits)',
   }),
-  DISK_FLOOR_MB: Type.Integer({
-    default: 1024,
-    minimum: 0,
-    maximum: 1_000_000_000,
-    description:
-      'megabytes on the disk of `CHOWDER_DATA_DIR`, at most a tenth of it, that are for the control plane: with less left, ' +
-      'nothing is created, started or uploaded, and agents that fill the disk are stopped; `0`: none',
-  }),
   LOCAL_ISOLATION: Type.Union([Type.Literal('auto'), Type.Literal('jail'), Type.Literal('none')], {
     default: 'auto',
     description:

@@ -27,7 +27,6 @@ describe('the environment', () => {
       SANDBOX_DRIVER: 'local',
       LOCAL_ISOLATION: 'auto',
       AGENT_RESOURCES: 'memory_mb=2048,cpus=2,pids=512,disk_mb=10240',
-      DISK_FLOOR_MB: 1024,
       DOCKER_HOST: 'unix:///var/run/docker.sock',
       DOCKER_GATEWAY_ADDRESS: 'published',
       DOCKER_PUBLISH_ADDRESS: '127.0.0.1',
