@@ -9,17 +9,18 @@ export type { Config } from './env.ts'
 
 type Rule = Setting & { anyOf?: { const: string }[]; minimum?: number; maximum?: number }
 
-/** The rule of a variable as a sentence for error messages, without the variable's value. */
-export function rule(name: string): string {
-  const schema: Rule = Env.properties[name as keyof typeof Env.properties]
+/** The rule of a setting as the end of a sentence for error messages, without the setting's value. */
+export function ruleOf(schema: Rule): string {
   if (schema.const) return `must be ${schema.const}`
   if (schema.anyOf) return `must be one of ${schema.anyOf.map((choice) => choice.const).join(', ')}`
   if (schema.minimum !== undefined) return `must be a whole number from ${schema.minimum} to ${schema.maximum}`
   return schema.rule ?? 'must not be empty'
 }
 
+const rule = (name: string) => ruleOf(Env.properties[name as keyof typeof Env.properties])
+
 /** Converts only whole numbers: a conversion that rounds would accept `80.5` as a port. */
-export const toNumber = ([name, text]: [string, string | undefined]): [string, unknown] => {
+const toNumber = ([name, text]: [string, string | undefined]): [string, unknown] => {
   const { type } = Env.properties[name as keyof typeof Env.properties] ?? {}
   return [name, type === 'integer' && /^\d+$/.test(text ?? '') ? Number(text) : text]
 }

@@ -1,13 +1,14 @@
 import { readFileSync } from 'node:fs'
-import { isAbsolute, resolve } from 'node:path'
-import { Value } from '@sinclair/typebox/value'
-import { isMap, isScalar, isSeq, LineCounter, type Node, type ParsedNode, parseDocument } from 'yaml'
+import { resolve } from 'node:path'
+import { type TSchema, Type } from '@sinclair/typebox'
+import { Value, type ValueError, ValueErrorType } from '@sinclair/typebox/value'
+import { parseDocument } from 'yaml'
 import { closestWord } from '#platform/closest.ts'
-import { BadEnvironment, type Config, rule, toNumber } from './config.ts'
+import { BadEnvironment, type Config, ruleOf } from './config.ts'
 import { Env, regionName } from './env.ts'
 import { readResourceSettings } from './resources.ts'
 
-/** What the operator says of a region. */
+/** A region as the operator describes it. */
 export interface RegionSettings {
   name: string
   isDefault: boolean
@@ -18,189 +19,158 @@ export interface RegionSettings {
 }
 
 type Variable = keyof typeof Env.properties
+type Variables = Record<string, Variable>
+type Driver = Config['SANDBOX_DRIVER']
 
-/** The fields of a region, each with the variable whose rule it has, and whose place it takes there. */
-const fields: Record<
-  string,
-  { variable: Variable; driver?: 'local' | 'docker' | 'kubernetes'; holds?: 'list' | 'limits' }
-> = {
-  driver: { variable: 'SANDBOX_DRIVER' },
-  isolation: { variable: 'LOCAL_ISOLATION', driver: 'local' },
-  host: { variable: 'DOCKER_HOST', driver: 'docker' },
-  cert_path: { variable: 'DOCKER_CERT_PATH', driver: 'docker' },
-  gateway_address: { variable: 'DOCKER_GATEWAY_ADDRESS', driver: 'docker' },
-  publish_address: { variable: 'DOCKER_PUBLISH_ADDRESS', driver: 'docker' },
-  build_network: { variable: 'DOCKER_BUILD_NETWORK', driver: 'docker' },
-  node_image: { variable: 'DOCKER_NODE_IMAGE', driver: 'docker' },
-  extra_ca_file: { variable: 'DOCKER_EXTRA_CA_FILE', driver: 'docker' },
-  kubeconfig: { variable: 'KUBECONFIG', driver: 'kubernetes' },
-  namespace: { variable: 'KUBERNETES_NAMESPACE', driver: 'kubernetes' },
-  image: { variable: 'KUBERNETES_IMAGE', driver: 'kubernetes' },
-  storage_class: { variable: 'KUBERNETES_STORAGE_CLASS', driver: 'kubernetes' },
-  request_percent: { variable: 'KUBERNETES_REQUEST_PERCENT', driver: 'kubernetes' },
-  runtime_class: { variable: 'KUBERNETES_RUNTIME_CLASS', driver: 'kubernetes' },
-  relay_host: { variable: 'RELAY_HOST' },
-  relay_url: { variable: 'RELAY_URL' },
-  resources: { variable: 'AGENT_RESOURCES', holds: 'limits' },
-  'egress.allowed_hosts': { variable: 'EGRESS_ALLOWED_HOSTS', holds: 'list' },
-  'models.anthropic': { variable: 'ANTHROPIC_BASE_URL' },
-  'models.openai': { variable: 'OPENAI_BASE_URL' },
-  'models.gemini': { variable: 'GEMINI_BASE_URL' },
+/** The fields of each driver, each with the variable that it replaces, and whose rule it has. */
+const fieldsOf: Record<Driver, Variables> = {
+  local: { isolation: 'LOCAL_ISOLATION' },
+  docker: {
+    host: 'DOCKER_HOST',
+    cert_path: 'DOCKER_CERT_PATH',
+    gateway_address: 'DOCKER_GATEWAY_ADDRESS',
+    publish_address: 'DOCKER_PUBLISH_ADDRESS',
+    build_network: 'DOCKER_BUILD_NETWORK',
+    node_image: 'DOCKER_NODE_IMAGE',
+    extra_ca_file: 'DOCKER_EXTRA_CA_FILE',
+  },
+  kubernetes: {
+    kubeconfig: 'KUBECONFIG',
+    namespace: 'KUBERNETES_NAMESPACE',
+    image: 'KUBERNETES_IMAGE',
+    storage_class: 'KUBERNETES_STORAGE_CLASS',
+    request_percent: 'KUBERNETES_REQUEST_PERCENT',
+    runtime_class: 'KUBERNETES_RUNTIME_CLASS',
+  },
 }
-const groups = ['egress', 'models']
-const ownFields = ['default', 'storage']
-
-const isName = new RegExp(`^${regionName}$`)
-
-/** The fault of one place in the file, without what stands there: that may be a secret. */
-type Complain = (at: Node | null | undefined, path: string, rule: string) => void
-
-const textOf = (node: unknown): string | null =>
-  isScalar(node) && ['string', 'number'].includes(typeof node.value) && node.value !== '' ? String(node.value) : null
-
-/** The text that the variable of a field has for what stands in the file; null for anything else than its kind. */
-function variableText(node: ParsedNode | null, holds: 'list' | 'limits' | undefined): string | null {
-  if (holds === 'list') {
-    if (!isSeq(node)) return null
-    const items = node.items.map(textOf)
-    return items.includes(null) ? null : items.join(',')
-  }
-  if (holds === 'limits') {
-    if (!isMap(node)) return null
-    const items = node.items.map(({ key, value }) => `${textOf(key)}=${textOf(value)}`)
-    return items.join(',')
-  }
-  return textOf(node)
+const commonFields: Variables = { relay_host: 'RELAY_HOST', relay_url: 'RELAY_URL' }
+const modelFields: Variables = {
+  anthropic: 'ANTHROPIC_BASE_URL',
+  openai: 'OPENAI_BASE_URL',
+  gemini: 'GEMINI_BASE_URL',
 }
 
-const unknownField = (name: string, known: readonly string[]) => {
-  const meant = closestWord(name, known)
-  return `is not a known field; ${meant ? `did you mean ${meant}` : `known: ${known.join(', ')}`}`
+const fields = (properties: Record<string, TSchema>, additionalProperties = false) =>
+  Type.Partial(Type.Object(properties, { additionalProperties, rule: 'must have fields, each with its value' }))
+
+const schemasOf = (variables: Variables): Record<string, TSchema> =>
+  Object.fromEntries(Object.entries(variables).map(([field, variable]) => [field, Env.properties[variable]]))
+
+const regionSchema = (driver: Driver) =>
+  fields({
+    driver: Type.Literal(driver),
+    ...schemasOf({ ...commonFields, ...fieldsOf[driver] }),
+    default: Type.Boolean({ rule: 'must be true or false' }),
+    ...(driver === 'local' && {
+      storage: Type.String({ pattern: '^/', rule: 'must be the absolute path of a folder' }),
+    }),
+    resources: Type.Record(Type.String(), Type.Number({ rule: 'must be a number' }), {
+      rule: Env.properties.AGENT_RESOURCES.rule,
+    }),
+    egress: fields({
+      allowed_hosts: Type.Array(Type.String({ pattern: '^[^\\s,]+$', rule: 'must be a host such as 10.0.0.0/8:443' }), {
+        minItems: 1,
+        rule: 'must be a list of hosts such as 10.0.0.0/8:443',
+      }),
+    }),
+    models: fields(schemasOf(modelFields)),
+  })
+
+const regionSchemas = {
+  local: regionSchema('local'),
+  docker: regionSchema('docker'),
+  kubernetes: regionSchema('kubernetes'),
 }
 
-/** The fields of a map by their paths, those of groups too. */
-function* entriesOf(
-  node: ParsedNode | null,
-  complain: Complain,
-  path: string,
-  prefix = '',
-): Generator<{
-  name: string
-  at: Node
-  value: ParsedNode | null
-}> {
-  if (!isMap(node)) return complain(node, path, 'must have fields, each with its value')
-  for (const { key, value } of node.items) {
-    const name = `${prefix}${String(isScalar(key) ? key.value : key)}`
-    if (prefix === '' && groups.includes(name))
-      yield* entriesOf(value as ParsedNode, complain, `${path}.${name}`, `${name}.`)
-    else yield { name, at: key as Node, value: value as ParsedNode | null }
-  }
+/** The file, but for the fields of regions, which depend on the driver. */
+const fileSchema = Type.Object(
+  {
+    regions: Type.Record(Type.String({ pattern: `^${regionName}$` }), fields({}, true), {
+      additionalProperties: false,
+      minProperties: 1,
+      rule: 'must have the name of a region, and its fields below',
+    }),
+  },
+  { additionalProperties: false, rule: 'must have the field regions' },
+)
+
+interface RegionFields extends Record<string, unknown> {
+  driver: Driver
+  default?: boolean
+  storage?: string
+  resources?: Record<string, number>
+  egress?: { allowed_hosts?: string[] }
+  models?: Record<string, string>
 }
 
-function readRegion(name: string, node: ParsedNode | null, base: Config, complain: Complain): RegionSettings {
+/** A fault as a sentence that names the field and its rule, without the value: that may be a secret. */
+function sentenceOf({ type, path, schema }: ValueError, parent: string): string {
+  const names = [...parent.split('.'), ...path.split('/')].filter((name) => name !== '')
+  const place = names.join('.') || 'the file'
+  if (type !== ValueErrorType.ObjectAdditionalProperties) return `${place} ${ruleOf(schema)}`
+  if (!schema.properties) return `${place} is not the name of a region: 1 to 63 lower-case letters, digits and hyphens`
+  const known = Object.keys(schema.properties)
+  const of = schema.properties.driver ? ` of the driver ${schema.properties.driver.const}` : ''
+  const meant = closestWord(names.at(-1) as string, known)
+  return `${place} is not a known field${of}; ${meant ? `did you mean ${meant}` : `known: ${known.join(', ')}`}`
+}
+
+const faultsOf = (schema: TSchema, value: unknown, parent = ''): string[] => [
+  ...new Set([...Value.Errors(schema, value)].map((fault) => sentenceOf(fault, parent))),
+]
+
+/** The variables that the fields of an object replace. */
+const variablesIn = (object: Record<string, unknown>, variables: Variables): Partial<Config> =>
+  Object.fromEntries(
+    Object.entries(variables).flatMap(([field, variable]) => (field in object ? [[variable, object[field]]] : [])),
+  )
+
+/** The settings of one region. Adds its faults to `faults`. */
+function readRegion(name: string, given: RegionFields, base: Config, faults: string[]): RegionSettings {
   const path = `regions.${name}`
-  const region = { isDefault: false, storage: undefined as string | undefined }
-  const set: Partial<Record<Variable, unknown>> = {}
-  const places = new Map<string, Node>()
-  for (const { name: field, at, value } of entriesOf(node, complain, path)) {
-    const where = `${path}.${field}`
-    places.set(field, at)
-    if (field === 'default') {
-      if (!isScalar(value) || typeof value.value !== 'boolean') complain(at, where, 'must be true or false')
-      else region.isDefault = value.value
-      continue
-    }
-    if (field === 'storage') {
-      const folder = textOf(value)
-      if (folder === null || !isAbsolute(folder)) complain(at, where, 'must be the absolute path of a folder')
-      else region.storage = resolve(folder)
-      continue
-    }
-    const known = fields[field]
-    if (!known) {
-      complain(at, where, unknownField(field, [...ownFields, ...Object.keys(fields)]))
-      continue
-    }
-    const { variable, holds } = known
-    const text = variableText(value, holds)
-    const [, converted] = toNumber([variable, text ?? undefined])
-    if (text === null || !Value.Check(Env.properties[variable], converted)) complain(at, where, rule(variable))
-    else set[variable] = converted
-  }
-  const config: Config = Object.freeze({ ...base, ...(set as Partial<Config>) })
-  if (!places.has('driver')) complain(node, path, 'needs the field driver: local, docker or kubernetes')
-  const { SANDBOX_DRIVER: driver } = config
-  for (const [field, at] of places) {
-    const needed = field === 'storage' ? 'local' : fields[field]?.driver
-    if (needed && needed !== driver) {
-      complain(at, `${path}.${field}`, `is for the driver ${needed}: remove it, or set driver to ${needed}`)
-    }
-  }
+  const schema = Object.hasOwn(regionSchemas, given.driver) ? regionSchemas[given.driver] : null
+  if (!schema) faults.push(`${path}.driver ${ruleOf(Env.properties.SANDBOX_DRIVER)}`)
+  const found = schema ? faultsOf(schema, given, path) : []
+  faults.push(...found)
+  if (!schema || found.length > 0) return { name, isDefault: given.default === true, config: base, storage: undefined }
+  const { driver, resources, egress, models = {}, storage } = given
+  const limits = resources && Object.entries(resources).map(([limit, number]) => `${limit}=${number}`)
+  const config = Object.freeze({
+    ...base,
+    SANDBOX_DRIVER: driver,
+    ...variablesIn(given, { ...commonFields, ...fieldsOf[driver] }),
+    ...variablesIn(models, modelFields),
+    ...(egress?.allowed_hosts && { EGRESS_ALLOWED_HOSTS: egress.allowed_hosts.join(',') }),
+    ...(limits && { AGENT_RESOURCES: limits.join(',') }),
+  })
   if (!readResourceSettings(config.AGENT_RESOURCES)) {
-    complain(places.get('resources') ?? node, `${path}.resources`, rule('AGENT_RESOURCES'))
+    faults.push(`${path}.resources ${ruleOf(Env.properties.AGENT_RESOURCES)}`)
   }
-  return { name, config, ...region }
+  return { name, isDefault: given.default === true, config, storage: storage && resolve(storage) }
 }
 
-function checkTogether(regions: readonly RegionSettings[], placeOf: (name: string) => Node, complain: Complain): void {
+function defaultFaults(regions: readonly RegionSettings[]): string[] {
   const defaults = regions.filter(({ isDefault }) => isDefault)
-  if (defaults.length > 1) {
-    const last = defaults.at(-1) as RegionSettings
-    complain(placeOf(last.name), `regions.${last.name}.default`, 'must be true in one region only')
-  }
-  if (defaults.length === 0 && regions.length > 1) {
-    const [first] = regions as [RegionSettings]
-    const names = regions.map(({ name }) => name).join(', ')
-    complain(placeOf(first.name), 'regions', `needs one region with default: true, of ${names}`)
-  }
+  if (defaults.length > 1) return [`regions.${defaults[1]?.name}.default must be true in one region only`]
+  if (defaults.length === 1 || regions.length < 2) return []
+  return [`regions needs one region with default: true, of ${regions.map(({ name }) => name).join(', ')}`]
 }
 
 function read(text: string, base: Config): { regions: RegionSettings[]; faults: string[] } {
-  const lines = new LineCounter()
-  const document = parseDocument(text, { lineCounter: lines })
-  const faults: string[] = []
-  const lineOf = (offset: number) => lines.linePos(offset).line
-  const complain: Complain = (at, path, sentence) => {
-    faults.push(`line ${lineOf(at?.range?.[0] ?? 0)}: ${path} ${sentence}`)
-  }
-  for (const { pos, code } of document.errors) faults.push(`line ${lineOf(pos[0])}: this is not YAML (${code})`)
+  const document = parseDocument(text)
+  const syntax = document.errors.map(({ code, linePos }) => `line ${linePos?.[0].line}: this is not YAML (${code})`)
+  if (syntax.length > 0) return { regions: [], faults: syntax }
+  const file = document.toJS()
+  const faults = faultsOf(fileSchema, file)
   if (faults.length > 0) return { regions: [], faults }
-
-  const root = document.contents
-  if (!isMap(root)) return { regions: [], faults: ['line 1: the file needs the field regions'] }
-  const regions: RegionSettings[] = []
-  const places = new Map<string, Node>()
-  for (const { key, value } of root.items) {
-    const name = String(isScalar(key) ? key.value : key)
-    if (name !== 'regions') {
-      complain(key as Node, name, unknownField(name, ['regions']))
-      continue
-    }
-    if (!isMap(value) || value.items.length === 0) {
-      complain(key as Node, 'regions', 'must have the name of a region, and its fields below')
-      continue
-    }
-    for (const { key: nameNode, value: node } of value.items) {
-      const region = String(isScalar(nameNode) ? nameNode.value : nameNode)
-      places.set(region, nameNode as Node)
-      if (isName.test(region)) regions.push(readRegion(region, node as ParsedNode | null, base, complain))
-      else
-        complain(
-          nameNode as Node,
-          'regions',
-          'has a name that is no name: 1 to 63 lower-case letters, digits and hyphens',
-        )
-    }
-  }
-  if (!root.has('regions')) complain(root, 'the file', 'needs the field regions')
-  if (faults.length === 0) checkTogether(regions, (name) => places.get(name) as Node, complain)
-  return { regions, faults }
+  const named = Object.entries<RegionFields>(file.regions)
+  const regions = named.map(([name, given]) => readRegion(name, given, base, faults))
+  return { regions, faults: faults.length > 0 ? faults : defaultFaults(regions) }
 }
 
 /**
- * Reads CHOWDER_CONFIG_FILE. Throws BadEnvironment, which names all faults, each with its line, its field and its rule,
- * and without what stands there.
+ * Reads CHOWDER_CONFIG_FILE. Throws BadEnvironment, which names all faults, each with its field and its rule, and
+ * without the value.
  */
 export function readRegionsFile(path: string, base: Config): RegionSettings[] {
   let text: string

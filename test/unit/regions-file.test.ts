@@ -79,65 +79,79 @@ test('the only region is the default', () => {
   expect(read('regions:\n  a:\n    driver: local\n')).toMatchObject([{ name: 'a', isDefault: true }])
 })
 
-describe('a bad file is refused with the line, the field and the rule', () => {
+describe('a bad file is refused with the field and the rule', () => {
   test.each([
     ['no YAML', 'regions:\n  a: [\n', ['line 3: this is not YAML (BAD_INDENT)']],
-    ['nothing', '', ['line 1: the file needs the field regions']],
+    ['nothing', '', ['the file must have the field regions']],
     [
       'another field',
       'region:\n  a: {driver: local}\n',
-      ['line 1: region is not a known field; did you mean regions', 'line 1: the file needs the field regions'],
+      [
+        'regions must have the name of a region, and its fields below',
+        'region is not a known field; did you mean regions',
+      ],
     ],
-    ['no region', 'regions: {}\n', ['line 1: regions must have the name of a region, and its fields below']],
+    ['no region', 'regions: {}\n', ['regions must have the name of a region, and its fields below']],
     [
       'a bad name',
       'regions:\n  A_b: {driver: local}\n',
-      ['line 2: regions has a name that is no name: 1 to 63 lower-case letters, digits and hyphens'],
+      ['regions.A_b is not the name of a region: 1 to 63 lower-case letters, digits and hyphens'],
     ],
-    [
-      'no driver',
-      'regions:\n  a:\n    default: true\n',
-      ['line 3: regions.a needs the field driver: local, docker or kubernetes'],
-    ],
+    ['no driver', 'regions:\n  a:\n    default: true\n', ['regions.a.driver must be one of local, docker, kubernetes']],
     [
       'an unknown driver',
       'regions:\n  a:\n    driver: lxc\n',
-      ['line 3: regions.a.driver must be one of local, docker, kubernetes'],
+      ['regions.a.driver must be one of local, docker, kubernetes'],
     ],
     [
       'a misspelt field',
       'regions:\n  a:\n    driver: docker\n    node_imgae: x\n',
-      ['line 4: regions.a.node_imgae is not a known field; did you mean node_image'],
+      ['regions.a.node_imgae is not a known field of the driver docker; did you mean node_image'],
     ],
     [
       'a field of the other driver',
       'regions:\n  a:\n    driver: docker\n    storage: /srv\n',
-      ['line 4: regions.a.storage is for the driver local: remove it, or set driver to local'],
+      [
+        expect.stringMatching(
+          /^regions\.a\.storage is not a known field of the driver docker; known: .*, host, cert_path/,
+        ),
+      ],
     ],
     [
       'a relative folder',
       'regions:\n  a:\n    driver: local\n    storage: srv\n',
-      ['line 4: regions.a.storage must be the absolute path of a folder'],
+      ['regions.a.storage must be the absolute path of a folder'],
     ],
     [
       'a bad URL',
       'regions:\n  a:\n    driver: local\n    models:\n      openai: ftp://x\n',
-      ['line 5: regions.a.models.openai must be a URL that begins with http:// or https://'],
+      ['regions.a.models.openai must be a URL that begins with http:// or https://'],
+    ],
+    ['no fields', 'regions:\n  a:\n', ['regions.a must have fields, each with its value']],
+    [
+      'a text instead of a list',
+      'regions:\n  a:\n    driver: local\n    egress: {allowed_hosts: a.internal}\n',
+      ['regions.a.egress.allowed_hosts must be a list of hosts such as 10.0.0.0/8:443'],
+    ],
+    [
+      'faults of two regions',
+      'regions:\n  a: {driver: local, isolation: x}\n  b: {driver: docker, default: 1}\n',
+      ['regions.a.isolation must be one of auto, jail, none', 'regions.b.default must be true or false'],
     ],
     [
       'limits that are none',
       'regions:\n  a:\n    driver: local\n    resources: {memory_mb: 1}\n',
-      [expect.stringMatching(/^line 4: regions\.a\.resources must have numbers for some of memory_mb, cpus/)],
+      [expect.stringMatching(/^regions\.a\.resources must have numbers for some of memory_mb, cpus/)],
     ],
     [
       'no default among several',
       'regions:\n  a: {driver: local}\n  b: {driver: docker}\n',
-      ['line 2: regions needs one region with default: true, of a, b'],
+      ['regions needs one region with default: true, of a, b'],
     ],
     [
       'two defaults',
       'regions:\n  a: {driver: local, default: true}\n  b: {driver: docker, default: true}\n',
-      ['line 3: regions.b.default must be true in one region only'],
+      ['regions.b.default must be true in one region only'],
     ],
     [
       'a name twice',
