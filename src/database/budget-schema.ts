@@ -2,8 +2,9 @@ import { bigint, index, integer, numeric, pgTable, primaryKey, text, unique, uui
 import { instant } from './schema.ts'
 
 /**
- * The calls that a budget counts: all calls of its owner together; those of each end user apart; the unattended calls of
- * each instance apart. An unattended call has no person behind it: cron, a heartbeat, a subagent of either.
+ * The calls that a budget counts: all calls of its owner together, those of each end user separately, or the unattended
+ * calls of each instance separately. An unattended call has no person behind it: cron, a heartbeat, a subagent of
+ * either.
  */
 export const budgetScopes = ['total', 'end_user', 'unattended'] as const
 export type BudgetScope = (typeof budgetScopes)[number]
@@ -14,7 +15,7 @@ export type BudgetUnit = (typeof budgetUnits)[number]
 export const budgetPeriodNames = ['hour', 'day', 'month'] as const
 export type BudgetPeriodName = (typeof budgetPeriodNames)[number]
 
-/** The effect of a budget that is used up: calls are refused, or only events report it. */
+/** The effect of an exhausted budget: calls are refused, or only events report it. */
 export const budgetModes = ['hard', 'warn'] as const
 export type BudgetMode = (typeof budgetModes)[number]
 
@@ -22,15 +23,15 @@ export type BudgetMode = (typeof budgetModes)[number]
 export const unitsPerUsd = 1_000_000_000
 
 /**
- * The use of models that is allowed in each period. A trigger of the migration counts what calls have used. The
- * migration also inserts the default budget of unattended calls, whose organization and owner are the zero UUID.
+ * The allowed use of models in each period. A trigger of the migration counts the use of calls. The migration also
+ * inserts the default budget of unattended calls, with the zero UUID as organization and owner.
  */
 export const budgets = pgTable(
   'budgets',
   {
     id: uuid().primaryKey(),
     organizationId: uuid().notNull(),
-    /** The organization or the instance whose calls it counts. */
+    /** The owner: the organization or the instance. */
     ownerId: uuid().notNull(),
     scope: text({ enum: budgetScopes }).notNull(),
     name: text().notNull(),
@@ -42,7 +43,7 @@ export const budgets = pgTable(
     mode: text({ enum: budgetModes }).notNull(),
     /** US dollars for a million tokens of a model without a known price; null refuses such models. */
     unpricedPrice: numeric({ mode: 'number' }),
-    /** The place in the list of its owner. */
+    /** The position in the list of its owner. */
     position: integer().notNull(),
     createdAt: instant().notNull().defaultNow(),
   },
@@ -52,17 +53,17 @@ export const budgets = pgTable(
   ],
 )
 
-/** What the calls that began in a period have used, as the trigger on `model_calls` counts it. */
+/** The use of the calls that began in a period, counted by the trigger on `model_calls`. */
 export const budgetPeriods = pgTable(
   'budget_periods',
   {
     budgetId: uuid().notNull(),
-    /** The end user or the instance that is counted apart; empty for the scope `total`. */
+    /** The separately counted end user or instance; empty for the scope `total`. */
     member: text().notNull().default(''),
     beginsAt: instant().notNull(),
     endsAt: instant().notNull(),
     used: bigint({ mode: 'number' }).notNull().default(0),
-    /** The greatest of 50, 80 and 100 percent that an event was written for. */
+    /** The highest threshold of 50, 80 and 100 percent with an event. */
     notedPercent: integer().notNull().default(0),
   },
   (table) => [
@@ -71,7 +72,7 @@ export const budgetPeriods = pgTable(
   ],
 )
 
-/** A hard budget with what is used of it, as the SQL function `hard_budgets` returns it. */
+/** A hard budget with its current use, as returned by the SQL function `hard_budgets`. */
 export interface HardBudget {
   name: string
   owner: 'organization' | 'instance'
@@ -82,6 +83,6 @@ export interface HardBudget {
   timeZone: string
   unpricedPrice: number | null
   used: number
-  /** When its period ends, ISO 8601; null while nothing is used in it. */
+  /** The end of its period, ISO 8601; null without use in it. */
   endsAt: string | null
 }

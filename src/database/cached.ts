@@ -1,14 +1,14 @@
 import { LRUCache } from 'lru-cache'
 
 const maxAnswers = 10_000
-/** Apart from the others: made-up keys must not push out those that are in use. */
+/** A separate cache for misses, so that made-up keys do not evict used ones. */
 const maxUnknown = 1000
 
-/** Answers by their keys. Each is used again for a time, counted from its reading on, also that there is none. */
+/** Answers by their keys, including misses. Each is valid for a time after its read. */
 export interface CachedAnswers<Answer extends object> {
-  /** The answer for a key; null when there is none. All who ask for a key while it is read share the reading. */
+  /** The answer for a key; null if there is none. Concurrent calls for a key share the read. */
   find(key: string): Promise<Answer | null>
-  /** From now on the answer is read again. One that is being read is not cached. */
+  /** Makes the next call read the answer again. A running read is not cached. */
   forget(key: string): void
 }
 

@@ -8,24 +8,24 @@ export type Db = Omit<NodePgDatabase, 'transaction'> & {
   transaction<T>(act: (tx: Db) => Promise<T>): Promise<T>
 }
 
-/** A connection of any pool is replaced after this time: behind a proxy it may lead to a former primary. */
+/** The lifetime of a connection in any pool: behind a proxy it may lead to a former primary. */
 export const connectionLifetimeSeconds = 600
 
 /**
- * Codes of PostgreSQL after which a connection is of no use: it leads to a server that is read-only, as a primary is
- * after a failover behind a proxy, or that ends or ended it (25006, 57P01 to 57P03).
+ * Codes of PostgreSQL after which a connection is unusable: its server is read-only, as a former primary is after a
+ * failover behind a proxy, or has ended the connection (25006, 57P01 to 57P03).
  */
 const endingCodes = new Set(['25006', '57P01', '57P02', '57P03'])
 
-/** Connections that their pool must not give out again. */
+/** Connections that their pool must not reuse. */
 const useless = new WeakSet<pg.PoolClient>()
 
 const end = (client: pg.PoolClient): void => void (client as unknown as pg.Client).end().catch(() => {})
 
 /**
  * Closes a connection after a statement on it has timed out: otherwise the rollback would time out too, and then the
- * next user of the connection. Marks it when a statement was refused for the state of its server: otherwise a busy pool
- * would keep its connections to a server that is the primary no more.
+ * next user of the connection. Marks it when the state of its server refused a statement: otherwise a busy pool would
+ * keep its connections to a former primary.
  */
 function watchConnection(client: pg.PoolClient): void {
   const query: (...asked: unknown[]) => unknown = client.query.bind(client)

@@ -1,7 +1,7 @@
 import { sql } from 'drizzle-orm'
 import type { Db } from './client.ts'
 
-/** The time of the database in ms since 1970. Processes whose clocks differ agree on it. */
+/** The time of the database in ms since 1970, common to processes with different clocks. */
 export const databaseMs = sql<number>`(extract(epoch FROM now()) * 1000)::float8`
 
 /** Reads the time of the database, in ms since 1970. */

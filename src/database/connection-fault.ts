@@ -1,7 +1,7 @@
 import pg from 'pg'
 import { StartupError } from '#platform/startup-error.ts'
 
-/** Where a connection leads, without its password. */
+/** The target of a connection, without its password. */
 interface Target {
   address: string
   user: string
@@ -63,8 +63,8 @@ function describe(
 }
 
 /**
- * Says in one sentence why a command's first statements on the database of DATABASE_URL failed, and what to do. Returns
- * the error itself when it is about something else. No text has the password.
+ * Explains in one sentence why a command's first statements on the database of DATABASE_URL failed, and the remedy.
+ * Returns an unrelated error unchanged. No text has the password.
  */
 export function explainConnection(error: unknown, connectionString: string): unknown {
   const target = targetOf(connectionString)

@@ -2,14 +2,14 @@ import { type SQL, sql } from 'drizzle-orm'
 import type { PgTable } from 'drizzle-orm/pg-core'
 import type { Db } from './client.ts'
 
-/** Deletes up to `rows` of the rows of a table that a condition selects. Returns how many. */
+/** Deletes at most `rows` matching rows of a table. Returns their number. */
 export async function deleteSome(db: Db, table: PgTable, condition: SQL | undefined, rows: number): Promise<number> {
   const some = sql`SELECT ctid FROM ${table} WHERE ${condition} LIMIT ${rows}`
   const { rowCount } = await db.delete(table).where(sql`ctid = ANY (ARRAY(${some}))`)
   return rowCount ?? 0
 }
 
-/** Deletes the rows that a condition selects, `rows` in a statement. Throws the signal's reason between two of them. */
+/** Deletes the matching rows, `rows` per statement. Throws the signal's reason between two of them. */
 export async function deleteInBatches(
   db: Db,
   table: PgTable,

@@ -6,8 +6,8 @@ const maxRows = 1000
 const maxBytes = 8 * 1024 * 1024
 
 /**
- * Deletes the responses `r` that a condition selects, such as `WHERE r.instance_id = …`, in batches that take less
- * than a second. A throw of the signal's reason, or a crash, leaves the rest.
+ * Deletes the responses `r` that match a condition, such as `WHERE r.instance_id = …`, in batches of less than a
+ * second. After a throw of the signal's reason or a crash, some remain.
  */
 export async function deleteResponses(db: Db, condition: SQL, signal?: AbortSignal): Promise<void> {
   for (;;) {
@@ -24,8 +24,8 @@ export async function deleteResponses(db: Db, condition: SQL, signal?: AbortSign
 }
 
 /**
- * Deletes the responses of the instances `i` that a condition selects. Finds the instances once: of very many, each
- * batch would else pass over those that have no responses. A throw of the signal's reason, or a crash, leaves the rest.
+ * Deletes the responses of the instances `i` that match a condition. Finds the instances once: otherwise each batch
+ * would pass over those without responses. After a throw of the signal's reason or a crash, some remain.
  */
 export async function deleteResponsesOf(db: Db, condition: SQL, signal?: AbortSignal): Promise<void> {
   const { rows } = await db.execute<{ id: string }>(sql`
@@ -33,14 +33,14 @@ export async function deleteResponsesOf(db: Db, condition: SQL, signal?: AbortSi
   for (const { id } of rows) await deleteResponses(db, sql`WHERE r.instance_id = ${id}`, signal)
 }
 
-/** Deletes the responses of an organization. A throw of the signal's reason, or a crash, leaves the rest. */
+/** Deletes the responses of an organization. After a throw of the signal's reason or a crash, some remain. */
 export async function deleteResponsesOfOrganization(
   db: Db,
   organizationId: string,
   signal?: AbortSignal,
 ): Promise<void> {
   for (let last = { id: organizationId, created_at: '-infinity' }; ; ) {
-    // By all columns of the index, and with a limit that leaves no other plan than a look at each of the instances.
+    // By all columns of the index, and with a limit that forces a lookup for each of the instances.
     const { rows } = await db.execute<{ id: string; created_at: string; has_some: boolean }>(sql`
       SELECT i.id, i.created_at::text, found.instance_id IS NOT NULL AS has_some FROM instances i
       LEFT JOIN LATERAL (SELECT r.instance_id FROM responses r WHERE r.instance_id = i.id LIMIT 1) found ON true

@@ -1,11 +1,11 @@
 import { bigint, index, integer, pgTable, primaryKey, text, uuid } from 'drizzle-orm/pg-core'
 import { instant } from './schema.ts'
 
-/** What became of a connection; `reported`: it was let through, and an allow-list would have blocked it. */
+/** The result of a connection. `reported`: it was permitted, and an allow-list would have blocked it. */
 export const egressVerdicts = ['allowed', 'reported', 'blocked'] as const
 export type EgressVerdict = (typeof egressVerdicts)[number]
 
-/** The last hosts that the agent of an instance has asked for. */
+/** The last hosts that the agent of an instance has requested. */
 export const egressHosts = pgTable(
   'egress_hosts',
   {
@@ -13,9 +13,9 @@ export const egressHosts = pgTable(
     host: text().notNull(),
     port: integer().notNull(),
     organizationId: uuid().notNull(),
-    /** Of the last connection. */
+    /** The result of the last connection. */
     verdict: text({ enum: egressVerdicts }).notNull(),
-    /** Why the last connection was blocked; null when it was not. */
+    /** The reason why the last connection was blocked; null if it was not. */
     reason: text(),
     connections: bigint({ mode: 'number' }).notNull(),
     sentBytes: bigint({ mode: 'number' }).notNull().default(0),

@@ -39,7 +39,7 @@ export interface ProgramOptions {
   deadline: number
 }
 
-/** Runs a program in an own session, which Ctrl-C does not reach, and without this process's environment. */
+/** Runs a program in its own session, out of reach of Ctrl-C, and without this process's environment. */
 export async function runProgram(
   program: string,
   args: readonly string[],
@@ -47,7 +47,7 @@ export async function runProgram(
 ): Promise<{ code: number | null; output: string }> {
   const child = spawn(program, args, {
     cwd: folder,
-    // Messages are matched in English. The cluster takes over the time zone.
+    // Messages are matched in English. The cluster inherits the time zone.
     env: { LC_ALL: 'C', TZ: 'UTC' },
     detached: true,
     stdio: ['ignore', 'pipe', 'pipe'],
@@ -111,7 +111,7 @@ async function findPrograms(postgresFolder: string, mustCopy: boolean): Promise<
   if (!mustCopy && existing.every(Boolean)) return join(home, 'native', 'bin')
   const copy = join(postgresFolder, version)
   await copyOnce(join(home, 'native'), copy, {
-    // Files for compilers alone are a sixth of the size.
+    // Files that only compilers need are a sixth of the size.
     filter: (path) => !path.endsWith('.a') && !path.endsWith('pkgconfig'),
     async finish(temporary) {
       for (const { source, target } of links) {

@@ -112,7 +112,7 @@ async function settings(cluster: Cluster, durable: boolean, port: number | undef
     ? ['listen_addresses=', `unix_socket_directories="${cluster.socketFolder}"`, `port=${socketPort}`]
     : ['listen_addresses=127.0.0.1', 'unix_socket_directories=', `port=${port ?? (await freePort())}`]
   const speed = ['fsync=off', 'full_page_writes=off', 'synchronous_commit=off']
-  // Many installations share the one of a test run.
+  // A test run shares one between many installations.
   const forTests = durable ? [] : [...speed, 'max_connections=300']
   return [...address, ...forTests, 'log_checkpoints=off'].map((setting) => `-c ${quote(setting)}`).join(' ')
 }
@@ -146,7 +146,7 @@ const stillInUse =
   /lock file "[^"]*" (already exists|is empty)|shared memory block|could not create any|did not start in time/
 
 /**
- * Starts PostgreSQL in an own session, where it outlives this process, and waits up to 60 s until it accepts
+ * Starts PostgreSQL in its own session, where it outlives this process, and waits up to 60 s until it accepts
  * connections. Throws StillInUse, or an Error with PostgreSQL's output.
  */
 export async function startPostmaster(cluster: Cluster, { durable, port }: StartOptions): Promise<void> {

@@ -8,7 +8,7 @@ export async function storeOnce(db: Db, name: string, value: string): Promise<st
   return (await readValue(db, name)) ?? value
 }
 
-/** Stores a value of this installation, in the place of an earlier one. */
+/** Stores a value of this installation, and replaces an earlier one. */
 export async function storeValue(db: Db, name: string, value: string): Promise<void> {
   await db
     .insert(installation)

@@ -8,17 +8,17 @@ import type pg from 'pg'
 const folder = new URL('../../migrations/', import.meta.url)
 /** An arbitrary number, the same in every process. */
 const advisoryLock = 7_240_611
-/** For another process that migrates. */
+/** Timeout for another process that migrates. */
 const turnTimeoutMs = 60_000
 /**
- * For a lock on a table. While a migration waits for one, every later statement on the table waits behind it: so it
- * gives up soon and tries again, `maxAttempts` times, a minute in all.
+ * Timeout for a lock on a table. While a migration waits for one, every later statement on the table waits behind it:
+ * so it gives up soon and tries again, `maxAttempts` times, a minute in all.
  */
 const lockTimeoutMs = 3000
 const maxAttempts = 12
 const pauseMs = 2000
 
-/** The codes of PostgreSQL for a lock that was not had in time, and for a deadlock that it has ended. */
+/** The codes of PostgreSQL for a lock timeout, and for a deadlock that it has resolved. */
 const lockFaults = ['55P03', '40P01']
 
 const isLockFault = (error: unknown): boolean => {
@@ -28,8 +28,8 @@ const isLockFault = (error: unknown): boolean => {
 
 /**
  * Applies the pending migrations, and then runs `also`, under a lock: concurrent processes migrate one after another.
- * The pending ones are one transaction, so a crash leaves the schema before or after them. Throws when a statement of
- * others holds a lock that a migration needs for more than a minute.
+ * The pending ones are one transaction, so a crash leaves the schema before or after them. Throws when other statements
+ * hold a needed lock for more than a minute.
  */
 export async function migrate(
   pool: pg.Pool,

@@ -7,14 +7,14 @@ import { modelCalls, openModelCalls, sessionEndUsers } from './usage-schema.ts'
 /** How long a call is kept: a month can be compared with the same month of the year before. */
 export const callsKeptDays = 400
 const endUsersKeptDays = 30
-/** Rows that one statement deletes at most. */
+/** Maximum rows per statement. */
 const batchSize = 1000
-/** A process that has just begun has no beat yet. */
+/** A new process has no beat yet. */
 const settledAfterSeconds = 60
 
 const ago = (days: number): SQL => sql`now() - make_interval(days => ${days})`
 
-/** Deletes what a query selects, in batches. Throws the signal's reason between two batches. */
+/** Deletes the result of a query, in batches. Throws the signal's reason between two batches. */
 async function deleteCalls(db: Db, ids: SQL, signal?: AbortSignal): Promise<void> {
   for (;;) {
     const { rowCount } = await db.delete(modelCalls).where(sql`${modelCalls.id} IN (${ids} LIMIT ${batchSize})`)
@@ -24,15 +24,15 @@ async function deleteCalls(db: Db, ids: SQL, signal?: AbortSignal): Promise<void
 }
 
 /**
- * Deletes the calls that began more than 400 days ago, and the end users of sessions without a turn of theirs in 30
- * days. Throws as `deleteCalls`.
+ * Deletes the calls that began more than 400 days ago, and the end users of sessions that had no turn for 30 days.
+ * Throws the errors of `deleteCalls`.
  */
 export async function deleteOldCalls(db: Db, signal?: AbortSignal): Promise<void> {
   await db.delete(sessionEndUsers).where(lt(sessionEndUsers.notedAt, ago(endUsersKeptDays)))
   await deleteCalls(db, sql`SELECT id FROM model_calls WHERE began_at < ${ago(callsKeptDays)}`, signal)
 }
 
-/** Deletes all calls of an organization, and the notes of its end users. Throws as `deleteCalls`. */
+/** Deletes all calls of an organization, and the records of its end users. Throws the errors of `deleteCalls`. */
 export async function deleteCallsOf(db: Db, organizationId: string, signal?: AbortSignal): Promise<void> {
   await db.delete(openModelCalls).where(eq(openModelCalls.organizationId, organizationId))
   const isOwn = eq(sessionEndUsers.organizationId, organizationId)
@@ -41,7 +41,7 @@ export async function deleteCallsOf(db: Db, organizationId: string, signal?: Abo
 }
 
 /**
- * Writes the open calls of dead relays as lost, without usage. A relay that was only held up corrects them when they
+ * Writes the open calls of dead relays as lost, without usage. A relay that was only delayed corrects them when they
  * end.
  */
 export async function settleLostCalls(db: Db): Promise<void> {

@@ -12,7 +12,7 @@ const connectionCodes = new Set(
 /** System calls of sockets. Failed system calls on files have the same codes. */
 const socketCalls = new Set(['connect', 'getaddrinfo', 'read', 'write'])
 
-/** Whether an error, or one of its causes, says that the database is down or cannot be reached. */
+/** Whether an error, or one of its causes, means that the database is down or unreachable. */
 export function isDatabaseDown(error: unknown): boolean {
   for (let cause = error; cause instanceof Error; cause = cause.cause) {
     const code = 'code' in cause ? String(cause.code) : ''

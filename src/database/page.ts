@@ -2,9 +2,9 @@ import { type SQL, sql } from 'drizzle-orm'
 import type { PgColumn, PgTable } from 'drizzle-orm/pg-core'
 
 /**
- * Selects the rows that follow the row with this id in a list that is sorted by `created_at`, then `id`, newest first.
- * SQL reads the row's time, because it has microseconds and JavaScript's dates do not. Selects no rows when the
- * organization has no row with this id: callers cannot distinguish another organization's row from a missing one.
+ * Selects the rows after the row with this id in a list sorted by `created_at`, then `id`, newest first. SQL reads the
+ * row's time, because it has microseconds and JavaScript's dates do not. Selects no rows if the organization has no row
+ * with this id: callers cannot distinguish another organization's row from a missing one.
  */
 export const after = (
   table: PgTable & { id: PgColumn; organizationId: PgColumn; createdAt: PgColumn },

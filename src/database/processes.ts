@@ -4,9 +4,9 @@ import { processes } from './schema.ts'
 
 /** How often a process beats, in ms. */
 export const beatEveryMs = 2000
-/** A process that has not beaten for this long is dead, by the clock of the database. */
+/** A process without a beat for this long is dead, by the clock of the database. */
 export const aliveSeconds = 15
-/** A process that has not beaten for this long has a gap: three of its beats are missing. */
+/** A process without a beat for this long has a gap: three beats are missing. */
 const gapSeconds = 6
 /** How long the row of a killed process stays. */
 const keptHours = 1
@@ -16,14 +16,14 @@ export type ProcessFacts = Pick<
   'id' | 'role' | 'regions' | 'version' | 'commit' | 'host' | 'pid' | 'secretKeyIds'
 >
 
-/** By the clock of now, also within a transaction. */
+/** The current time, also within a transaction. */
 const ago = (seconds: number) => sql`statement_timestamp() - make_interval(secs => ${seconds})`
 
 const hasBeaten = and(gt(processes.seenAt, ago(aliveSeconds)), sql`${processes.role} <> ''`)
 
 /**
- * Beats for a process: it is alive for 15 s more. Returns the processes that are alive, itself among them, in the order
- * of their ids. Deletes the rows of processes that ended long ago.
+ * Beats for a process: it is alive for 15 s more. Returns the living processes, including this one, in the order of
+ * their ids. Deletes the rows of processes that ended long ago.
  */
 export async function beat(db: Db, facts: ProcessFacts): Promise<ProcessFacts[]> {
   const since = sql`CASE WHEN ${processes.seenAt} > ${ago(gapSeconds)} THEN ${processes.since} ELSE now() END`
@@ -35,22 +35,22 @@ export async function beat(db: Db, facts: ProcessFacts): Promise<ProcessFacts[]>
   return aliveProcesses(db)
 }
 
-/** Ends the beats of a process: it is dead at once. */
+/** Removes the row of a process, which makes it dead at once. */
 export const removeProcess = (db: Db, id: string) => db.delete(processes).where(eq(processes.id, id))
 
-/** The processes that are alive, in the order of their ids. */
+/** The living processes, in the order of their ids. */
 export const aliveProcesses = (db: Db): Promise<ProcessFacts[]> =>
   db.select().from(processes).where(hasBeaten).orderBy(processes.id)
 
-/** Whether a process works on instances. One that drains does not, though it lives. */
+/** Whether a process works on instances. A draining one does not, although it lives. */
 export const isWorker = ({ regions }: Pick<ProcessFacts, 'regions'>): boolean => regions.length > 0
 
 const beatenFor = `> statement_timestamp() - interval '${aliveSeconds} seconds'`
 
 /**
- * Whether the process with this id is alive, as a condition of SQL; `id` is an expression, such as `call.process_id`.
- * For the rows that a process holds: those of a dead one are lost. While no process has beaten for 15 s without a gap,
- * all count as alive: after an outage of the database the living ones have yet to beat.
+ * A condition of SQL: whether the process with this id is alive; `id` is an expression, such as `call.process_id`. For
+ * the rows that a process holds: those of a dead one are lost. While no process has beaten for 15 s without a gap, all
+ * count as alive: after an outage of the database the living ones have yet to beat.
  */
 export const isProcessAlive = (id: string): string => `(
   EXISTS (SELECT FROM processes holder WHERE holder.id = ${id} AND holder.seen_at ${beatenFor})

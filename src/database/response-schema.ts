@@ -12,7 +12,7 @@ export type ResponseStatus = (typeof responseStatuses)[number]
 export const responses = pgTable(
   'responses',
   {
-    /** Clients know it as `resp_` and this id without its dashes. */
+    /** Clients see it as `resp_` and this id without its dashes. */
     id: uuid().primaryKey(),
     organizationId: uuid().notNull(),
     instanceId: uuid().notNull(),
@@ -23,7 +23,7 @@ export const responses = pgTable(
     itemIds: text().array().notNull().default([]),
     callIds: text().array().notNull().default([]),
     answeredCallIds: text().array().notNull().default([]),
-    /** The object and the input items, sealed. Null when they are not stored, too large, or deleted. */
+    /** The object and the input items, sealed. Null if they were not stored, too large, or deleted. */
     sealedObject: text(),
     sealedInput: text(),
     /** The process that runs the turn. A row in progress without one is lost. */
@@ -39,7 +39,7 @@ export const responses = pgTable(
 
 /**
  * Sessions of a gateway that serve one call and are deleted after it. A row is written before its session is created,
- * and deleted after it. The table keeps its first name: during a rolling upgrade the previous release uses it too.
+ * and deleted after it.
  */
 export const ephemeralSessions = pgTable(
   'passing_sessions',
@@ -47,16 +47,16 @@ export const ephemeralSessions = pgTable(
     sessionKey: text().primaryKey(),
     organizationId: uuid().notNull(),
     instanceId: uuid().notNull(),
-    /** When the session may be deleted: once its turn has ended, or after the longest time that a turn may take. */
+    /** When the session may be deleted: after its turn, or after the maximum duration of a turn. */
     dueAt: instant().notNull(),
   },
   (table) => [index('passing_sessions_due').on(table.dueAt)],
 )
 
 /**
- * The turns of a session, those that wait included, in the order in which they came. Each turn is the id of its process
- * and a number. A turn counts only while its process is alive. The migration makes the table UNLOGGED: a write of every
- * turn must not wait for the disk, and after a crash of PostgreSQL nothing in it holds.
+ * The turns of a session, including waiting ones, in the order of arrival. Each turn is the id of its process and a
+ * number. A turn counts only while its process is alive. The migration makes the table UNLOGGED: a write of every turn
+ * must not wait for the disk, and after a crash of PostgreSQL its rows are invalid.
  */
 export const turnLines = pgTable(
   'turn_lines',

@@ -38,7 +38,7 @@ export type EgressMode = (typeof egressModes)[number]
 /** The shard of an instance, from 0 to 255: the last byte of its id, which is random. */
 export const shardOf = (id: AnyPgColumn | SQL) => sql<number>`get_byte(uuid_send(${id}), 15)`
 
-/** What agents may reach, as the caller wrote it. */
+/** The hosts that agents may reach, as the caller wrote them. */
 export interface EgressPolicy {
   mode: EgressMode
   /** Names, `*.` and a name, or addresses, each with or without a port. */
@@ -53,19 +53,19 @@ export interface ChangedBy {
   actor_type: ActorType
   actor_id?: string
   request_id?: string
-  /** Undefined when the trigger derives it from the change, such as `instance.running`. */
+  /** Undefined if the trigger derives it from the change, such as `instance.running`. */
   type?: string
   subject?: string
   reason?: string
-  /** Whether the change alone is no event: what follows of it is. */
+  /** Whether the change itself writes no event; its consequences do. */
   silent?: boolean
 }
 
 /** A gateway that works and does not answer. */
 interface Busy {
-  /** Since when its main thread has made no context switch, as far as it was looked at: ISO 8601. */
+  /** The time of its main thread's last observed context switch, ISO 8601. */
   since: string
-  /** How many it had made. */
+  /** The number of context switches then. */
   switches: number
 }
 
@@ -75,7 +75,7 @@ export const installation = pgTable('installation', {
   value: text().notNull(),
 })
 
-/** Where the tools of an agent run: beside its gateway, or in a room of their own. */
+/** Where the tools of an agent run: beside its gateway, or in a separate room. */
 export const isolations = ['one_room', 'two_rooms'] as const
 export type Isolation = (typeof isolations)[number]
 
@@ -85,7 +85,7 @@ export const organizations = pgTable(
     id: uuid().primaryKey(),
     name: text().notNull(),
     subscriptionTier: text({ enum: tiers }).notNull(),
-    /** The greatest number of instances; null is no limit. */
+    /** The maximum number of instances; null means no limit. */
     instanceLimit: integer(),
     /**
      * The number of instances that are not terminated. The statements that create and terminate instances change it.
@@ -94,20 +94,20 @@ export const organizations = pgTable(
     /** Both are null without a customer at Stripe, and the subscription is null without a paid plan. */
     stripeCustomerId: text(),
     stripeSubscriptionId: text(),
-    /** The quantity that Stripe charges, to be updated when it differs from `instanceCount`; null is unknown. */
+    /** The quantity at Stripe, to be updated when it differs from `instanceCount`; null means unknown. */
     billedCount: integer(),
     billingAttempts: integer().notNull().default(0),
     /** The time of the next call of Stripe. The caller first moves it ahead: it is also the lease and its token. */
     nextBillingAt: instant().notNull().defaultNow(),
     createdAt: instant().notNull().defaultNow(),
     updatedAt: instant().notNull().defaultNow(),
-    /** What those of its instances may reach that have no policy of their own; null is the default. */
+    /** The egress policy of its instances without their own; null is the default. */
     egress: jsonb().$type<EgressPolicy>(),
-    /** The limits of each of its instances that has none of its own. */
+    /** The limits of its instances without their own. */
     resources: jsonb().$type<Partial<ResourceLimits>>().notNull().default({}),
-    /** The most that they may have, in the place of the operator's maxima for all. Set by the operator. */
+    /** The maxima of its instances, in place of the operator's general ones. Set by the operator. */
     maxResources: jsonb().$type<Partial<ResourceLimits>>().notNull().default({}),
-    /** Of a new instance whose creator says nothing of it. */
+    /** The isolation of a new instance if its creator sets none. */
     isolation: text({ enum: isolations }).notNull().default('one_room'),
     /** Set by the operator: all API keys are refused until it is null again. */
     disabledAt: instant(),
@@ -135,7 +135,7 @@ export const providerKeys = pgTable(
     sealedKey: text().notNull(),
     /** When the key was set. */
     updatedAt: instant().notNull().defaultNow(),
-    /** When the provider last refused the key, to the minute; null when it has not, as far as Chowder knows. */
+    /** When the provider last refused the key, to the minute; null if Chowder knows of no refusal. */
     refusedAt: instant(),
   },
   (table) => [primaryKey({ columns: [table.organizationId, table.provider] })],
@@ -158,7 +158,7 @@ export const apiKeys = pgTable(
      */
     permissions: text({ enum: permissions }).array(),
     instanceIds: uuid().array(),
-    /** The sessions that exist for a scoped key; all of its instances when both are null. */
+    /** The sessions visible to a scoped key; all of its instances when both are null. */
     sessionIds: text().array(),
     sessionPrefix: text(),
     expiresAt: instant(),
@@ -188,7 +188,9 @@ export const idempotencyKeys = pgTable(
     sealedAnswer: text(),
     /** The HTTP status of the answer; null is 201. */
     status: integer(),
-    /** The process that carries out the request, until its answer is stored: it is free when that process is dead. */
+    /**
+     * The process that carries out the request, until its answer is stored. The key is free once that process is dead.
+     */
     processId: uuid(),
     expiresAt: instant().notNull(),
   },
@@ -220,27 +222,27 @@ export const instances = pgTable(
     /** The name of the region that it runs in; null for the region of rows without one: see `instances/regions.ts`. */
     region: text(),
     openclawVersion: text().notNull(),
-    /** Whether its tools run beside its gateway, or in a room of their own, as of its next start. */
+    /** Whether its tools run beside its gateway or in a separate room, from its next start on. */
     isolation: text({ enum: isolations }).notNull().default('one_room'),
-    /** The agent's model as the caller wrote it; null is the default, or what the overrides say. */
+    /** The agent's model as the caller wrote it; null: the overrides or the default apply. */
     model: text(),
-    /** The caller's system prompt, sealed; null is none, or what the overrides say. */
+    /** The caller's system prompt, sealed; null: the overrides apply, or there is none. */
     sealedInstructions: text(),
     /** The caller's configuration overrides as JSON, sealed because they may contain tokens. */
     sealedConfig: text(),
-    /** What its agent may reach; null for what its organization allows. */
+    /** The hosts that its agent may reach; null: the policy of its organization applies. */
     egress: jsonb().$type<EgressPolicy>(),
-    /** What it may use, as far as the caller has set it. */
+    /** Its own limits, as far as the caller has set them. */
     resources: jsonb().$type<Partial<ResourceLimits>>().notNull().default({}),
-    /** Models that are in no table and that turns have asked for, the latest last. */
+    /** Models that turns have asked for and that no table lists, the latest last. */
     unlistedModels: text().array().notNull().default([]),
 
     // Intent: written by the API.
     desiredState: text({ enum: desiredStates }).notNull(),
     generation: integer().notNull().default(1),
-    /** Stopped because its files have reached its limit, or because its region is drained; null otherwise. */
+    /** Stopped because of its disk limit or a drain of its region; null otherwise. */
     stoppedFor: text({ enum: ['disk', 'drain'] }),
-    /** Stopped because its organization is suspended: it starts again with it. */
+    /** Stopped because its organization is suspended: a resume restarts it. */
     isSuspended: boolean().notNull().default(false),
     /** The generation of a restart, or of a start that overtook a stop; null once a worker has ended the gateway. */
     restartGeneration: integer(),
@@ -249,10 +251,10 @@ export const instances = pgTable(
     observedGeneration: integer().notNull().default(0),
     /** The current step; null when settled. */
     step: text(),
-    /** How often workers have taken the row since the last intent or lasting success. */
+    /** The number of claims by workers since the last intent or lasting success. */
     attempts: integer().notNull().default(0),
     nextAttemptAt: instant().notNull().defaultNow(),
-    /** The fencing token: another at each take, and compared by every write of the holder. */
+    /** The fencing token: changes with each lease, and every write of the holder compares it. */
     leaseToken: bigint({ mode: 'number' }).notNull().default(0),
     leaseUntil: instant().notNull().defaultNow(),
     /** The platform's name for the sandbox, for display only. */
@@ -266,14 +268,15 @@ export const instances = pgTable(
      */
     sealedRelayToken: text(),
     /**
-     * The SHA-256 of that token while the relay takes it; null from each intent to start or stop until the next start.
+     * The SHA-256 of that token while the relay accepts it; null from each intent to start or stop until the next
+     * start.
      */
     relayTokenHash: bytea(),
     /** When the gateway last became healthy; null while it is not known to run. */
     readyAt: instant(),
     /** The limits of its sandbox; null before its first start. */
     limits: jsonb().$type<HeldLimits>(),
-    /** While a gateway that was ready works and does not answer: see `checkHealth`. */
+    /** Set while a gateway that was ready works and does not answer: see `checkHealth`. */
     busy: jsonb().$type<Busy>(),
     errorMessage: text(),
 
@@ -310,13 +313,16 @@ export const instances = pgTable(
       .where(sql`terminated_at IS NOT NULL AND name <> ''`),
     index('instances_to_erase').on(table.terminatedAt).where(sql`terminated_at IS NOT NULL AND name <> ''`),
     index('instances_settled_running').on(table.id).where(sql`desired_state = 'running' AND ready_at IS NOT NULL`),
-    // For the workers, each of which looks at the instances of its shards.
+    // For the workers, each of which probes the instances of its shards.
     index('instances_shard').on(shardOf(table.id), table.id).where(sql`desired_state = 'running'`),
     index('instances_attempts').on(table.id).where(sql`attempts > 0 AND ready_at IS NOT NULL`),
   ],
 )
 
-/** The columns of an instance that may hold secrets, with their values once the sandbox of a terminated instance is destroyed. */
+/**
+ * The columns of an instance that may hold secrets, with their values once the sandbox of a terminated instance is
+ * destroyed.
+ */
 export const erasedSecrets = {
   sealedInstructions: null,
   sealedConfig: null,
@@ -324,7 +330,7 @@ export const erasedSecrets = {
   sealedRelayToken: null,
 } as const
 
-/** The columns of an instance that hold words of a caller, with their values after the erasure. */
+/** The columns of an instance with a caller's text, with their values after the erasure. */
 export const erasedColumns = {
   ...erasedSecrets,
   name: '',
@@ -336,7 +342,7 @@ export const erasedColumns = {
 } as const
 
 /**
- * The size of the files of sandboxes when a worker last measured it, and what the API has written since. Unlogged: it is
+ * The size of the files of sandboxes at the last measurement, plus the API's writes since then. Unlogged: it is
  * measured again.
  */
 export const instanceUse = pgTable(
@@ -344,7 +350,10 @@ export const instanceUse = pgTable(
   {
     instanceId: uuid().primaryKey(),
     diskBytes: bigint({ mode: 'number' }),
-    /** Whether they had reached the limit, or a write was refused: then it is measured also while the agent is stopped. */
+    /**
+     * Whether they had reached the limit, or a write was refused: then they are measured also while the agent is
+     * stopped.
+     */
     isFull: boolean().notNull().default(false),
   },
   (table) => [index('instance_use_full').on(table.instanceId).where(sql`is_full`)],
@@ -396,8 +405,8 @@ export const skills = pgTable(
  * The history: one row for each change of an instance's state and for each requested mutation, written in the
  * transaction of the change. The trigger `instances_events` of the migrations writes the events of instances. The ids
  * of an instance's events have the order in which its changes were committed, because a writer holds the lock of the
- * instance's row. Other events may be committed in another order: the function `settled_event_id` says up to which id a
- * reader has all of them.
+ * instance's row. Other events may be committed in another order: the function `settled_event_id` returns the id up to
+ * which all are committed.
  */
 export const events = pgTable(
   'events',
@@ -439,12 +448,12 @@ export const processes = pgTable('processes', {
   commit: text().notNull().default(''),
   host: text().notNull().default(''),
   pid: integer().notNull().default(0),
-  /** Since when it beats without a gap. */
+  /** The time since which it has beaten without a gap. */
   since: instant().notNull().defaultNow(),
   seenAt: instant().notNull().defaultNow(),
-  /** The ids of the secret keys that it accepts, the one that it seals with first. None before its first beat. */
+  /** The ids of the accepted secret keys, the sealing one first. None before its first beat. */
   secretKeyIds: text().array().notNull().default([]),
-  /** The regions whose instances it works on; none for a process that drains or is no worker. */
+  /** The regions whose instances it works on; none for a draining process or one that is not a worker. */
   regions: text().array().notNull().default([]),
 })
 

@@ -9,24 +9,26 @@ export interface SealedColumn {
   key: string[]
 }
 
-/** A sealed value, and where it is. */
+/** A sealed value, and its location. */
 export interface SealedValue {
   /** The primary key of the row, its parts as text. */
   key: string[]
   place: Place
   sealed: string
-  /** Where the row is on the disk, as long as nobody changes it. */
+  /** The physical location of the row while it is unchanged. */
   ctid: string
 }
 
-/** The rows of a table that are read at once, and the characters of their values: a value may have a megabyte. */
+/** Maximum rows per read of a table, and characters of their values: a value may have a megabyte. */
 const pageRows = 500
 const pageCharacters = 4 * 1024 * 1024
 
-/** The column `value` of this table holds sealed values and others, which are told by their form. */
+/** The column `value` of this table holds sealed and other values, distinguished by their form. */
 const mixedTable = 'installation'
 
-/** Every column whose name begins with `sealed_`, and the values of the installation, which may be sealed as well. */
+/**
+ * Every column with a name that begins with `sealed_`, and the values of the installation, which may be sealed as well.
+ */
 export async function findSealedColumns(db: Db): Promise<SealedColumn[]> {
   const { rows } = await db.execute<SealedColumn & Record<string, unknown>>(sql`
     SELECT c.table_name AS table, c.column_name AS column,
@@ -48,10 +50,10 @@ const commaSeparated = (parts: SQL[]) => sql.join(parts, sql`, `)
 const isEmpty = (column: SQL) => sql`coalesce(${column}, '') = ''`
 
 /**
- * The values of a column in the order of the primary key, a page at a time, without those that begin with `skipped`. The
- * first page begins with the first row of the table, or with the next one after a key. `rows` is the number of rows that
- * were looked at, and `last` the key of the last of them. Each page is one short statement, however large the table is.
- * It ends at a page that is not full: rows that are added all the time do not keep it going.
+ * The values of a column in the order of the primary key, a page at a time, without those that begin with `skipped`.
+ * The first page begins with the first row of the table, or after a given key. `rows` is the number of examined rows,
+ * and `last` the key of the last one. Each page is one short statement, however large the table is. Ends at a page that
+ * is not full, so that continuous inserts do not keep it going.
  */
 export async function* sealedPages(
   db: Db,
@@ -95,8 +97,8 @@ export async function countRows(db: Db, { table }: SealedColumn): Promise<number
 }
 
 /**
- * Replaces sealed values by others, in one statement. A value that was changed since it was read stays as it is. No
- * event is recorded: what the values say is the same. Returns the number of values that were replaced.
+ * Replaces sealed values in one statement. Keeps a value that has changed since it was read. Records no event, because
+ * the content is the same. Returns the number of replaced values.
  */
 export async function replaceSealed(
   db: Db,

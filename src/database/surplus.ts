@@ -4,11 +4,11 @@ import { organizations } from './schema.ts'
 
 const GiB = 1024 ** 3
 
-/** The bytes of each kind of row that an organization keeps. */
+/** Maximum bytes of each kind of row per organization. */
 export const defaultKeptBytes = { responses: 10 * GiB, events: GiB, model_calls: GiB }
 type Kind = keyof typeof defaultKeptBytes
 
-/** The rows and bytes that one statement deletes at most. The last row of a batch may exceed the bytes. */
+/** Maximum rows and bytes per statement. The last row of a batch may exceed the bytes. */
 const maxRows = 1000
 const maxBytes = 8 * 1024 * 1024
 
@@ -18,7 +18,7 @@ interface Sizes {
   flatBytes: number
   /** The columns that order rows by age. */
   age: string
-  /** The rows of an organization. By all columns of an index: else the planner may read the rows of all others. */
+  /** The rows of an organization. By all columns of an index: otherwise the planner may read the rows of all others. */
   ofOrganization(id: string): SQL
 }
 
@@ -48,7 +48,7 @@ const kinds: Record<Kind, Sizes> = {
 /**
  * Sums up the responses, events and model calls of every organization, and deletes the oldest rows of those with more
  * than `keptBytes`, in batches. Reads no value that is stored outside of its row. Throws the reason of the signal
- * between two statements. A crash leaves the rest to the next run.
+ * between two statements. After a crash the next run does the rest.
  */
 export async function deleteSurplus(db: Db, signal?: AbortSignal, keptBytes = defaultKeptBytes): Promise<void> {
   for (const { id } of await db.select({ id: organizations.id }).from(organizations)) {

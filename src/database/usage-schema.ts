@@ -1,13 +1,13 @@
 import { index, integer, numeric, pgTable, primaryKey, text, uuid } from 'drizzle-orm/pg-core'
 import { instant, modelProviders } from './schema.ts'
 
-/** What a model was called for, as far as the gateway says. */
+/** The purpose of a model call, as far as the gateway reports it. */
 export const callCauses = ['api', 'channel', 'cron', 'subagent'] as const
 export type CallCause = (typeof callCauses)[number]
 
 /**
- * How a call ended: with the whole answer, with a part of it or none because the agent or the vendor left, or unknown
- * because its relay ended without a word.
+ * How a call ended: with the whole answer; with a part of it or none because the agent or the vendor left; or unknown
+ * because its relay was killed.
  */
 export const callOutcomes = ['answered', 'cut', 'lost'] as const
 export type CallOutcome = (typeof callOutcomes)[number]
@@ -16,18 +16,18 @@ const who = {
   id: uuid().primaryKey(),
   organizationId: uuid().notNull(),
   instanceId: uuid().notNull(),
-  /** The gateway's key of the session; null when the gateway did not tell. */
+  /** The gateway's key of the session; null if the gateway did not report it. */
   session: text(),
   cause: text({ enum: callCauses }),
   provider: text({ enum: modelProviders }).notNull(),
-  /** The model that answered, else the one that was asked; null when neither is known. */
+  /** The model that answered, else the requested one; null if neither is known. */
   model: text(),
   beganAt: instant().notNull(),
 }
 
 /**
- * The calls of models that a vendor has taken, each written once when it has ended. Tokens are null when the vendor has
- * not told them: they are those that it had told by the end of the call.
+ * The calls of models that a vendor has accepted, each written once when it has ended. Tokens are those that the vendor
+ * had reported by the end of the call; null if none.
  */
 export const modelCalls = pgTable(
   'model_calls',
@@ -36,18 +36,21 @@ export const modelCalls = pgTable(
     /** The end user of its session when the call ended. */
     endUser: text(),
     outcome: text({ enum: callOutcomes }).notNull(),
-    /** All input, that of the cache included. */
+    /** All input, including the cache's. */
     inputTokens: integer(),
     cacheReadTokens: integer(),
     cacheWriteTokens: integer(),
-    /** All output, that of reasoning included. */
+    /** All output, including reasoning. */
     outputTokens: integer(),
     reasoningTokens: integer(),
-    /** An estimate in US dollars; null when the tokens or the price are unknown. */
+    /** An estimate in US dollars; null if the tokens or the price are unknown. */
     cost: numeric({ precision: 18, scale: 9, mode: 'number' }),
-    /** What budgets count beside it for a call whose answer was cut or tells no usage, by its bytes. */
+    /**
+     * Additional amount that budgets count for a call with a cut answer or without reported usage, estimated from its
+     * bytes.
+     */
     estimatedTokens: integer(),
-    /** Its cost; null when the price is unknown. */
+    /** Its cost; null if the price is unknown. */
     estimatedCost: numeric({ precision: 18, scale: 9, mode: 'number' }),
   },
   (table) => [
@@ -58,9 +61,9 @@ export const modelCalls = pgTable(
 )
 
 /**
- * The calls that a relay has open, so that those of a killed one are found. The migration makes the table UNLOGGED: a
- * row is written and deleted without waiting for the disk. After a crash of PostgreSQL it is empty, and the relays
- * still write the calls that they have open when these end.
+ * The open calls of a relay, so that those of a killed one are found. The migration makes the table UNLOGGED: a row is
+ * written and deleted without waiting for the disk. After a crash of PostgreSQL it is empty, and the relays still write
+ * their open calls when these end.
  */
 export const openModelCalls = pgTable('open_model_calls', {
   ...who,

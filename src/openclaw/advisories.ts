@@ -6,22 +6,22 @@ import { openclawVersion } from './releases.ts'
 export interface Advisory {
   /** The number of a CVE or of a GitHub advisory. */
   id: string
-  /** The first version without it. */
+  /** The first fixed version. */
   fixed_in: string
   severity: 'low' | 'medium' | 'high' | 'critical'
   summary: string
-  /** The URL of the record that the entry was taken from. */
+  /** The URL of the published record. */
   source: string
 }
 
-/** The vulnerabilities that Chowder knows of: those that matter to a gateway behind Chowder, not all there are. */
+/** Vulnerabilities that matter to a gateway behind Chowder; the list is not complete. */
 const advisories: readonly Advisory[] = JSON.parse(
   readFileSync(join(import.meta.dirname, '../../releases/advisories.json'), 'utf8'),
 )
 
 /**
- * Whether a version of OpenClaw comes before another one. A suffix with a word, such as `-beta.1`, comes before the
- * version itself; one that is a number, such as `-2`, is a correction of it.
+ * Whether a version of OpenClaw precedes another one. A suffix with a word, such as `-beta.1`, precedes the version
+ * itself; a numeric one, such as `-2`, is a correction of it.
  */
 export function isOlder(version: string, other: string): boolean {
   const [a, b] = [version, other].map((text) => {
@@ -33,7 +33,7 @@ export function isOlder(version: string, other: string): boolean {
   return index >= 0 && (a[index] ?? 0) < (b[index] ?? 0)
 }
 
-/** The first version of OpenClaw without a vulnerability that Chowder knows of. */
+/** The first version of OpenClaw without a vulnerability in the list. */
 export const firstGoodVersion = advisories
   .map(({ fixed_in }) => fixed_in)
   .reduce((newest, version) => (isOlder(newest, version) ? version : newest))
@@ -42,7 +42,7 @@ export const firstGoodVersion = advisories
 export const advisoriesOf = (release: string): Advisory[] =>
   advisories.filter(({ fixed_in }) => isOlder(openclawVersion(release), fixed_in))
 
-/** Why no agent of a release may start where `minVersion` is the oldest version that may; null when it may. */
+/** The reason why no agent of a release may start when `minVersion` is the oldest permitted version; null if it may. */
 export function refusalOf(release: string, minVersion: string): string | null {
   const version = openclawVersion(release)
   if (!isOlder(version, minVersion)) return null

@@ -2,7 +2,7 @@ import type { ModelProvider } from '#database/schema.ts'
 import { isObject } from './json.ts'
 import { bareModel, gatewayProviders } from './providers.ts'
 
-/** The places in overrides that name the models of agents, with each name that stands there. */
+/** The places in overrides that name the models of agents, with the names in each. */
 export function* modelPlaces(
   tree: Record<string, unknown>,
 ): Generator<{ path: string; holder: Record<string, unknown> }> {
@@ -21,13 +21,13 @@ export function namesIn(model: unknown): string[] {
   return names.filter((name) => typeof name === 'string')
 }
 
-/** The models that overrides give to agents, without a provider prefix. */
+/** The models of agents in overrides, without a provider prefix. */
 export const agentModels = (tree: Record<string, unknown>): string[] =>
   [...modelPlaces(tree)].flatMap(({ holder }) => namesIn(holder.model)).map(bareModel)
 
 /**
- * Overrides in which each model of an agent has OpenClaw's prefix: it does not find a name without one. A name of
- * another provider, which was stored before models were checked, stays as it is.
+ * Overrides in which each model of an agent has OpenClaw's prefix: OpenClaw does not find a name without one. A name of
+ * another provider stays unchanged.
  */
 export function withModelPrefixes(provider: ModelProvider, tree: Record<string, unknown>): Record<string, unknown> {
   const prefixed = structuredClone(tree)

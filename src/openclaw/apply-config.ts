@@ -37,19 +37,19 @@ async function sendPatch(gateway: GatewayClient, { patch, replacePaths }: Config
 }
 
 /**
- * OpenClaw writes no file that has less than half the bytes of the one before. The agent may answer in place of its
+ * OpenClaw refuses a file with less than half the bytes of the former one. The agent may answer in place of its
  * gateway, so the bytes are limited: the largest configuration has fewer.
  */
 const sizeDrop = /size-drop:(\d{1,7})->(\d{1,7})\b/
 /** Enough for the largest configuration. */
 const maxSteps = 16
-/** More than the setting needs beside its text. */
+/** The size of the setting besides its text, rounded up. */
 const paddingMargin = 256
 
 /**
- * Makes a change that OpenClaw refuses because its file would lose more than half of its bytes: a setting that means
- * nothing to a gateway fills the file up, first to half the bytes, then to half of these. The last patch, which removes
- * the setting, is the caller's. A crash half-way leaves the change made, and the setting.
+ * Makes a change that OpenClaw refuses because its file would lose more than half of its bytes: fills the file with a
+ * meaningless setting, first up to half the bytes, then up to half of these. The last patch is the caller's; it removes
+ * the setting. A crash half-way leaves the change and the setting.
  */
 async function sendInSteps(
   gateway: GatewayClient,
@@ -79,11 +79,11 @@ function requiresRestart(answer: unknown): boolean {
 }
 
 /**
- * Replaces the configuration of a running gateway, and reads it back to verify it. Keys that are not wanted are
- * removed, except those outside its `changeablePart`, whose `keepsProxy` is an option. A repeated call changes nothing.
- * A few keys, such as `browser`, need a restart. The gateway restarts itself in the same process, in about 5 s and after
- * its open turns. Then `restarts` is true, and the restart has begun unless a turn delays it. Throws GatewayRefusal with
- * the gateway's message, in which case nothing has changed; GatewayUnreachable; or the signal's reason.
+ * Replaces the configuration of a running gateway, and reads it back to verify it. Removes other keys, except those
+ * outside its `changeablePart`, which has the option `keepsProxy`. A repeated call changes nothing. A few keys, such as
+ * `browser`, need a restart: the gateway restarts itself in the same process, in about 5 s and after its open turns.
+ * Then `restarts` is true, and the restart has begun unless a turn delays it. Throws GatewayRefusal with the gateway's
+ * message when it refuses and nothing has changed; GatewayUnreachable; or the signal's reason.
  */
 export async function applyConfig(
   gateway: GatewayClient,
@@ -104,7 +104,7 @@ export async function applyConfig(
     const sent = await sendPatch(gateway, change, hash)
     outcome = sent.shrinks ? await sendInSteps(gateway, change, hash, sent.shrinks) : sent.outcome
     restarts ||= outcome === 'changed, restarts'
-    // Secrets, and values that the gateway writes in another form, cannot be compared here: its answer decides.
+    // Secrets and values that the gateway normalizes cannot be compared here: its answer decides.
     if (outcome === 'nothing to change') return { restarts }
   }
   throw new GatewayRefusal('NOT_APPLIED', 'the gateway did not apply the configuration: something else changes it')

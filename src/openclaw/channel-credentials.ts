@@ -1,7 +1,7 @@
 import { createMask } from '#platform/mask.ts'
 import { isObject } from './json.ts'
 
-/** Matches the names of settings that hold credentials: of channels, of skills and of OpenClaw itself. */
+/** Matches the names of settings with credentials: of channels, of skills and of OpenClaw itself. */
 const credential =
   /token|secret|pass(word|phrase)|credential|authorization|cookie|(private|api)[-_]?key|service[-_]?account|^(env|headers)$/i
 
@@ -16,7 +16,7 @@ function parsed(text: string): unknown {
 }
 
 /**
- * The credentials in settings, by the names of the settings. Searches every depth, because a channel may have several
+ * The credentials in settings, found by the settings' names. Searches every depth, because a channel may have several
  * accounts. Callers limit the size of the settings.
  */
 export function credentialsIn(value: unknown, isCredential = false): string[] {
@@ -27,8 +27,8 @@ export function credentialsIn(value: unknown, isCredential = false): string[] {
 }
 
 /**
- * Hides a channel's credentials, and those in URLs, in a gateway's message about it. Errors of platforms quote
- * requests, and callers who may read a channel's status may not be allowed to know its credentials.
+ * Masks a channel's credentials, and those in URLs, in a gateway's message about it. Errors of platforms quote
+ * requests, and a caller who may read a channel's status need not be allowed to know its credentials.
  */
 export const withoutCredentials = (message: string, settings: Record<string, unknown>): string =>
   createMask(credentialsIn(settings))(message, false).replace(/:\/\/[^\s/?#@]+@/g, '://***@')

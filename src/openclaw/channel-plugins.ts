@@ -12,7 +12,7 @@ export interface ChannelPlugin {
   source: string
   packageName: string
   version: string
-  /** The least number of packages that npm installs. Packages bundled in the plugin's archive do not count. */
+  /** The least number of packages that npm installs, without packages bundled in the plugin's archive. */
   packages: number
   lockHash: string
 }
@@ -58,9 +58,9 @@ export const channelPluginFolder = (releaseFolder: string, release: string, chan
 
 /**
  * Links an installed plugin into a sandbox, running or stopped. Returns whether the link is new. OpenClaw trusts a
- * package in a folder of `npm/projects` as installed from npm, and accepts a link to the shared folder there.
- * A running gateway loads the plugin at `plugins.refresh`, a stopped one at its start. Throws an Error when the link
- * cannot be created, and as SandboxAccess does.
+ * package in a folder of `npm/projects` as installed from npm, and accepts a link to the shared folder there. A running
+ * gateway loads the plugin at `plugins.refresh`, a stopped one at its start. Throws an Error when the link cannot be
+ * created, and the errors of SandboxAccess.
  */
 export async function linkChannelPlugin(
   sandboxes: SandboxAccess,

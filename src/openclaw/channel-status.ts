@@ -3,20 +3,20 @@ import { GatewayRefusal } from './gateway-errors.ts'
 import { isObject } from './json.ts'
 
 const statusTimeoutMs = 20_000
-/** How long the gateway may wait for the platform. */
+/** Time limit of the gateway's request to the platform. */
 const probeTimeoutMs = 8000
 const maxTextCharacters = 2000
 const maxIssues = 100
 
-/** The state of one channel, as its gateway reports it. */
+/** The state of one channel, as reported by its gateway. */
 export interface ChannelStatus {
   configured: boolean
   running: boolean
   /** Whether both the gateway and the platform report the connection as up. */
   connected: boolean
-  /** Whether the channel cannot connect without new credentials: the platform has refused them, or some are missing. */
+  /** Whether the channel needs new credentials: the platform has refused them, or some are missing. */
   refused: boolean
-  /** The gateway's message on why it is not connected. */
+  /** The gateway's reason why it is not connected. */
   error: string | null
   /** The bot's name on the platform. */
   account: string | null
@@ -37,13 +37,13 @@ const absent: ChannelStatus = {
 const text = (value: unknown) => (typeof value === 'string' && value !== '' ? value.slice(0, maxTextCharacters) : null)
 const object = (value: unknown) => (isObject(value) ? value : {})
 
-/** Whether an HTTP status refuses the credentials; 408 and 429 say nothing about them. */
+/** Whether an HTTP status means refused credentials; 408 and 429 do not. */
 const isRefusal = (status: unknown) =>
   typeof status === 'number' && status >= 400 && status < 500 && status !== 408 && status !== 429
 
 /**
- * Asks a gateway for a channel's state, and lets the gateway ask the platform. A channel whose plugin is missing is
- * reported as not configured. Throws as GatewayClient does.
+ * Asks a gateway for a channel's state, which includes a request to the platform. A channel with a missing plugin is
+ * reported as not configured. Throws the errors of GatewayClient.
  */
 export async function readChannelStatus(gateway: GatewayClient, channel: string): Promise<ChannelStatus> {
   const params = { channel, probe: true, timeoutMs: probeTimeoutMs }

@@ -12,14 +12,15 @@ const vendors = { anthropic: 'Anthropic', openai: 'OpenAI', gemini: 'Google' } a
 >
 const shownModels = 5
 
-/** Why an instance cannot use a model. The message is one or two sentences for the caller. */
+/** The reason why an instance cannot use a model. The message is one or two sentences for the caller. */
 export interface ModelFault {
   code: ErrorCode
   message: string
 }
 
 /**
- * Why an instance of a provider cannot use a model; null when it can. `model` may have the provider's prefix. A model that is in no table is accepted: vendors publish new ones.
+ * The reason why an instance of a provider cannot use a model; null if it can. `model` may have the provider's prefix.
+ * Accepts a model that no table lists: vendors publish new ones.
  */
 export function modelFault(release: string, provider: ModelProvider, model: string): ModelFault | null {
   if (!new RegExp(modelPattern).test(model)) {
@@ -46,7 +47,7 @@ export function modelFault(release: string, provider: ModelProvider, model: stri
   }
 }
 
-/** Throws AppError, with the code of the fault, for overrides that give an agent a model which the instance's provider does not have. */
+/** Throws AppError, with the code of the fault, for overrides that give an agent a model of another provider. */
 export function checkAgentModels(release: string, provider: ModelProvider, tree: Record<string, unknown>): void {
   for (const { path, holder } of modelPlaces(tree)) {
     for (const name of namesIn(holder.model)) {

@@ -6,9 +6,9 @@ import { isObject, nestedEntries } from './json.ts'
 import { type Overrides, parseOverrides } from './overrides.ts'
 
 /**
- * Parses `openclaw_config` for an instance before it is stored, whether the instance runs or not. Throws AppError
- * that names what is wrong: what `parseOverrides` refuses, code mode, a model that the provider does not have, and
- * what the schema of the release refuses, in OpenClaw's own words.
+ * Parses `openclaw_config` for an instance before it is stored, whether the instance runs or not. Throws AppError with
+ * the fault: the errors of `parseOverrides`, code mode, an unknown model of the provider, or a violation of the
+ * release's schema, in OpenClaw's own words.
  */
 export function checkOverrides(release: string, provider: ModelProvider, config: Record<string, unknown>): Overrides {
   const overrides = parseOverrides(config)

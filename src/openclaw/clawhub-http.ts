@@ -68,7 +68,7 @@ export function parse({ status, text }: RegistryAnswer): Record<string, unknown>
 /** ClawHub reports a moderator's refusal as one of these statuses, with a message as the body. */
 export const isWithheld = ({ status }: RegistryAnswer) => status === 403 || status === 410 || status === 423
 
-/** A text of the registry that is safe to show: one line, limited in length. */
+/** Makes a text of the registry safe to show: one line, limited in length. */
 export const sentence = (text: string) =>
   text
     .replace(/\p{Cc}+/gu, ' ')

@@ -69,6 +69,6 @@ export function verdictOf(item: Record<string, unknown>, detail: Record<string, 
   }
 }
 
-/** The verdict on a version whose files the registry does not list: nothing tells whether what was scanned is served. */
+/** The verdict on a version without a list of files: the scanned files cannot be compared with the served ones. */
 export const withoutFiles = (verdict: Verdict): Verdict =>
   verdict.kind === 'clean' ? { kind: 'unverified', reason: 'the registry does not list its files' } : verdict

@@ -32,9 +32,8 @@ const execute = promisify(execFile)
 let cachedName: Promise<string> | undefined
 
 /**
- * The name that Node.js gives its compile cache, without the user id: it changes with the version of Node.js, and with
- * the features of the processor. Another process computes it, because V8's flags are part of it and this process may
- * have some.
+ * The name of Node.js's compile cache, without the user id. It depends on the version of Node.js and the features of
+ * the processor. Another process computes it, because it also depends on V8's flags and this process may have some.
  */
 function cacheName(): Promise<string> {
   const expression =
@@ -51,14 +50,14 @@ async function link(cache: string, folder: string, uid: number): Promise<void> {
 }
 
 /**
- * Lets the gateways of a user read the compile cache of a release on this host. A failure is ignored: without the link
- * a gateway only starts more slowly.
+ * Makes the compile cache of a release on this host readable for the gateways of a user. A failure is ignored: without
+ * the link a gateway only starts more slowly.
  */
 export async function linkCompileCache(releaseFolder: string, uid: number): Promise<void> {
   await link(await cacheName(), compileCacheFolder(releaseFolder), uid).catch(() => {})
 }
 
-/** A provider that refuses every turn. When a gateway gets the refusal, it has loaded all code that a turn needs. */
+/** A provider that refuses every turn. After a refusal, a gateway has loaded all code that a turn needs. */
 async function startRefusingProvider(): Promise<{ url: string } & Disposable> {
   const refusal = JSON.stringify({ error: { type: 'invalid_request_error', message: 'refused on purpose' } })
   const server = createServer((request, response) => {
@@ -82,7 +81,7 @@ function warmUpConfig(release: string, baseUrl: string, secretsFile: string, por
     .reduce(mergePatch)
 }
 
-/** Waits until the gateway is ready, and has a turn refused by each provider. */
+/** Waits until the gateway is ready, then runs a turn with each provider, which refuses it. */
 async function runTurns(release: string, port: number, token: string, signal: AbortSignal): Promise<void> {
   const endpoint = { kind: 'tcp', host: '127.0.0.1', port } as const
   const isReady = () => probeHealth(endpoint, '/startupz', { timeoutMs: probeTimeoutMs, signal })
@@ -134,18 +133,17 @@ async function warmUp(release: string, releaseFolder: string, cache: string, sig
   if ((await readdir(cache)).length === 0) throw new Error('the gateway wrote no compile cache')
 }
 
-/** Release folders whose cache could not be made. An attempt is slow, so a process makes only one. */
+/** Release folders without a cache after a failed attempt. An attempt is slow, so a process makes only one. */
 const failed = new Set<string>()
 
 /**
  * Makes the compile cache of an installed release on this host unless it exists. It holds V8's code for all modules
  * that a gateway and its first turn load, and saves a quarter of the CPU time of a start. Agents share it and must not
- * be able to write it, since each agent would run code that another one has written. In a container the cache is in a
- * read-only layer. When Chowder runs as root, its agents are other users. When Chowder runs as another user, its agents
- * are the same user and can change the mode of these files, as of the release itself: those agents are not isolated
- * from each other anyway.
+ * be able to write it: each agent would run code that another one has written. In a container the cache is in a
+ * read-only layer. When Chowder runs as root, its agents are other users. Otherwise its agents are the same user and
+ * can change the mode of these files, as of the release itself: those agents are not isolated from each other anyway.
  *
- * When the cache cannot be made, `progress` gets the reason and gateways start without it. Throws the signal's reason.
+ * If the cache cannot be made, `progress` gets the reason and gateways start without it. Throws the signal's reason.
  * Takes about as long as a start of a gateway, at most three minutes.
  */
 export async function makeCompileCache(options: {

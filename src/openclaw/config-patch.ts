@@ -2,7 +2,7 @@ import { isDeepStrictEqual } from 'node:util'
 import { changeablePart, type GatewayConfig } from './config.ts'
 import { isObject } from './json.ts'
 
-/** The gateway shows this text in place of a secret. */
+/** The gateway's placeholder for a secret. */
 const redacted = '__OPENCLAW_REDACTED__'
 
 /** Parameters of the gateway's `config.patch`: a merge patch, and the paths of the arrays that it may shorten. */
@@ -16,7 +16,7 @@ const holdsRedacted = (value: unknown): boolean =>
   (Array.isArray(value) && value.some(holdsRedacted)) ||
   (isObject(value) && Object.values(value).some(holdsRedacted))
 
-/** Compares the visible parts: a secret that the gateway hides equals any text. */
+/** Compares the visible parts: a hidden secret equals any text. */
 function looksSame(shown: unknown, wanted: unknown): boolean {
   if (shown === redacted) return typeof wanted === 'string'
   if (Array.isArray(shown) && Array.isArray(wanted)) {
@@ -37,9 +37,9 @@ function arraysIn(value: unknown, path: string): string[] {
 }
 
 /**
- * The merge patch that turns `shown` into `wanted`; null when there is nothing to send. `effective` is `shown` with the
- * gateway's defaults, whose arrays must be confirmed too. Hidden secrets are always in the patch, but for the
- * gateway's own, since their change cannot be seen. The gateway ignores a patch that changes nothing.
+ * The merge patch that turns `shown` into `wanted`; null if there is nothing to send. `effective` is `shown` with the
+ * gateway's defaults, whose arrays must be confirmed too. Hidden secrets are always in the patch, because their change
+ * is not visible; the gateway's own are not. The gateway ignores a patch that changes nothing.
  */
 export function patchFor(
   shown: GatewayConfig,
@@ -73,6 +73,6 @@ export function patchFor(
   return Object.keys(patch).length > 0 ? { patch, replacePaths } : null
 }
 
-/** Whether the visible parts of what a running gateway can be given are as wanted. */
+/** Whether the visible, changeable parts of a running gateway's configuration are as wanted. */
 export const looksApplied = (shown: GatewayConfig, wanted: GatewayConfig, { keepsProxy = false } = {}): boolean =>
   looksSame(changeablePart(shown, keepsProxy), changeablePart(wanted, keepsProxy))

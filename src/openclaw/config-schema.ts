@@ -7,21 +7,21 @@ import { isObject, mergePatch } from './json.ts'
 import { formatPath, type Path } from './path.ts'
 import { releaseSource } from './releases.ts'
 
-/** A JSON schema, as far as this file reads it. */
+/** The used part of a JSON schema. */
 interface Schema {
   type?: string
   properties?: Record<string, Schema>
   additionalProperties?: boolean | Schema
 }
 
-/** What is wrong in OpenClaw's own words, and what may be meant. */
+/** An error in OpenClaw's own words, and a suggestion. */
 interface Issue {
   text: string
   hint?: string | undefined
 }
 
 const shownIssues = 3
-/** A caller may write thousands of unknown keys. */
+/** Maximum reported errors: a caller may write thousands of unknown keys. */
 const shownCharacters = 500
 const schemas = new Map<string, Schema>()
 const validators = new WeakMap<Schema, z.ZodType>()
@@ -35,7 +35,7 @@ function schemaOf(release: string): Schema {
   return schema
 }
 
-/** OpenClaw validates with zod: so does this, for the same words. Each part of the schema is compiled when it is used. */
+/** Validates with zod like OpenClaw, for the same error texts. Each part of the schema is compiled at its first use. */
 function validatorOf(schema: Schema): z.ZodType {
   const known = validators.get(schema)
   if (known) return known
@@ -46,8 +46,8 @@ function validatorOf(schema: Schema): z.ZodType {
 
 /**
  * Checks overrides against the schema of a release, which need not be installed. Throws AppError
- * `invalid_openclaw_config` in OpenClaw's own words, with a hint at what may be meant. What the schema cannot say is
- * left to the gateway: overrides that pass may still be refused at the start.
+ * `invalid_openclaw_config` in OpenClaw's own words, with a suggestion. The schema does not cover all rules: the
+ * gateway may still refuse the overrides at the start.
  */
 export function checkAgainstSchema(release: string, tree: Record<string, unknown>): void {
   const issues = issuesOf(schemaOf(release), tree, [])
@@ -62,11 +62,11 @@ export function checkAgainstSchema(release: string, tree: Record<string, unknown
 }
 
 /**
- * Overrides hold only a part of a configuration, so nothing is missing in an object that the schema names. Other values
- * are the caller's own, and have to be whole.
+ * Overrides are a part of a configuration, so an object that the schema names may lack keys. Other values are the
+ * caller's own, and must be complete.
  */
 function issuesOf(schema: Schema, value: unknown, path: Path): Issue[] {
-  if (value === null) return [] // removes what stands there
+  if (value === null) return [] // removes the current value
   if (!(isObject(value) && schema.properties)) return wholeIssues(schema, value, path)
   const { properties, additionalProperties } = schema
   const known = Object.keys(properties).filter((key) => Object.hasOwn(value, key)) // in the schema's order
@@ -102,7 +102,7 @@ function wholeIssues(schema: Schema, value: unknown, path: Path): Issue[] {
   })
 }
 
-/** The types of a union that no branch of which has the type of the value. */
+/** The types of a union if no branch has the type of the value. */
 function typesIn({ errors }: z.core.$ZodIssueInvalidUnion): string[] {
   const issues = errors.map((branch) => branch.find(({ path }) => path.length === 0))
   return issues.every((issue) => issue?.code === 'invalid_type') ? issues.map((issue) => issue.expected) : []
@@ -110,7 +110,7 @@ function typesIn({ errors }: z.core.$ZodIssueInvalidUnion): string[] {
 
 const placeOf = (path: Path) => (path.length === 0 ? '<root>' : formatPath(path))
 
-/** What OpenClaw adds to zod's message. */
+/** OpenClaw's addition to zod's message. */
 function allowedValues(issue: z.core.$ZodIssue): string {
   if (issue.code === 'invalid_type' && issue.expected === 'boolean') return ' (allowed: true, false)'
   if (issue.code === 'too_big' && issue.origin === 'number') {
@@ -123,7 +123,7 @@ function allowedValues(issue: z.core.$ZodIssue): string {
   return allowed === null ? '' : ` (allowed: ${[...new Set(allowed)].map((one) => JSON.stringify(one)).join(', ')})`
 }
 
-/** The values that a union allows; null when one of its branches allows others than a few. */
+/** The values that a union allows; null when a branch allows more than a few. */
 function allowedIn(issue: z.core.$ZodIssue): unknown[] | null {
   if (issue.code === 'invalid_value') return [...issue.values]
   if (issue.code === 'invalid_type') return issue.expected === 'boolean' ? [true, false] : null

@@ -12,32 +12,32 @@ export type GatewayConfig = Record<string, unknown>
 
 /**
  * The URL of each provider's API, without `/v1` or `/v1beta`; undefined selects the vendor's own host. Gateways do not
- * know it: they ask the relay.
+ * get it: they ask the relay.
  */
 export type BaseUrls = Readonly<Record<ModelProvider, string | undefined>>
 
 export interface ConfigInputs {
   release: string
   provider: ModelProvider
-  /** The URL of the provider's API as the relay has it, without `/v1` or `/v1beta`. */
+  /** The relay's URL of the provider's API, without `/v1` or `/v1beta`. */
   baseUrl: string
-  /** The path of the file with the `GatewaySecrets`, in the sandbox. */
+  /** The path of the file of `GatewaySecrets` in the sandbox. */
   secretsFile: string
   port: number
   /** The chat channels, by OpenClaw's names for them. */
   channels: readonly ChannelSettings[]
   /**
-   * The values of `skills.entries`, by OpenClaw's key of the skill, with the names of the variables that the shell of the
-   * second room has, `shell_env`.
+   * The values of `skills.entries`, by OpenClaw's key of the skill, with the names of the variables in the shell of the
+   * separate room, `shell_env`.
    */
   skills: Readonly<Record<string, Record<string, unknown>>>
-  /** The agent's model with OpenClaw's name of the provider before it; the default model without it. */
+  /** The agent's model with OpenClaw's name of the provider before it; undefined selects the default. */
   model?: string | null
-  /** Models that are in no table and that turns have asked for, without a provider prefix. */
+  /** Models that turns have asked for and that no table lists, without a provider prefix. */
   unlistedModels?: readonly string[]
-  /** The second room of the agent; null when its tools run beside the gateway. */
+  /** The separate room of the agent; null if its tools run beside the gateway. */
   room?: (RoomPaths & { workspace: string }) | null
-  /** The URL of the proxy that is the gateway's only way to other hosts; null without one. */
+  /** The URL of the proxy if it is the gateway's only way to other hosts; null without one. */
   proxyUrl?: string | null
   /** `tree` of parseOverrides. */
   overrides: Record<string, unknown>
@@ -45,10 +45,10 @@ export interface ConfigInputs {
 
 /** OpenClaw's name for the file of secrets. */
 const secretsProvider = 'chowder'
-/** The longest that OpenClaw takes. After its usual 5 s a gateway that starts on a busy host would end. */
+/** OpenClaw's maximum. After its default of 5 s a gateway that starts on a busy host would exit. */
 const secretsTimeoutMs = 120_000
 
-/** OpenClaw's reference to one of the gateway's secrets. It reads them when it starts, and at each change. */
+/** OpenClaw's reference to one of the gateway's secrets. The gateway reads them at its start and at each change. */
 const reference = (name: keyof GatewaySecrets) => ({ source: 'file', provider: secretsProvider, id: `/${name}` })
 
 export interface ChannelSettings {
@@ -59,15 +59,15 @@ export interface ChannelSettings {
 }
 
 /**
- * In code mode the model's JavaScript runs in the gateway's own process, which has the secrets of the instance. Its
- * default is `auto`: on, for current models at the vendors' own hosts only.
+ * In code mode the model's JavaScript runs in the gateway's own process, which has the secrets of the instance. The
+ * default `auto` enables it for current models at the vendors' own hosts.
  */
 const withoutCodeMode = { tools: { codeMode: false } }
 
-/** The channels whose plugins connect past the proxy of the gateway, and have a setting for one of their own. */
+/** The channels whose plugins bypass the gateway's proxy, and have their own setting for one. */
 const ownsProxy = ['matrix']
 
-/** Removes what overrides say of code mode, at any depth: agents and models have settings of their own for it. */
+/** Removes code mode from overrides at any depth: agents and models have their own settings for it. */
 function dropCodeMode(value: unknown): unknown {
   if (Array.isArray(value)) return value.map(dropCodeMode)
   if (!isObject(value)) return value
@@ -77,11 +77,11 @@ function dropCodeMode(value: unknown): unknown {
 
 type Skills = ConfigInputs['skills']
 
-/** What OpenClaw knows of skills. */
+/** OpenClaw's settings of a skill. */
 const entriesOf = (skills: Skills) =>
   Object.fromEntries(Object.entries(skills).map(([name, { shell_env: _names, ...entry }]) => [name, entry]))
 
-/** The variables of skills in use that the shell of a second room has. */
+/** The variables of used skills in the shell of a separate room. */
 function shellVariables(skills: Skills): Record<string, string> {
   const variables: Record<string, string> = {}
   for (const { enabled, env, shell_env: names } of Object.values(skills)) {
@@ -149,9 +149,9 @@ export function renderConfig(inputs: ConfigInputs): GatewayConfig {
     tools: { toolSearch: false },
     plugins: { allow: [id, ...channels.map(({ channel }) => channel)], slots: { memory: 'none' } },
     session: {
-      dmScope: 'per-channel-peer', // each person has an own conversation with the agent
-      // OpenClaw looks for old sessions in a thread that the first turn waits for (0.8 s) and that keeps 130 MB. While
-      // turns come without a pause it may begin that anew, twice in a second.
+      dmScope: 'per-channel-peer', // each person has a separate conversation with the agent
+      // OpenClaw searches for old sessions in a thread that delays the first turn by 0.8 s and keeps 130 MB. With
+      // continuous turns it may begin again twice in a second.
       ...(!setsMaintenance(overrides) && { maintenance: { mode: 'warn' } }),
     },
     ...(channels.length > 0 && {
@@ -168,17 +168,17 @@ export function renderConfig(inputs: ConfigInputs): GatewayConfig {
   }
   const own = dropCodeMode(withModelPrefixes(provider, overrides)) as Record<string, unknown>
   const overridden = mergePatch(defaults, room ? withRoom(own, room, room.workspace, shellVariables(skills)) : own)
-  // The proxy of Chowder is the only way out.
+  // Chowder's proxy is the only way out.
   const withoutProxy = proxyUrl !== null && isObject(own.proxy) ? { proxy: { proxyUrl: null } } : {}
   return mergePatch(overridden, { ...withoutCodeMode, ...withoutProxy }) as GatewayConfig
 }
 
-/** Whether overrides say how OpenClaw tidies up old sessions. */
+/** Whether overrides set OpenClaw's cleanup of old sessions. */
 const setsMaintenance = ({ session }: Record<string, unknown>) => isObject(session) && session.maintenance !== undefined
 
 /**
  * OpenClaw's entries for the models of the table and the additional ones. For a model without an entry OpenClaw drops
- * images without an error, and tells Anthropic to stop at 4,096 tokens.
+ * images without an error, and limits Anthropic to 4,096 tokens.
  */
 function gatewayModels(release: string, provider: ModelProvider, additional: readonly string[]) {
   const ids = new Set([...listedModels(release, provider).map(({ id }) => id), ...additional])
@@ -218,8 +218,8 @@ export function changeablePart(config: GatewayConfig, keepsProxy: boolean): Gate
 
 /**
  * Top-level keys that the gateway itself writes into its file. Observed with 2026.9.6: starts and turns do not change
- * the file. The first `config.patch` adds `meta` with the version that wrote it and the migrations that are done.
- * Plugins and channels that other keys enable are enabled in memory only.
+ * the file. The first `config.patch` adds `meta` with the version that wrote it and the finished migrations. Plugins
+ * and channels that other keys enable are enabled in memory only.
  */
 export const gatewayOwned: readonly string[] = ['meta']
 

@@ -3,12 +3,12 @@ import { isObject } from './json.ts'
 
 const callTimeoutMs = 5000
 const batchSize = 100
-/** Sessions are listed by their last change: those with a run are among the first. */
+/** Sessions are sorted by their last change, so those with a run are among the first. */
 const maxBatches = 5
 
 /**
- * Ends the runs of all sessions of an agent with what waits behind them, those of chat channels too, and returns how
- * many sessions had one. Throws what `call` throws.
+ * Ends the runs of all sessions of an agent and the messages queued behind them, including those of chat channels.
+ * Returns the number of sessions with a run. Throws the errors of `call`.
  */
 export async function endRuns(gateway: GatewayClient): Promise<number> {
   let ended = 0

@@ -3,14 +3,14 @@ import type { Endpoint } from '#sandbox/driver.ts'
 import { connectGateway } from './gateway.ts'
 import { isObject } from './json.ts'
 
-/** A gateway on a busy host takes seconds. Without its answer, the client is told not to repeat the turn. */
+/** A gateway on a busy host takes seconds. Without its answer, the client is advised not to repeat the turn. */
 const timeoutMs = 10_000
 
-/** What a turn that has failed left in its session. */
+/** The traces of a failed turn in its session. */
 export interface FailedTurn {
   /** Whether it left an answer or a call of a tool, or may have. */
   hasActed: boolean
-  /** Why the turn failed, as OpenClaw notes it in the session; null when it cannot be read. */
+  /** OpenClaw's reason for the failure in the session; null when it cannot be read. */
   note: string | null
 }
 
@@ -21,7 +21,7 @@ const textOf = (content: unknown): string =>
         .map((part: unknown) => (isObject(part) && typeof part.text === 'string' ? part.text : ''))
         .join('\n')
 
-/** Of a turn at work, the last entry tells only of a rate limit: the budget is in the error of the run. */
+/** The session's last entry mentions only a rate limit; the budget is in the error of the run. */
 function usedUpBudget(history: unknown): string | null {
   const info = isObject(history) && isObject(history.sessionInfo) ? history.sessionInfo : {}
   return typeof info.lastRunError === 'string' ? findUsedUp(info.lastRunError) : null

@@ -1,9 +1,9 @@
 // Runs in a sandbox before each start of its gateway, with the path of OpenClaw's state folder as its argument. Makes
-// OpenClaw 2026.9.6 forget what it was in the middle of when it ended. Else it runs interrupted turns again by itself,
-// with all that their tools do, though they were reported as failed, and refuses the next message of their sessions
-// meanwhile. It has no setting for that. Sessions and what was said in them stay.
+// OpenClaw 2026.9.6 forget the runs that its last end interrupted. Otherwise it repeats interrupted turns, with all
+// that their tools do, although they were reported as failed, and refuses the next message of their sessions meanwhile.
+// It has no setting for that. Sessions and their messages stay.
 //
-// What fails is written to the gateway's output, and the gateway starts all the same: OpenClaw mends broken databases.
+// Failures are written to the gateway's output, and the gateway starts anyway: OpenClaw repairs broken databases.
 import { existsSync, readdirSync } from 'node:fs'
 import { DatabaseSync } from 'node:sqlite'
 
@@ -25,8 +25,8 @@ const isOfRun = (name) =>
   (name.startsWith('restartRecovery') && !name.startsWith('restartRecoveryTerminal'))
 
 /**
- * The record of a session whose run has failed. OpenClaw does not begin a run again that is among the terminal ones, also
- * when a chat channel delivers its message again.
+ * The record of a session whose run has failed. OpenClaw does not repeat a run among the terminal ones, even if a chat
+ * channel delivers its message again.
  */
 function failed(record) {
   const { restartRecoveryDeliverySourceRunId: source, restartRecoveryTerminalRunIds: terminal = [] } = record
@@ -37,12 +37,12 @@ function failed(record) {
   }
 }
 
-/** In one transaction, because OpenClaw does not start with a row that is not valid. */
+/** In one transaction, because OpenClaw does not start with an invalid row. */
 function endRuns(database) {
   database.exec('BEGIN IMMEDIATE')
   const running = database.prepare("SELECT session_key, entry_json FROM session_nodes WHERE status = 'running'").all()
   const update = database.prepare("UPDATE session_nodes SET status = 'failed', entry_json = ? WHERE session_key = ?")
-  // A trigger of OpenClaw's makes each row that is changed invalid.
+  // A trigger of OpenClaw invalidates each changed row.
   const validate = database.prepare('UPDATE session_nodes SET entry_valid = 1 WHERE session_key = ?')
   for (const { session_key, entry_json } of running) {
     update.run(JSON.stringify(failed(JSON.parse(entry_json))), session_key)
@@ -58,6 +58,6 @@ for (const agent of existsSync(agents) ? readdirSync(agents) : []) {
 edit(`${state}/state/openclaw.sqlite`, (database) => {
   // After three unclean ends within five minutes OpenClaw would start no channel.
   database.exec('DELETE FROM gateway_boot_lifecycle')
-  // The end of a run that an agent has delegated would make it begin another one.
+  // The end of a delegated run would make the delegating agent begin another one.
   database.exec('DELETE FROM subagent_runs')
 })

@@ -4,15 +4,15 @@ import { secretsPath } from './launch.ts'
 
 /** The content of the file of secrets. */
 export interface GatewaySecrets {
-  /** By which the gateway lets its callers in. */
+  /** The token that callers of the gateway need. */
   gatewayToken: string
-  /** What it sends as the provider's key. */
+  /** The gateway sends it as the provider's key. */
   relayToken: string
-  /** Of the proxy, where it asks who the agent is. */
+  /** The URL of the proxy, if the proxy authenticates agents. */
   proxyUrl?: string
 }
 
-/** Puts the file in its place, for the gateway's user alone: OpenClaw reads no other one. */
+/** Installs the file for the gateway's user alone: OpenClaw refuses a file that others may read. */
 export async function writeSecrets(files: SandboxFiles, secrets: GatewaySecrets, signal: AbortSignal): Promise<void> {
   const stat = await files.stat(secretsPath, signal)
   if (stat && stat.kind !== 'file') await files.remove(secretsPath, { recursive: true }, signal)
@@ -20,8 +20,8 @@ export async function writeSecrets(files: SandboxFiles, secrets: GatewaySecrets,
 }
 
 /**
- * Whether a gateway refused a change because it cannot read a secret. Agents can write the file of theirs; a reference of
- * the overrides leads elsewhere.
+ * Whether a gateway refused a change because it cannot read a secret. Agents can write their own file, and a reference
+ * in the overrides may point elsewhere.
  */
 export const cannotReadSecrets = (error: unknown): boolean =>
   error instanceof GatewayRefusal && error.message.includes('SecretRef resolution failed')

@@ -47,7 +47,7 @@ export function openSocket(endpoint: Endpoint, token: string, deadline: number, 
   const socket = new WebSocket(socketUrl(endpoint), {
     maxPayload: maxLargeFrameBytes,
     perMessageDeflate: false,
-    // Thousands of short frames may arrive in one piece: with this, each has its own turn of the event loop.
+    // Thousands of short frames may arrive in one chunk: this gives each its own turn of the event loop.
     allowSynchronousEvents: false,
     handshakeTimeout: Math.max(1, deadline - performance.now()),
     headers: {
@@ -95,7 +95,7 @@ export function openSocket(endpoint: Endpoint, token: string, deadline: number, 
     else call?.reject(refusalFrom(frame.error))
   }
 
-  /** A frame that is no JSON is ignored, and its call has no answer in time. */
+  /** A frame that is not JSON is ignored, and its call times out. */
   function cannotRead(error: unknown): void {
     if (error instanceof AppError && error.code === 'invalid_json') return
     end('the gateway sent a frame that cannot be read', error)
@@ -110,7 +110,7 @@ export function openSocket(endpoint: Endpoint, token: string, deadline: number, 
     if (parsing === 0) socket.resume()
   }
 
-  /** Counts what has been received. Returns whether the connection goes on. */
+  /** Counts received data. Returns whether the connection continues. */
   function count(data: Buffer): boolean {
     if (broken) return false
     const fault = received.add(data.length, () => [...pending.values()].some(({ method }) => mayAnswerLarge(method)))

@@ -29,7 +29,7 @@ const connectParams = {
   caps: [],
 }
 
-/** Repeats an attempt that the gateway refuses as unavailable, after the pause that it names, until the deadline. */
+/** Repeats an attempt that the gateway refuses as unavailable, after the pause that it returns, until the deadline. */
 async function whileUnavailable<T>(deadline: number, signal: AbortSignal, attempt: () => Promise<T>): Promise<T> {
   for (;;) {
     try {
@@ -56,7 +56,7 @@ async function logIn(endpoint: Endpoint, token: string, deadline: number, signal
     return connection
   } catch (error) {
     connection.end('the gateway refused the connection', error)
-    // No call was sent yet, so the outcome is known even if the login has no answer.
+    // No call was sent yet, so the outcome is known even without an answer to the login.
     throw error instanceof GatewayUnreachable ? new GatewayUnreachable(error.message, { cause: error.cause }) : error
   } finally {
     clearTimeout(timer)
@@ -65,8 +65,8 @@ async function logIn(endpoint: Endpoint, token: string, deadline: number, signal
 
 /**
  * Connects to a gateway's WebSocket and logs in, within `timeoutMs`. The signal aborts the login, and later closes the
- * connection. A gateway that is starting names a pause, after which the login is repeated.
- * Throws GatewayRefusal (such as for a wrong token), GatewayUnreachable, or the signal's reason.
+ * connection. A starting gateway returns a pause, after which the login is repeated. Throws GatewayRefusal (such as for
+ * a wrong token), GatewayUnreachable, or the signal's reason.
  */
 export async function connectGateway(
   endpoint: Endpoint,

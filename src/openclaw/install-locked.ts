@@ -10,7 +10,7 @@ const progressMs = 2000
 /** npm's message for a file that it could not write, such as on a full disk. npm continues, and exits with 0. */
 const writeError = /TAR_ENTRY_ERROR.*/
 
-/** `npm ci` installs exactly the locked packages and verifies their hashes. No script of a package is run. */
+/** `npm ci` installs exactly the locked packages and verifies their hashes. It runs no script of a package. */
 const npmArgs = ['ci', '--ignore-scripts', '--omit=dev', '--no-audit', '--no-fund', '--no-progress', '--loglevel=warn']
 
 export interface LockedInstall {
@@ -60,7 +60,7 @@ async function fill(folder: string, install: LockedInstall, signal: AbortSignal)
   const timer = setInterval(() => void report(), progressMs)
   try {
     // This process may be an npm script, and npm passes its own prefix to scripts: `--prefix` overrides it. The path is
-    // resolved, because npm takes a folder behind a symbolic link for one of its own packages.
+    // resolved, because npm treats a folder behind a symbolic link as one of its own packages.
     const args = [...npmArgs, ...(install.npmArgs ?? []), '--prefix', await realpath(folder)]
     await runProgram('npm', args, signal, { fatal: writeError })
   } finally {
@@ -70,8 +70,8 @@ async function fill(folder: string, install: LockedInstall, signal: AbortSignal)
 }
 
 /**
- * Installs locked packages on this host, as makeFolderOnce does. Returns their folder, immediately when it exists.
- * Throws InstallError when npm fails, the disk is full or 15 minutes have passed, or the signal's reason.
+ * Installs locked packages on this host, with makeFolderOnce. Returns their folder, immediately if it exists. Throws
+ * InstallError when npm fails, the disk is full or 15 minutes have passed, or the signal's reason.
  */
 export const installLocked = (install: LockedInstall): Promise<string> =>
   makeFolderOnce({

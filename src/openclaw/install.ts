@@ -25,7 +25,7 @@ async function checkInstalled(folder: string, version: string): Promise<void> {
 
 /**
  * Runs OpenClaw's launcher once, which completes the install in place of the package's install script. The launcher of
- * an agent could not do it, because the folder is then read-only and belongs to another user.
+ * an agent could not do it: the folder is then read-only and belongs to another user.
  */
 async function completeInstall(folder: string, signal: AbortSignal): Promise<void> {
   const env = { PATH: '/usr/bin:/bin', HOME: folder, OPENCLAW_NO_AUTO_UPDATE: '1', OPENCLAW_OFFLINE: '1' }
@@ -35,7 +35,7 @@ async function completeInstall(folder: string, signal: AbortSignal): Promise<voi
     throw new Error('OpenClaw did not finish its install')
 }
 
-/** Installs a release on this host, as installLocked does, with its compile cache. */
+/** Installs a release on this host, with installLocked, and its compile cache. */
 export async function installRelease({ dataDir, release, progress, signal }: InstallOptions): Promise<string> {
   const version = openclawVersion(release)
   const title = `OpenClaw ${version}`
@@ -56,7 +56,7 @@ export async function installRelease({ dataDir, release, progress, signal }: Ins
 }
 
 /**
- * Installs the plugin of a chat channel on this host, as installLocked does, beside its release. The plugin loads the
+ * Installs the plugin of a chat channel on this host, with installLocked, beside its release. The plugin loads the
  * release through a relative link, which also works where the two folders are mounted elsewhere.
  */
 export function installChannelPlugin(options: InstallOptions & { channel: string }): Promise<string> {

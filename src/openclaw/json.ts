@@ -1,7 +1,9 @@
 export const isObject = (value: unknown): value is Record<string, unknown> =>
   typeof value === 'object' && value !== null && !Array.isArray(value)
 
-/** The object of a JSON text; null for any other text. The tenant may have written anything into the files of an agent. */
+/**
+ * The object of a JSON text; null for any other text. The tenant may have written any text into the files of an agent.
+ */
 export function parseObject(text: string | null): Record<string, unknown> | null {
   try {
     const parsed: unknown = JSON.parse(text ?? '')

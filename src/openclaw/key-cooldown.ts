@@ -9,8 +9,8 @@ const timeoutMs = 10_000
 export const maxCooldownMinutes = 10
 
 /**
- * Deletes what OpenClaw remembers of refusals, from its database, which a new agent does not have yet. A gateway and
- * this may have it open together.
+ * Deletes the recorded refusals from OpenClaw's database, which a new agent does not have yet. The gateway and this
+ * code may have it open at the same time.
  */
 const forgetRefusal = `
 const { DatabaseSync } = require('node:sqlite')
@@ -27,10 +27,10 @@ interface RunningSandbox {
 }
 
 /**
- * Makes a running gateway use the key of its provider again, also after a refusal. OpenClaw 2026.9.6 does not use it
- * for 30 s then, and for 10 minutes over billing or when the account is closed. It remembers the refusal for the provider
- * and not for the key, also over a restart, and has no call to forget it. Returns whether that was done. Throws only
- * the signal's reason.
+ * Makes a running gateway use the key of its provider again, also after a refusal. OpenClaw 2026.9.6 pauses the key for
+ * 30 s then, and for 10 minutes over billing or a closed account. It records the refusal for the provider and not for
+ * the key, also over a restart, and has no call to forget it. Returns whether that succeeded. Throws only the signal's
+ * reason.
  */
 export async function liftKeyCooldown(
   gateway: GatewayClient,
@@ -42,7 +42,7 @@ export async function liftKeyCooldown(
   const argv = [paths.node, '-e', forgetRefusal, database, `inline-api-key:${gatewayProviders[provider].id}`]
   try {
     const { exitCode } = await sandboxes.exec(instanceId, argv, { timeoutMs, maxBytes: 0 }, signal)
-    // The gateway reads its database again.
+    // Makes the gateway reread its database.
     await gateway.call('models.authRefresh', { operation: 'update' }, { timeoutMs })
     return exitCode === 0
   } catch {

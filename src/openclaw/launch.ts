@@ -11,20 +11,20 @@ export const gatewayFolders = ['home', 'state', 'state/workspace', 'tmp'] as con
 /** Paths relative to a sandbox's home. */
 export const configPath = 'state/openclaw.json'
 /**
- * The configuration before the last change of a running gateway. A gateway that starts puts it in the place of one that
- * has less than half its bytes.
+ * The configuration before the last change of a running gateway. A starting gateway restores it if the current one has
+ * less than half its bytes.
  */
 export const configBackupPath = `${configPath}.bak`
 /**
- * The `GatewaySecrets` of the gateway, which are others at each start. The configuration refers to them, and so stays as
- * it is: OpenClaw 2026.9.6 checks all that it has stored when it starts with another one, which takes 1.8 s.
+ * The `GatewaySecrets` of the gateway, which differ at each start. The configuration only refers to them, so it stays
+ * unchanged: with a changed one, OpenClaw 2026.9.6 checks all stored data at its start, which takes 1.8 s.
  */
 export const secretsPath = 'state/secrets.json'
 export const workspacePath = 'state/workspace'
 
 /**
- * The room of the agent's tools. OpenClaw names the folder of a sandbox that all agents share so; one that is there is
- * used as it is. The hidden folder is where OpenClaw would load plugins into the gateway from.
+ * The room of the agent's tools. The name is OpenClaw's, for a sandbox shared by all agents; it uses an existing folder
+ * unchanged. The hidden folder is where OpenClaw would load plugins into the gateway from.
  */
 export const toolRoom: RoomSpec = {
   folder: workspacePath,
@@ -33,10 +33,10 @@ export const toolRoom: RoomSpec = {
   hidden: '.openclaw',
 }
 
-/** Plugins there would run in the gateway. An agent may have put some there before its tools had a room. */
+/** Plugins there would run in the gateway. An agent may have put some there before its tools had a separate room. */
 export const pluginsInWorkspace = `${workspacePath}/${toolRoom.hidden}/extensions`
 
-/** The folders that a second room needs, as `gatewayFolders` are needed. */
+/** The required folders of a separate room, like `gatewayFolders`. */
 export const roomFolders = [toolRoom.socketFolder, `${workspacePath}/${toolRoom.hidden}`] as const
 
 /** The argument vector of OpenClaw's command line, for a process beside the gateway. */
@@ -57,15 +57,15 @@ const proxyFromSecrets = loadFirst(readFileSync(join(import.meta.dirname, 'proxy
 const maskOutput = loadFirst(readFileSync(join(import.meta.dirname, 'mask-output.mjs'), 'utf8'))
 
 /**
- * Runs the program with OpenClaw's state folder, then becomes the gateway: its pid and its signals stay the same. OpenClaw
- * reads no secrets that a group may read, as it may once a platform has given a group the files of a volume.
+ * Runs the program with OpenClaw's state folder, then becomes the gateway with the same pid and signals. OpenClaw
+ * refuses secrets that a group may read, which happens once a platform has given a group the files of a volume.
  */
 const forgetThenStart =
   '"$1" --no-warnings --input-type=module -e "$2" "$3"; chmod 600 "$3/secrets.json"; shift 3; exec "$@"'
 
 /**
- * The gateway's argument vector. It contains no secret: secrets are in files. Whoever starts the gateway, it has
- * forgotten the runs in whose middle the one before it ended.
+ * The gateway's argument vector. It contains no secret: secrets are in files. However the gateway is started, it first
+ * forgets the runs that its last end interrupted.
  */
 export const gatewayCommand = (paths: SandboxPaths): string[] => [
   ...['/bin/sh', '-c', forgetThenStart, 'sh', paths.node, forgetRuns, `${paths.home}/state`],
@@ -97,9 +97,10 @@ export const gatewayEnv = (
   OPENCLAW_NO_AUTO_UPDATE: '1',
   OPENCLAW_EXEC_SHELL_SNAPSHOT: '0',
   ...(proxy !== undefined && {
-    // Which it also gives to the programs that it starts. One with credentials is among its secrets: they change.
+    // Node.js also passes it to its child programs. A proxy URL with credentials is among the secrets instead, because
+    // those change.
     ...(!proxyAsksWho && { OPENCLAW_PROXY_URL: proxy }),
-    NODE_USE_ENV_PROXY: '1', // without this, Node.js does not use it in those
+    NODE_USE_ENV_PROXY: '1', // without this, Node.js ignores the proxy in child programs
   }),
   ...(options.clawhubUrl !== undefined && { CLAWHUB_URL: options.clawhubUrl }),
 })

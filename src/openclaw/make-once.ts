@@ -65,7 +65,7 @@ async function discard(folder: string): Promise<void> {
 
 /**
  * Makes a folder on this host unless it exists; returns its path. Of several processes, one makes it and the others
- * wait. Every user can read it, and nobody can write it. A crash half-way leaves a folder of another name, which is
+ * wait. Every user can read it, and no user can write it. A crash half-way leaves a folder of another name, which is
  * never used and which the next call removes. Throws InstallError when `fill` fails or the time is over, or the
  * signal's reason.
  */
@@ -88,7 +88,7 @@ export async function makeFolderOnce(wanted: FolderToMake): Promise<string> {
     await mkdir(temporary)
     await wanted.fill(temporary, signal)
     await runProgram('chmod', ['-R', 'a-w,a+rX', temporary], signal)
-    // A power cut must not leave the folder's name without its content.
+    // After a power cut, the folder's name must not exist without its content.
     await runProgram('sync', ['-f', temporary], signal).catch(() => signal.throwIfAborted())
     await rename(temporary, folder)
   } catch (cause) {

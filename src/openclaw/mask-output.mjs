@@ -1,7 +1,6 @@
-// Loaded before OpenClaw. Hides its secrets, and the credentials of its configuration, in what it writes to its standard
-// output and error: dockerd and others keep that, and errors of requests quote URLs that hold tokens. OpenClaw itself
-// hides only what looks like a token of a known vendor. Hides the same forms as `platform/mask.ts` does, but for lines
-// that were cut.
+// Loaded before OpenClaw. Masks its secrets, and the credentials of its configuration, in its standard output and
+// error: dockerd and others keep that output, and errors of requests quote URLs with tokens. OpenClaw itself masks only
+// known vendors' tokens. Masks the same forms as `platform/mask.ts`, except in cut lines.
 import { readFileSync, statSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 
@@ -12,10 +11,10 @@ const hidden = '***'
 const minCharacters = 6
 const base64Bits = 6
 const byteBits = 8
-/** Those of before count too: what began with one may fail after its change. */
+/** Former secrets are masked too: a request that began with one may fail after its change. */
 const maxCredentials = 1000
 
-/** Whether this is OpenClaw's name of a secret that is elsewhere. */
+/** Whether this is OpenClaw's reference to a secret elsewhere. */
 const isReference = (value) => Object.keys(value).sort().join() === 'id,provider,source'
 
 function parsed(text) {
@@ -66,7 +65,7 @@ const files = [configPath, secretsPath].map((path) => ({ path, version: '', foun
 let credentials = []
 let forms = []
 
-/** Reads a file again once it has changed: it does while the gateway runs. */
+/** Rereads a changed file: it may change while the gateway runs. */
 function readAgain(file) {
   try {
     const { ino, mtimeMs, size } = statSync(file.path)
@@ -79,7 +78,7 @@ function readAgain(file) {
     file.version = version
     return true
   } catch {
-    return false // It is away or half-written: the credentials of before count.
+    return false // It is missing or half-written: the former credentials are used.
   }
 }
 
@@ -89,7 +88,7 @@ function readCredentials() {
   credentials = [...new Set([...found, ...credentials])].slice(0, Math.max(found.length, maxCredentials))
   forms = [...new Set(credentials.flatMap(formsOf))]
     .filter((form) => form.length >= minCharacters)
-    .sort((one, other) => other.length - one.length) // one may be within another
+    .sort((one, other) => other.length - one.length) // one may contain another
 }
 
 function mask(text) {

@@ -50,7 +50,7 @@ const Table = Type.Object(
   closed,
 )
 
-/** Throws an Error that names the part that is wrong. */
+/** Throws an Error that names the wrong part. */
 const withAdditions = (shipped: ModelTables, additions: Record<string, unknown>): ModelTables => ({
   anthropic: mergeTable(shipped.anthropic, 'anthropic', additions.anthropic ?? {}),
   openai: mergeTable(shipped.openai, 'openai', additions.openai ?? {}),
@@ -86,7 +86,7 @@ function mergeTable(shipped: ModelTable, provider: ModelProvider, added: unknown
   return table
 }
 
-/** Names an entry by its id: its index in the merged table would say nothing to the operator. */
+/** Names an entry by its id: the index in the merged table means nothing to the operator. */
 function placeOf(provider: string, table: object, path: string): string {
   const [key = '', index, ...rest] = path.split('/').slice(1)
   const list = (table as Record<string, unknown>)[key]
@@ -95,8 +95,8 @@ function placeOf(provider: string, table: object, path: string): string {
 }
 
 /**
- * Adds an operator's file to the tables of all releases, for this process: called once, before anything else reads a
- * table. Throws StartupError that names the part of the file that is wrong.
+ * Adds an operator's file to the tables of all releases, for this process. Call it once, before any table is read.
+ * Throws StartupError that names the wrong part of the file.
  */
 export function addModelsFile(path: string, releases: readonly string[]): void {
   const refuse = (reason: string) => new StartupError(`CHOWDER_MODELS_FILE names ${path}: ${reason}`)

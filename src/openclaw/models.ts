@@ -5,7 +5,7 @@ import type { ModelProvider } from '#database/schema.ts'
 import { gatewayProviders } from './providers.ts'
 import { releaseSource } from './releases.ts'
 
-/** A list price in US dollars for a million tokens; null is unknown. */
+/** A list price in US dollars for a million tokens; null means unknown. */
 export interface Price {
   input: number
   output: number
@@ -25,14 +25,14 @@ interface Abilities {
   streams: boolean
 }
 
-/** What a model can do through OpenClaw, and its price. `docs/models.md` explains the fields. */
+/** The abilities of a model in OpenClaw, and its price. `docs/models.md` explains the fields. */
 export interface Model extends Abilities {
   id: string
   name: string
   price: Price | null
 }
 
-/** A model that its vendor has shut down, and the one to use in its place. */
+/** A model that its vendor has shut down, and its successor. */
 export interface RetiredModel {
   id: string
   retired_on: string | null
@@ -42,7 +42,7 @@ export interface RetiredModel {
 /** The models of a provider. */
 export interface ModelTable {
   default: string
-  /** Of a model that is in no table. */
+  /** Assumed for a model that no table lists. */
   unlisted: Abilities
   models: Model[]
   retired: RetiredModel[]
@@ -56,7 +56,7 @@ export const shippedTables = (release: string): ModelTables =>
 
 const tables = new Map<string, ModelTables>()
 
-/** Uses other tables for a release in this process: called before anything reads one. */
+/** Replaces the tables of a release in this process. Call it before any table is read. */
 export const useTables = (release: string, replacement: ModelTables): void => void tables.set(release, replacement)
 
 function tablesOf(release: string): ModelTables {
@@ -77,12 +77,12 @@ export const listedModels = (release: string, provider: ModelProvider): readonly
 export const retiredModels = (release: string, provider: ModelProvider): readonly RetiredModel[] =>
   tablesOf(release)[provider].retired
 
-/** The date that vendors add to the name of a model: `-20250929` or `-2024-08-06`. */
+/** The date suffix of vendors' model names: `-20250929` or `-2024-08-06`. */
 const date = /-(\d{8}|\d{4}-\d{2}-\d{2})$/
 
 /**
- * A model by its name without a provider prefix. One that is in no table can do what its undated name can, else what is
- * assumed for its provider.
+ * A model by its name without a provider prefix. An unlisted one gets the abilities of its undated name, else the
+ * assumed ones of its provider.
  */
 export const findModel = (release: string, provider: ModelProvider, id: string): Model =>
   findIn(tablesOf(release)[provider], id)
@@ -92,7 +92,7 @@ function findIn({ models, unlisted }: ModelTable, id: string): Model {
   return known ? { ...known, id } : { id, name: id, ...unlisted, price: null }
 }
 
-/** The price that an operator's file gives a model; null when it gives none, or the one that the release ships. */
+/** The price of a model in an operator's file; null if the file has none, or the same as the release. */
 export function ownPrice(release: string, provider: ModelProvider, id: string): Price | null {
   const { price } = findModel(release, provider, id)
   const shipped = findIn(shippedTables(release)[provider], id)
@@ -106,7 +106,7 @@ export const isListed = (release: string, provider: ModelProvider, id: string): 
 export const findRetired = (release: string, provider: ModelProvider, id: string): RetiredModel | undefined =>
   retiredModels(release, provider).find((model) => model.id === id)
 
-/** The provider in whose table a model is, also a retired one; undefined for one that is in no table. */
+/** The provider that lists a model, also a retired one; undefined if no table lists it. */
 export const providerOf = (release: string, model: string): ModelProvider | undefined =>
   (Object.keys(gatewayProviders) as ModelProvider[]).find(
     (provider) => isListed(release, provider, model) || findRetired(release, provider, model) !== undefined,

@@ -3,7 +3,7 @@ import { isObject, nestedEntries, unsafeKeys } from './json.ts'
 import { formatPath, type Path, type Segment } from './path.ts'
 import { bareModel } from './providers.ts'
 
-/** The agent's model that a caller's overrides set, without a provider prefix; null when they set none. */
+/** The agent's model in a caller's overrides, without a provider prefix; null if they set none. */
 export function overriddenModel(config: Record<string, unknown>): string | null {
   const { agents } = parseOverrides(config).tree
   const defaults = isObject(agents) ? agents.defaults : null
@@ -12,7 +12,7 @@ export function overriddenModel(config: Record<string, unknown>): string | null 
   return typeof primary === 'string' ? bareModel(primary) : null
 }
 
-/** Whether overrides set, or remove, the model itself and not only what goes with it. */
+/** Whether overrides set or remove the model itself, not only its options. */
 export function setsModel({ agents }: Record<string, unknown>): boolean {
   const defaults = isObject(agents) ? agents.defaults : undefined
   const model = isObject(defaults) ? defaults.model : undefined
@@ -89,7 +89,7 @@ function parsePath(text: string): Segment[] {
   return path
 }
 
-/** Whether one path is a prefix of the other: to set the value would then change a protected one. */
+/** Whether one path is a prefix of the other: setting the value would then change a protected one. */
 const touches = (path: Path, keys: readonly string[]) =>
   keys.every((key, index) => index >= path.length || key === '*' || key === String(path[index]))
 
@@ -99,7 +99,7 @@ function check(path: Path): void {
     if (unsafeKeys.has(String(segment))) throw refuse(name, `must not contain the key ${segment}.`)
   }
   if (path.length > maxDepth) throw refuse(name, `is nested deeper than ${maxDepth} levels.`)
-  // The gateway reads a nested key with dots as one key, but a caller who writes it means the protected path.
+  // The gateway reads a nested key with dots as one key, but the caller means the protected path.
   const spelledOut = path.flatMap((segment) => String(segment).split('.'))
   for (const { rule, keys } of forbidden) {
     if (touches(path, keys) || touches(spelledOut, keys)) {
@@ -108,7 +108,7 @@ function check(path: Path): void {
   }
 }
 
-/** Yields the path of a value and of all values in it, those in arrays included. */
+/** Yields the path of a value and of all values in it, including those in arrays. */
 function* pathsWithin(path: Path, value: unknown): Generator<Path> {
   yield path
   if (Array.isArray(value)) for (const [index, item] of value.entries()) yield* pathsWithin([...path, index], item)

@@ -6,9 +6,9 @@ import { vendorMessage } from './vendor-message.ts'
 const timeoutMs = 5000
 const maxReadBytes = 64 * 1024
 
-/** What a provider says about a key. `message` has its own words, without the key; null when it said none. */
+/** A provider's verdict on a key. `message` has its own words, without the key; null if it gave none. */
 export interface KeyCheck {
-  /** `unreachable` also when the provider answers something that tells nothing about the key. */
+  /** `unreachable` also when the provider's answer does not concern the key. */
   status: 'ok' | 'refused' | 'unreachable'
   message: string | null
 }
@@ -24,8 +24,8 @@ const modelLists: Record<ModelProvider, (key: string) => { path: string; headers
 }
 
 /**
- * Asks a provider whether it accepts a key, within 5 s. Only an unambiguous refusal is `refused`: a 403 is none, because
- * keys with narrow scopes may not list models and still answer messages. Throws only the signal's reason.
+ * Asks a provider whether it accepts a key, within 5 s. Only an unambiguous refusal is `refused`. A 403 is not: keys
+ * with narrow scopes may not list models and still answer messages. Throws only the signal's reason.
  */
 export async function checkProviderKey(
   provider: ModelProvider,
@@ -37,7 +37,7 @@ export async function checkProviderKey(
   const deadline = AbortSignal.any([signal, AbortSignal.timeout(timeoutMs)])
   try {
     const base = (baseUrl ?? providerHosts[provider]).replace(/\/+$/, '')
-    // undici follows no redirects: the key goes to this host only.
+    // undici follows no redirects, so the key goes to this host only.
     const { statusCode, body } = await request(`${base}${path}`, { headers, signal: deadline })
     if (statusCode < 300) {
       await body.dump({ limit: maxReadBytes, signal: deadline })

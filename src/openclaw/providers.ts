@@ -1,12 +1,14 @@
 import type { ModelProvider } from '#database/schema.ts'
 
-/** By these OpenClaw asks Anthropic to send the input of tools as it comes, and to let models think between tool calls. */
+/**
+ * With these headers OpenClaw asks Anthropic to stream the input of tools, and to let models think between tool calls.
+ */
 const anthropicBeta = 'fine-grained-tool-streaming-2025-05-14,interleaved-thinking-2025-05-14'
 
 /**
  * OpenClaw's id of each provider, which prefixes model names, and the provider's API. Without `api`, OpenClaw uses chat
- * completions for every model that its catalog does not contain. `headers` are those that it sends by itself at the
- * vendor's own host only.
+ * completions for every model that its catalog does not contain. `headers` are those that it sends by itself only to
+ * the vendor's own host.
  */
 export const gatewayProviders = {
   anthropic: {

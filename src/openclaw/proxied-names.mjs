@@ -1,11 +1,11 @@
-// Loaded before OpenClaw, where a proxy is the only way out and no name server answers. The plugin of Matrix looks up the
-// name of its homeserver before it asks the proxy for that name, and gives up without an address. So a name that nobody
-// can look up has one here, to which nothing is connected: the proxy looks the name up itself, and checks what it finds.
+// Loaded before OpenClaw when a proxy is the only way out and there is no name server. The plugin of Matrix resolves
+// the name of its homeserver before it asks the proxy for that name, and gives up without an address. So unresolvable
+// names get an address here that is never connected to: the proxy resolves the name itself, and checks the result.
 import dns from 'node:dns/promises'
 import { syncBuiltinESMExports } from 'node:module'
 
 const { lookup } = dns
-// OpenClaw refuses the address of a name that is a special one, such as those of documentation.
+// OpenClaw refuses special addresses, such as those for documentation.
 const found = { address: '1.1.1.1', family: 4 }
 dns.lookup = (name, options) =>
   lookup(name, options).catch((error) => {

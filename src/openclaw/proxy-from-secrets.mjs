@@ -1,5 +1,5 @@
-// Loaded before OpenClaw, where the proxy asks who the agent is. The URL of the proxy has credentials then, which are
-// others at each start: the environment of a container may be older.
+// Loaded before OpenClaw when the proxy authenticates agents. The URL of the proxy then has credentials that differ at
+// each start, and the environment of a container may be older.
 import { readFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 
@@ -8,5 +8,5 @@ try {
   const { proxyUrl } = JSON.parse(readFileSync(path, 'utf8'))
   if (proxyUrl !== undefined) process.env.OPENCLAW_PROXY_URL = proxyUrl
 } catch {
-  // Without its secrets no gateway starts, and says why. Other programs of OpenClaw do.
+  // Without its secrets no gateway starts; it prints the reason. Other programs of OpenClaw start.
 }

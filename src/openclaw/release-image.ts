@@ -37,9 +37,8 @@ function filesBelow(folder: string): string[] {
 }
 
 /**
- * The build of a release's container image, whose agents run as the user `uid`. `files` are relative to `root`. The
- * command `install` needs a folder as its last argument, and installs the release with the plugins of all its channels
- * there.
+ * The build of a release's container image for agents of the user `uid`. `files` are relative to `root`. The command
+ * `install` takes a folder as its last argument, and installs the release with the plugins of all its channels there.
  */
 export function releaseImage(release: string, uid: number) {
   const released = filesBelow(releaseSource(release)).map((path) => relative(root, path))
@@ -51,7 +50,7 @@ export function releaseImage(release: string, uid: number) {
   }
 }
 
-/** Which requests a driver may pass to a gateway from outside its host: those with its token, and health checks. */
+/** The requests that a driver may pass to a gateway from outside its host: those with its token, and health checks. */
 export const gatewayAdmission = {
   tokenFile: secretsPath,
   tokenKeys: ['gatewayToken'],

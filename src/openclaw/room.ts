@@ -2,8 +2,8 @@ import type { RoomPaths } from '#sandbox/driver.ts'
 import { isObject, mergePatch } from './json.ts'
 
 /**
- * The tools that an agent with two rooms has. Those that run programs or read and write files run in the room; the
- * others ask the gateway for what belongs to the agent's own work. None of them changes the gateway or its plugins.
+ * The tools of an agent with a separate room. Tools that run programs or access files run in the room; the others ask
+ * the gateway for the agent's own data. None of them changes the gateway or its plugins.
  */
 const roomTools = [
   ...['exec', 'process', 'read', 'ls', 'write', 'edit', 'apply_patch', 'view_image'],
@@ -12,8 +12,8 @@ const roomTools = [
 ]
 
 /**
- * Settings that would run programs beside the gateway, or code of the workspace within it; `*` is any one key. With two
- * rooms nobody sets them.
+ * Settings that would run programs beside the gateway, or code of the workspace within it; `*` is any one key.
+ * Forbidden with a separate room.
  */
 const outsideRoom = [
   'agents.defaults.sandbox',
@@ -39,7 +39,7 @@ const outsideRoom = [
   'security',
 ].map((rule) => rule.split('.'))
 
-/** The first path of overrides that does not go with two rooms; null when there is none. */
+/** The first path of overrides that a separate room forbids; null if there is none. */
 export function findOutsideRoom(tree: Record<string, unknown>): string | null {
   for (const keys of outsideRoom) {
     const found = follow(tree, keys, [])
@@ -69,9 +69,9 @@ function without(value: unknown, rules: readonly (readonly string[])[]): unknown
 }
 
 /**
- * The overrides of an agent with two rooms, and the configuration that makes OpenClaw run its tools in the second: as
- * on an SSH host, by a program that is called in place of `ssh`. The host's workspace is the gateway's own, which
- * OpenClaw must neither fill nor delete. Commands get the variables: those of `docker` are for SSH hosts as well.
+ * The overrides of an agent with a separate room, and the configuration that makes OpenClaw run its tools there: as on
+ * an SSH host, by a program in place of `ssh`. The host's workspace is the gateway's own, which OpenClaw must neither
+ * fill nor delete. Commands get the variables: those of `docker` also apply to SSH hosts.
  */
 export function withRoom(
   overrides: Record<string, unknown>,

@@ -1,7 +1,7 @@
 import { spawn } from 'node:child_process'
 
 const maxErrorBytes = 4096
-/** On Linux the program ends with this process, also with one that is killed. */
+/** On Linux the program ends with this process, even if this one is killed. */
 const bound = process.platform === 'linux' ? ['/usr/bin/setpriv', '--pdeathsig', 'KILL', '--'] : []
 
 export interface RunOptions {

@@ -18,7 +18,7 @@ export function sessionKey(sessionId: string): string {
   return keyPrefix + bytes.toString('hex')
 }
 
-/** The session id of a key that `sessionKey` has made. */
+/** The inverse of `sessionKey`. */
 export const apiSessionId = (key: string): string =>
   key === 'main' ? key : Buffer.from(key.slice(keyPrefix.length), 'hex').toString('utf8')
 

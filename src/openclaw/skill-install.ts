@@ -11,7 +11,7 @@ import { type GatewaySkill, skillIn, waitForList } from './skills.ts'
 
 const installTimeoutMs = 60_000
 const shownCharacters = 500
-/** Of a message that are searched for paths: the search takes the square of them. */
+/** Maximum length of a message that is searched for paths: the search takes quadratic time. */
 const searchedCharacters = 1000
 const maxOutputCharacters = 4000
 
@@ -21,9 +21,9 @@ const maxOutputCharacters = 4000
 export type Objection = (skill: GatewaySkill, all: readonly GatewaySkill[]) => string | null
 
 /**
- * Lets the gateway download and install one version. Then verifies that the installed files are exactly the published
- * ones, byte for byte, because the gateway does not compare them. The check is left out when the registry lists no
- * files. With `replace`, the skill replaces the content of its folder. `mask` hides secrets in the gateway's words.
+ * Makes the gateway download and install one version. Then verifies that the installed files are exactly the published
+ * ones, byte for byte, because the gateway does not compare them. Skips the check when the registry lists no files.
+ * With `replace`, the skill replaces the content of its folder. `mask` hides secrets in the gateway's message.
  *
  * Throws AppError `invalid` when the gateway refuses. Also removes the skill and throws `invalid` when its files
  * differ, OpenClaw cannot use it, or `objection` returns a sentence. A crash half-way leaves the skill in the
@@ -85,8 +85,8 @@ function faultOf(
 
 /**
  * Deletes a skill's folder in the workspace and its entry in ClawHub's lock file, from which an update would restore
- * it. Waits until the gateway no longer lists the skill. Links that the agent has created are not followed out of the
- * workspace. A repeated call completes the removal after a crash.
+ * it. Waits until the gateway no longer lists the skill. Follows no links of the agent out of the workspace. After a
+ * crash a repeated call completes the removal.
  */
 export async function removeSkill(
   gateway: GatewayClient,

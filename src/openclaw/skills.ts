@@ -62,7 +62,8 @@ function toSkill(raw: Record<string, unknown>, workspace: unknown): GatewaySkill
 }
 
 /**
- * All skills of a running gateway, except those whose key has more than 256 characters. Throws as GatewayClient does.
+ * All skills of a running gateway, except those whose key has more than 256 characters. Throws the errors of
+ * GatewayClient.
  */
 export async function readSkills(gateway: GatewayClient): Promise<GatewaySkill[]> {
   const answer = await gateway.call('skills.status', {}, { timeoutMs: statusTimeoutMs })

@@ -2,7 +2,7 @@ import { isObject } from './json.ts'
 
 const maxCharacters = 500
 
-/** Keys of providers, also those that a provider has shortened itself. */
+/** Keys of providers, including those that a provider has shortened itself. */
 const keys = /\b(?:sk-|AIza)[\w*.-]+/g
 
 const messageIn = (value: unknown): string | null => {
@@ -20,8 +20,8 @@ const parse = (text: string): unknown => {
 }
 
 /**
- * What a model provider said, from the body of its answer or from OpenClaw's account of it: taken out of its JSON, in
- * one line, without keys, at most 500 characters. Null when there are no words.
+ * A model provider's message, from the body of its answer or from OpenClaw's text about it: without JSON, in one line,
+ * without keys, at most 500 characters. Null if there is none.
  */
 export function vendorMessage(text: string): string | null {
   const said = text

@@ -4,26 +4,26 @@ import type { SandboxFiles } from '#sandbox/driver.ts'
 import { parseObject } from './json.ts'
 import { workspacePath } from './launch.ts'
 
-/** The texts of files in the workspace that OpenClaw puts into the system prompt; null for no file. */
+/** The texts of files in the workspace that OpenClaw puts into the system prompt; null means no file. */
 export interface WorkspaceDocuments {
   'SOUL.md': string | null
   'IDENTITY.md': string | null
 }
 
-/** The name of the agent, in the form that OpenClaw parses: see its template of the file. */
+/** The name of the agent, in OpenClaw's format: see its template of the file. */
 export const identityOf = (name: string): string => `# IDENTITY.md - Who Am I?\n\n- **Name:** ${name}\n`
 
 /** The digests are in the state folder, so that they are lost and restored together with the documents. */
 const digestsPath = 'state/workspace-documents.json'
 const maxDigestsBytes = 1024
-/** Marks an unfinished write. It is no digest of a text. */
+/** Marks an unfinished write; not a valid digest. */
 const unfinished = '-'
 const none = ''
 
 /**
- * Writes each document whose text differs from the one that was last written, and deletes the file of a text that is now
- * null. A document whose text is the same stays as it is, because agents edit these files. After a crash half-way, the
- * next call writes its texts in any case.
+ * Writes each document whose text differs from the last written one, and deletes the file of a text that is now null.
+ * Keeps a document with an unchanged text, because agents edit these files. After a crash half-way, the next call
+ * writes its texts in any case.
  */
 export async function writeDocuments(
   files: SandboxFiles,
