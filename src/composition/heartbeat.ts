@@ -40,8 +40,7 @@ export function createHeartbeat(
     const isMissing = !alive.some(isWorker)
     if (beats * beatEveryMs <= aliveSeconds * 1000 || isMissing === areMissing) return
     areMissing = isMissing
-    if (isMissing)
-      log.warn(`no worker has been alive for ${aliveSeconds} s: changes are accepted and wait. ${texts.startAWorker}`)
+    if (isMissing) log.warn(`no worker is alive: changes are accepted and wait. ${texts.startAWorker}`)
     else log.info('a worker is alive again')
   }
 

@@ -43,14 +43,28 @@ export const redactedFields = ['headers', 'req.headers', 'busboyOptions.headers'
   secretHeaders.map((name) => `${headers}["${name}"]`),
 )
 
-/** Fields that a person at a terminal does not need. */
-const hiddenFields = 'pid,host,role,version,commit,node,organizationId,keyId,output'
+/** Fields that a terminal shows as a part of the message. pino-pretty leaves out what has no value. */
+const messageOnTerminal =
+  '{msg}{if method} {method} {route} {status}{end}{if instanceId} {instanceId}{end}{if step} {step}{end}' +
+  '{if desiredState}: {desiredState}{end}{if ms}, {ms} ms{end}'
+const hiddenFields = [
+  ...['method', 'route', 'status', 'instanceId', 'step', 'desiredState', 'ms'],
+  // A person at a terminal does not need these. The start ends with a summary that has addresses and folders.
+  ...['pid', 'host', 'role', 'version', 'commit', 'node', 'organizationId', 'keyId', 'output', 'requestId', 'region'],
+  ...['generation', 'phase', 'url', 'address', 'port', 'dataDir', 'folder'],
+].join(',')
 
-/** On a terminal a line with `progress: true` is shown in one place, where the next line replaces it. */
+/**
+ * On a terminal these are shown in one place, where the next line replaces them: a line with `progress: true`, and a
+ * finished step of an instance, so that an agent that starts takes one line.
+ */
 function showProgress(this: Logger, args: Parameters<LogFn>, method: LogFn): void {
   const [fields, text] = args as unknown[]
-  if (typeof fields === 'object' && fields !== null && 'progress' in fields) process.stderr.write(`\x1b[2K${text}\r`)
-  else method.apply(this, args)
+  const shown = typeof fields === 'object' && fields !== null ? fields : {}
+  const isStep = text === 'step done' && 'step' in shown
+  const passing = isStep ? `instance ${this.bindings().instanceId}: ${shown.step} done` : 'progress' in shown && text
+  if (passing === false) method.apply(this, args)
+  else process.stderr.write(`\x1b[2K${passing}\r`)
 }
 
 /**
@@ -74,7 +88,13 @@ export function createLog(
     const destination = pino.destination({ dest: 1, sync: false })
     return pino({ ...options, formatters, timestamp: pino.stdTimeFunctions.isoTime }, destination)
   }
-  const pretty = { ignore: hiddenFields, translateTime: 'HH:MM:ss.l', singleLine: true, colorize: true }
+  const pretty = {
+    messageFormat: messageOnTerminal,
+    ignore: hiddenFields,
+    translateTime: 'HH:MM:ss.l',
+    singleLine: true,
+    colorize: true,
+  }
   return pino({ ...options, hooks: { logMethod: showProgress }, transport: { target: 'pino-pretty', options: pretty } })
 }
 

@@ -123,7 +123,7 @@ test('without a worker the log of the API says so once, and once when there is o
   await api.task.run(signal)
   expect(api.areWorkersMissing()).toBe(true)
   expect(lines).toEqual([
-    'no worker has been alive for 15 s: changes are accepted and wait. Start one with npm start -- worker or, ' +
+    'no worker is alive: changes are accepted and wait. Start one with npm start -- worker or, ' +
       'without DATABASE_URL, run npm start in place of npm start -- api.',
   ])
   await beat('worker')
