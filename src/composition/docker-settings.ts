@@ -21,15 +21,15 @@ export async function dockerSettings(config: Config): Promise<Omit<DockerDriverO
         { cause },
       )
     })
-  const { DOCKER_GATEWAY_ADDRESS: reach, RELAY_URL } = config
+  const { DOCKER_PUBLISH_ADDRESS, RELAY_URL } = config
+  const publishAddress = DOCKER_PUBLISH_ADDRESS === 'none' ? null : DOCKER_PUBLISH_ADDRESS
   return {
     dockerd: { host: config.DOCKER_HOST, tls: await readTls(config.DOCKER_CERT_PATH) },
-    reach,
-    publishAddress: config.DOCKER_PUBLISH_ADDRESS,
+    publishAddress,
     // The networks of docker-compose.yml, where the relay is in a container: the agents' network has no way out.
-    network: reach === 'network' ? 'chowder-sandbox' : 'chowder-agents',
-    egressNetwork: reach === 'network' ? 'chowder-agents' : null,
-    relayPort: reach === 'published' && !RELAY_URL ? config.RELAY_PORT : null,
+    network: publishAddress === null ? 'chowder-sandbox' : 'chowder-agents',
+    egressNetwork: publishAddress === null ? 'chowder-agents' : null,
+    relayPort: publishAddress !== null && !RELAY_URL ? config.RELAY_PORT : null,
     relayUrl: RELAY_URL ? new URL(RELAY_URL).origin : null,
     buildNetwork: config.DOCKER_BUILD_NETWORK,
     extraCaFile,

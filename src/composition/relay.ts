@@ -1,3 +1,4 @@
+import { networkInterfaces } from 'node:os'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Db } from '#database/client.ts'
 import type { Egress } from '#egress/proxy.ts'
@@ -18,6 +19,7 @@ import { createBudgetReader } from '#relay/usage/budgets.ts'
 import { createCallWriter } from '#relay/usage/call-writer.ts'
 import { createMeter } from '#relay/usage/meter.ts'
 import { SandboxUnavailableError } from '#sandbox/driver.ts'
+import { isLoopback } from '#settings/exposure.ts'
 import { installationId } from './installation.ts'
 import type { OpenRegion, OpenRegions } from './regions.ts'
 import { turnDrainMs } from './settings.ts'
@@ -100,8 +102,8 @@ export async function startRelay(parts: RelayParts, settings: RelaySettings): Pr
 }
 
 /**
- * Opens the relay for the regions that this process serves. The agents' platform determines where it listens, unless
- * RELAY_HOST does. While the platform is unreachable, no agent runs there, and this keeps trying after it has returned.
+ * Opens the relay for the regions that this process serves. It listens where agents reach it: RELAY_URL
+ * or their platform determines that. While the platform is unreachable, no agent runs there, and this keeps trying after it has returned.
  * In a drain, open calls get the rest of the turns' time. Throws StartupError when it cannot listen.
  */
 export async function openRelay(
@@ -148,8 +150,9 @@ export async function openRelay(
     )
     return made
   }
-  const listen = async ({ sandboxes, config: { RELAY_HOST } }: OpenRegion) => {
-    const server = await serverAt(RELAY_HOST ?? (await sandboxHost(sandboxes, drain.signal)))
+  const listen = async ({ sandboxes, config: { RELAY_URL } }: OpenRegion) => {
+    const host = RELAY_URL === undefined ? await sandboxHost(sandboxes, drain.signal) : listenHost(RELAY_URL)
+    const server = await serverAt(host)
     const served = await sandboxes.serveJails?.('relay', (_id, socket) => server.serve(socket))
     if (served) jails.push(served)
   }
@@ -162,6 +165,13 @@ export async function openRelay(
     })
   }
   await Promise.all(regions.served().map(listenOrLater))
+}
+
+/** The host in a URL where the relay is reached, if it is this machine's own address, else all addresses. */
+export function listenHost(url: string): string {
+  const host = new URL(url).hostname.replace(/^\[|\]$/g, '')
+  const own = Object.values(networkInterfaces()).flatMap((addresses) => addresses ?? [])
+  return isLoopback(host) || own.some(({ address }) => address === host) ? host : '0.0.0.0'
 }
 
 async function listenLater(listen: () => Promise<void>, log: Logger, signal: AbortSignal): Promise<void> {

@@ -84,7 +84,7 @@ export async function serveRelay(
   relay: Relay,
   { host, port, installation, connections, proxy }: ListenOptions,
 ): Promise<RelayServer> {
-  const address = { host, port, hostVariable: 'RELAY_HOST', portVariable: 'RELAY_PORT' }
+  const address = { host, port, hostVariable: 'RELAY_URL', portVariable: 'RELAY_PORT' }
   const other = await installationAt(ownUrl(host, port))
   if (other !== null && other !== '' && other !== installation) {
     throw new StartupError(
@@ -112,6 +112,12 @@ export async function serveRelay(
     })
   server.listen({ host, port, reusePort: true })
   await once(server, 'listening').catch((error: unknown) => {
+    if ((error as NodeJS.ErrnoException).code === 'EADDRNOTAVAIL') {
+      throw new StartupError(
+        `${host} is no address of this machine. Set RELAY_URL to where agents reach this machine, such as http://10.1.0.2:${port}.`,
+        { cause: error },
+      )
+    }
     throw explainListening(error, address)
   })
   const stopRechecks = startRechecks(() => relay.recheck())

@@ -18,19 +18,14 @@ export const docker = {
       isSetByCompose: true,
     }),
   ),
-  DOCKER_GATEWAY_ADDRESS: Type.Union([Type.Literal('published'), Type.Literal('network')], {
-    default: 'published',
-    description:
-      'address of gateways in containers: `published` at `DOCKER_PUBLISH_ADDRESS`, or their `network` address for a control plane in a container of the network `chowder-sandbox`',
-    isSetByCompose: true,
-  }),
   DOCKER_PUBLISH_ADDRESS: Type.String({
     default: '127.0.0.1',
-    pattern: '^(?!0\\.)(?:(?:25[0-5]|2[0-4]\\d|1?\\d?\\d)(?:\\.(?!$)|$)){4}$',
-    rule: 'must be an IPv4 address of the host of dockerd, such as 10.1.0.5',
+    pattern: '^(none|(?!0\\.)(?:(?:25[0-5]|2[0-4]\\d|1?\\d?\\d)(?:\\.(?!$)|$)){4})$',
+    rule: 'must be an IPv4 address of the host of dockerd, such as 10.1.0.5, or none',
     description:
-      'address of the host of dockerd at which `published` gateways listen; for a dockerd on another machine one in a ' +
-      'private network, where Chowder reaches it: see [another host](docker.md#agents-on-another-host)',
+      'address of the host of dockerd at which Chowder reaches gateways, with a dockerd on another machine one in a ' +
+      'private network: see [another host](docker.md#agents-on-another-host); `none` where Chowder is itself in a ' +
+      'container of the network `chowder-sandbox`, and reaches them there',
     isSetByCompose: true,
   }),
   DOCKER_BUILD_NETWORK: Type.String({

@@ -28,7 +28,6 @@ const fieldsOf: Record<Driver, Variables> = {
   docker: {
     host: 'DOCKER_HOST',
     cert_path: 'DOCKER_CERT_PATH',
-    gateway_address: 'DOCKER_GATEWAY_ADDRESS',
     publish_address: 'DOCKER_PUBLISH_ADDRESS',
     build_network: 'DOCKER_BUILD_NETWORK',
     node_image: 'DOCKER_NODE_IMAGE',
@@ -43,7 +42,7 @@ const fieldsOf: Record<Driver, Variables> = {
     runtime_class: 'KUBERNETES_RUNTIME_CLASS',
   },
 }
-const commonFields: Variables = { relay_host: 'RELAY_HOST', relay_url: 'RELAY_URL' }
+const commonFields: Variables = { relay_url: 'RELAY_URL' }
 const modelFields: Variables = {
   anthropic: 'ANTHROPIC_BASE_URL',
   openai: 'OPENAI_BASE_URL',

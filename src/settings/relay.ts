@@ -18,22 +18,15 @@ export const relay = {
       'free at the first start, and kept in the database',
     isSetByCompose: true,
   }),
-  RELAY_HOST: Type.Optional(
-    Type.String({
-      minLength: 1,
-      description: 'address that the relay listens on; by default the one at which agents reach this host',
-      example: '127.0.0.1',
-      defaultText: '`127.0.0.1`, with Docker the host’s address in the network of the agents',
-      isSetByCompose: true,
-    }),
-  ),
   RELAY_URL: Type.Optional(
     Type.String({
       pattern: '^https?://[^\\s/?#]+/?$',
       rule: 'must be a URL without a path that begins with http:// or https://',
-      description: 'URL of the relay for agents, if it is on another host than they are; the same for all processes',
+      description:
+        'URL of the relay for agents, if it is on another host than they are, the same for all processes; the relay listens ' +
+        'at the address in it, or on all addresses if this machine has no such address',
       example: 'http://10.0.0.7:8090',
-      defaultText: '`http://RELAY_HOST:RELAY_PORT`',
+      defaultText: '`RELAY_PORT` at 127.0.0.1, with Docker at the host’s address in the network of the agents',
       isSetByCompose: true,
     }),
   ),

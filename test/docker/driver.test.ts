@@ -326,7 +326,7 @@ describe('with a dockerd', () => {
           const way = ['--opt', 'com.docker.network.bridge.enable_icc=false']
           const bridge = ['--opt', 'com.docker.network.bridge.name=chowder-way-out']
           await dockerd.docker('network', 'create', ...way, ...bridge, 'chowder-way-out')
-          const common = { reach: 'network', relayUrl: 'http://relay:18790' }
+          const common = { publishAddress: null, relayUrl: 'http://relay:18790' }
           const open = contractDriver(dockerd.host, installation, { ...common, network: 'chowder-way-out' })
           const egressNetwork = 'chowder-way-out'
           const closed = contractDriver(dockerd.host, installation, { ...common, network: 'chowder-in', egressNetwork })
@@ -428,7 +428,7 @@ describe('with a dockerd', () => {
     })
 
     test('is reached at its address by a control plane in its network, on one port only', async () => {
-      const near = contractDriver(dockerd.host, installation, { reach: 'network', network: 'chowder-near' })
+      const near = contractDriver(dockerd.host, installation, { publishAddress: null, network: 'chowder-near' })
       const [id, other] = [randomUUID(), randomUUID()]
       made.push(id, other)
       for (const each of [id, other]) {

@@ -43,7 +43,7 @@ test('of another machine it needs the addresses at which Chowder and the agents 
     () =>
       contractDriver(host, 'i', { dockerd: { host, tls: files }, publishAddress, relayPort })
   expect(driver('tcp://10.0.0.7:2376', '127.0.0.1')).toThrow(/on another machine, .*Set DOCKER_PUBLISH_ADDRESS to the/)
-  expect(driver('tcp://10.0.0.7:2376', '10.0.0.7', 8090)).toThrow(/RELAY_URL is not set: .*Set RELAY_HOST to the/)
+  expect(driver('tcp://10.0.0.7:2376', '10.0.0.7', 8090)).toThrow(/RELAY_URL is not set: .*Set RELAY_URL to the/)
   for (const reached of [
     driver('tcp://10.0.0.7:2376', '10.0.0.7'),
     driver('tcp://localhost:2376', '127.0.0.1', 8090),

@@ -226,7 +226,7 @@ describe('what is away at the start', () => {
   test('dockerd is told in one line, and its return in another', async () => {
     const path = join(folder, 'docker.sock')
     const docker = await createDocker({
-      ...{ installation: 'i', dockerd: { host: `unix://${path}`, tls: null }, reach: 'published', network: 'n' },
+      ...{ installation: 'i', dockerd: { host: `unix://${path}`, tls: null }, network: 'n' },
       ...{
         publishAddress: '127.0.0.1',
         egressNetwork: null,

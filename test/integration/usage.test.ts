@@ -229,7 +229,6 @@ test('a relay that is killed loses no call: what had ended is counted, and what 
       DATABASE_URL: urlOf(database.connection),
       CHOWDER_SECRET_KEY: relayed.secretKey.toString('base64'),
       RELAY_ROLE: 'relay',
-      RELAY_HOST: '127.0.0.1',
       RELAY_PORT: String(port),
       ANTHROPIC_BASE_URL: vendor.url,
     },

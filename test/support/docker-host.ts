@@ -20,7 +20,6 @@ export const contractDriver = (host: string, installation: string, overrides = {
   createDockerDriver({
     installation,
     dockerd: { host, tls: null },
-    reach: 'published',
     publishAddress: '127.0.0.1',
     network: 'chowder-test',
     egressNetwork: null,

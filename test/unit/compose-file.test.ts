@@ -38,7 +38,7 @@ const waysOut = (service: string) =>
   services[service]?.networks?.filter((name) => !networks[name]?.internal).map((name) => networks[name]?.name ?? name)
 
 test('agents are in a network that is as the driver would make it, and without a way out', async () => {
-  const { network, reach, relayPort, relayUrl } = await settingsOf('worker')
+  const { network, publishAddress, relayPort, relayUrl } = await settingsOf('worker')
   const options = present(networks.sandboxes)
   expect({
     Name: options.name,
@@ -47,7 +47,7 @@ test('agents are in a network that is as the driver would make it, and without a
     EnableIPv6: options.enable_ipv6,
     Options: options.driver_opts,
   }).toEqual(networkOptions(network, { internal: true }))
-  expect({ reach, relayPort, relayUrl }).toEqual({ reach: 'network', relayPort: null, relayUrl: 'http://relay:18790' })
+  expect([publishAddress, relayPort, relayUrl]).toEqual([null, null, 'http://relay:18790'])
 })
 
 test('with agents are those that talk to gateways, and the relay, whose only way out has the firewall', async () => {

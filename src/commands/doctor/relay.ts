@@ -29,7 +29,7 @@ const answersAgents = inEachRegion(async function* ({ db, sandboxes, relay }, si
       area: 'relay',
       what: `At ${url}, where agents ask models, ${found === null ? 'nobody listens' : 'something else than the relay of this Chowder answers'}.`,
       whatToDo:
-        'Give all processes, and the doctor, the same RELAY_PORT, RELAY_HOST and RELAY_URL, and restart the agents after a change.',
+        'Give all processes, and the doctor, the same RELAY_PORT and RELAY_URL, and restart the agents after a change.',
     }
   } catch (error) {
     const what = `The address of the relay is not known. ${describeError(error)}`

@@ -33,12 +33,10 @@ export interface DockerDriverOptions {
   installation: string
   dockerd: DockerdAddress
   /**
-   * Where Chowder reaches gateways: `published` at ports of `publishAddress`, `network` at the addresses of their
-   * containers, by a Chowder that is itself in a container of their network.
+   * The IPv4 address of the host of dockerd at whose ports Chowder reaches gateways; null when it is itself in a container
+   * of their network, and reaches them there.
    */
-  reach: 'published' | 'network'
-  /** An IPv4 address of the host of dockerd. */
-  publishAddress: string
+  publishAddress: string | null
   /** The name of the agents' network and of its bridge. */
   network: string
   /** The network by which the relay reaches other hosts, if it is in a container as well. */
@@ -81,8 +79,8 @@ const isolation = {
  * for a bad address.
  */
 export function createDockerDriver(options: DockerDriverOptions): SandboxDriver {
-  const { installation, reach, admission } = options
-  if (reach === 'published') requireReachable(options)
+  const { installation, publishAddress, admission } = options
+  if (publishAddress !== null) requireReachable({ ...options, publishAddress })
   const client = createDockerClient(options.dockerd, options.log)
   const images = createImages(client, options.releaseSource, {
     network: options.buildNetwork,
@@ -90,8 +88,8 @@ export function createDockerDriver(options: DockerDriverOptions): SandboxDriver 
     nodeImage: options.nodeImage,
   })
   const { relayPort, relayUrl, egressNetwork } = options
-  const reachable = reach === 'network'
-  const elsewhere = reach === 'published' && relayPort === null ? relayElsewhere(relayUrl) : null
+  const reachable = publishAddress === null
+  const elsewhere = publishAddress !== null && relayPort === null ? relayElsewhere(relayUrl) : null
   const relay = relayPort === null ? elsewhere : { address: null, port: relayPort }
   const network = firewalledNetwork(client, options.network, { reachable, relay })
   const firewalled = [network]
@@ -112,7 +110,7 @@ export function createDockerDriver(options: DockerDriverOptions): SandboxDriver 
 
   /** null while the container has no address. */
   function endpointOf(id: string, { NetworkSettings }: Docker.ContainerInspectInfo): Observation['endpoint'] {
-    if (reach === 'network') {
+    if (publishAddress === null) {
       // The name, not the address: dockerd gives the address of an ended container to the next one. The network may be
       // another one of the control plane: a sandbox keeps its own until its next start.
       const isAttached = Object.values(NetworkSettings.Networks).some(({ IPAddress }) => IPAddress)
@@ -141,7 +139,7 @@ export function createDockerDriver(options: DockerDriverOptions): SandboxDriver 
       image,
       releaseFolder: options.releaseSource(spec.release).folder(releasesBase),
       network: options.network,
-      publishAddress: reach === 'published' ? options.publishAddress : null,
+      publishAddress,
       admission,
       proxy: await proxyFor(signal),
     })
@@ -285,7 +283,7 @@ export function createDockerDriver(options: DockerDriverOptions): SandboxDriver 
 
   return {
     name: 'docker',
-    isolation: isolation[reach],
+    isolation: publishAddress === null ? isolation.network : isolation.published,
     hasTwoRooms: true,
     outage: client.outage,
     hostAddress: network.hostAddress,

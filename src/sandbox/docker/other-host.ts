@@ -21,7 +21,7 @@ export function requireReachable({ dockerd, publishAddress, relayPort }: Reached
     )
   if (relayPort !== null)
     throw new StartupError(
-      `${there}, and RELAY_URL is not set: agents would look for the relay there. Set RELAY_HOST to the address of this machine in the private network, and RELAY_URL to the same with RELAY_PORT, such as http://10.1.0.2:8090.`,
+      `${there}, and RELAY_URL is not set: agents would look for the relay there. Set RELAY_URL to the address of this machine in the private network with RELAY_PORT, such as http://10.1.0.2:8090.`,
     )
 }
 

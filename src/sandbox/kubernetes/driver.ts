@@ -181,11 +181,6 @@ export function createKubernetesDriver(options: KubernetesDriverOptions): Sandbo
       'Each agent is a pod of the restricted profile, without a token of the cluster; a NetworkPolicy, if the cluster enforces it, keeps it from all but the relay.',
     hasTwoRooms: true,
     outage: client.outage,
-    // RELAY_URL leads to the relay, which listens on all addresses.
-    hostAddress: async (signal) => {
-      signal.throwIfAborted()
-      return '0.0.0.0'
-    },
     // The nodes load the images of the registry.
     prepare: async (_release, _progress, signal) => signal.throwIfAborted(),
     prepareChannel: async (_release, _channel, _progress, signal) => signal.throwIfAborted(),
