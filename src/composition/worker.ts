@@ -35,9 +35,15 @@ export interface WorkerSettings extends Pick<LifecycleDeps, 'clawhubUrl' | 'minO
   maintenance: MaintenanceIntervals
 }
 
+/**
+ * How many instances one worker works on at once. Those that wait for longer than a second do not count, up to 24 in all.
+ * An operator who needs more adds workers.
+ */
+const slots = 8
+
 const workerSettings = (config: Config): WorkerSettings => ({
   ...sharedSettings(config),
-  concurrency: config.WORKER_CONCURRENCY,
+  concurrency: slots,
   timeouts: defaultTimeouts,
   intervals: defaultIntervals,
   maintenance: defaultMaintenance,

@@ -166,13 +166,6 @@ const agents = {
       defaultText: 'all',
     }),
   ),
-  WORKER_CONCURRENCY: Type.Integer({
-    default: 8,
-    minimum: 1,
-    maximum: 256,
-    description:
-      'instances that one worker works on at once; those that wait for longer than a second do not count, up to 24 in all (twice as many, and 8 more)',
-  }),
   AGENT_RESOURCES: Type.String({
     default: formatResources(usualResources),
     pattern: '^[a-z_0-9=., ]+$',

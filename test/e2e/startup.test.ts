@@ -68,7 +68,7 @@ describe('starting Chowder', () => {
       DATABASE_URL: 'mysql://canary-user:canary-password@host/db',
       CHOWDER_SECRET_KEY: 'canary-key',
       LOG_LEVEL: 'canary-level',
-      WORKER_CONCURRENCY: '0',
+      DATABASE_POOL: '0',
     }
     const { code, output } = await runChowder({ dataDir, env })
     expect(code).toBe(1)

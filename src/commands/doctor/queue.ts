@@ -48,6 +48,6 @@ export const queueAnswers: Check = async function* (deps) {
   yield {
     area: 'queue',
     what: `A job has waited in the queue for more than ${maxWaitMs / 60_000} min.`,
-    whatToDo: 'Check that a worker runs. If all workers are busy, raise WORKER_CONCURRENCY or add workers.',
+    whatToDo: 'Check that a worker runs. If all workers are busy, add workers.',
   }
 }
