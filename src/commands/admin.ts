@@ -10,7 +10,7 @@ import { type Config, loadConfig } from '#settings/config.ts'
 // Imported once the imports above have had their effect.
 const { openForOperator, schemaIsBehind } = await import('#composition/database.ts')
 const { openRegions, regionPlaces } = await import('#composition/regions.ts')
-const { createDriver, isForOneOrganization } = await import('#composition/sandboxes.ts')
+const { createDriver } = await import('#composition/sandboxes.ts')
 const { defaultTier } = await import('#composition/settings.ts')
 const { openVaultForOperator, secretKeysForOperator } = await import('#composition/vault.ts')
 const { administer, readCommandLine } = await import('./admin/administer.ts')
@@ -29,8 +29,7 @@ async function ask(question: string): Promise<string | null> {
 async function isOneOrganization(config: Config, db: Db): Promise<boolean> {
   const log = createLog({ LOG_LEVEL: 'error' }, 'admin', false)
   const regions = await openRegions({ config, dataDir: dataFolder(config.CHOWDER_DATA_DIR), db, log }, createDriver)
-  const isAllowed = config.ALLOW_UNISOLATED !== undefined
-  return regions.all().some(({ sandboxes }) => isForOneOrganization(sandboxes, isAllowed))
+  return regions.all().some(({ sandboxes }) => sandboxes.isForOneOrganization)
 }
 
 async function main(args: string[]): Promise<void> {

@@ -17,7 +17,6 @@ import type { HostDisk } from '#platform/host-disk.ts'
 import { explainListening } from '#platform/listen-fault.ts'
 import type { Config } from '#settings/config.ts'
 import { allowedHosts, corsOrigins, publicOrigin, signupMode } from '#settings/exposure.ts'
-import { isForOneOrganization } from './sandboxes.ts'
 import { defaultTier, type SharedSettings, sharedSettings } from './settings.ts'
 import type { Startup } from './startup.ts'
 
@@ -43,10 +42,7 @@ export interface ApiSettings
       AppDeps,
       'defaultTier' | 'filesMaxBytes' | 'inFlightLimits' | 'limits' | 'origins' | 'signup' | 'trustedProxies'
     >,
-    Partial<Pick<AppDeps, 'bodyTimes' | 'turnTimeouts'>> {
-  /** Whether organizations may share a host without isolation between agents. */
-  allowUnisolated: boolean
-}
+    Partial<Pick<AppDeps, 'bodyTimes' | 'turnTimeouts'>> {}
 
 const filesMaxBytes = 2 * 1024 ** 3
 
@@ -58,7 +54,6 @@ export const apiSettings = (config: Config, redis: RateLimits['redis'] = null): 
   inFlightLimits,
   origins: { hosts: allowedHosts(config), own: publicOrigin(config), foreign: corsOrigins(config) },
   signup: signupMode(config),
-  allowUnisolated: config.ALLOW_UNISOLATED !== undefined,
   trustedProxies: config.TRUST_PROXY,
 })
 
@@ -78,8 +73,7 @@ export async function createApi(parts: ApiParts, settings: ApiSettings) {
     ...settings,
     isolation: () => isolationOf(regions),
     hasTwoRooms: () => regions.all().some(({ sandboxes }) => sandboxes.hasTwoRooms),
-    isOneOrganization: () =>
-      regions.all().some(({ sandboxes }) => isForOneOrganization(sandboxes, settings.allowUnisolated)),
+    isOneOrganization: () => regions.all().some(({ sandboxes }) => sandboxes.isForOneOrganization),
     hasBilling: parts.billing !== null,
     findCaller: callers.find,
     findTokenCaller: createFindTokenCaller(vault, callers),

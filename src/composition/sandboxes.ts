@@ -60,6 +60,7 @@ export async function createDriver({ config, dataDir, storage, db, log }: Driver
     numbersDir: dataDir,
     node,
     ...jail,
+    acceptsNoJail: config.LOCAL_ISOLATION === 'none',
     installRelease: (release, progress, signal) => installRelease({ dataDir, release, progress, signal }),
     installChannelPlugin: (release, channel, progress, signal) =>
       installChannelPlugin({ dataDir, release, channel, progress, signal }),
@@ -94,15 +95,6 @@ async function localJail(config: Config, { dataDir, storage }: { dataDir: string
 }
 
 /**
- * Whether only one organization is allowed: the agents of a second one could read its secrets, and the operator has not
- * permitted that.
- */
-export const isForOneOrganization = (
-  { isExposed = false }: Pick<SandboxDriver, 'isExposed'>,
-  allowUnisolated: boolean,
-): boolean => isExposed && !allowUnisolated
-
-/**
  * Returns a function that opens a driver and measures its calls. It throws StartupError when its agents are processes
  * of one host, and this database's agents run on another one.
  */
@@ -112,8 +104,7 @@ export const openSandboxes =
     const { region, config, dataDir, storage, db } = parts
     const sandboxes = measureDriver(await create(parts), region)
     if (sandboxes.stopAll) await claimHost(db, storage, dataDir)
-    if (isForOneOrganization(sandboxes, config.ALLOW_UNISOLATED !== undefined))
-      await requirePrivate(config, db, sandboxes)
+    if (sandboxes.isForOneOrganization) await requirePrivate(config, db, sandboxes)
     return sandboxes
   }
 
@@ -121,7 +112,7 @@ export const openSandboxes =
 async function requirePrivate(config: Config, db: Db, { isolation }: AnyDriver): Promise<void> {
   const wayOut =
     `${isolation} Let this machine build jails, run Chowder as root, or use SANDBOX_DRIVER=docker. ` +
-    'ALLOW_UNISOLATED=1 starts it all the same.'
+    'LOCAL_ISOLATION=none starts it all the same.'
   if (!isOnlyLocal(config)) {
     throw new StartupError(`Others than this machine reach the API, by HOST, CHOWDER_PUBLIC_URL or a proxy. ${wayOut}`)
   }

@@ -273,8 +273,11 @@ export interface SandboxDriver {
   readonly isolation: string
   /** Whether the tools of an agent can run in a room of their own; absent where they cannot. */
   readonly hasTwoRooms?: boolean
-  /** Whether agents reach what the user that runs Chowder does, its secret key and each other. Absent: they do not. */
-  readonly isExposed?: boolean
+  /**
+   * Whether there may be one organization only: agents reach what the user that runs Chowder does, its secret key and each
+   * other, and the operator has not accepted that. Absent: there may be several.
+   */
+  readonly isForOneOrganization?: boolean
   /**
    * The sentence for operators while a remote platform cannot be reached; null when it answers. Attempts that fail
    * while there is one are not counted. Absent for a platform that is this host.

@@ -179,18 +179,10 @@ const agents = {
     default: 'auto',
     description:
       'whether a local agent is put into a jail when it starts: `auto` if this machine can build one, `jail` or else ' +
-      'Chowder does not start, or `none`: see [isolation](operations.md#isolation)',
+      'Chowder does not start, or `none`, which also lets others reach such a Chowder, and lets it have more than one ' +
+      'organization, if each agent reads the secrets of all: see [isolation](operations.md#isolation)',
     isSetByCompose: true,
   }),
-  ALLOW_UNISOLATED: Type.Optional(
-    Type.Literal('1', {
-      description:
-        '`1`: lets others reach a Chowder whose agents run as its own user without a jail, and lets it have more than one ' +
-        'organization: each agent reads the secrets of all',
-      example: '1',
-      isSetByCompose: true,
-    }),
-  ),
   OPENCLAW_MIN_VERSION: Type.Optional(
     Type.String({
       pattern: '^\\d{4}\\.\\d+\\.\\d+(-[0-9A-Za-z.]+)?$',

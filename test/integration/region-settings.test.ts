@@ -53,7 +53,7 @@ const three = (options: { default: 'east' | 'west' }) => `regions:
 `
 
 test('one Chowder has local regions with a folder each, and one of Docker', async () => {
-  const regions = await open(three({ default: 'east' }), { ALLOW_UNISOLATED: '1' })
+  const regions = await open(three({ default: 'east' }))
   expect(regions.all().map(({ region, sandboxes }) => [region, sandboxes.name])).toEqual([
     ['east', 'local'],
     ['west', 'local'],
@@ -85,18 +85,17 @@ test('one Chowder has local regions with a folder each, and one of Docker', asyn
 })
 
 test('rows without a region stay in the first default region when another one becomes the default', async () => {
-  const before = await open(three({ default: 'east' }), { ALLOW_UNISOLATED: '1' })
+  const before = await open(three({ default: 'east' }))
   const ofBefore = { region: null, sandboxDriver: 'local' }
   expect([before.default().region, before.of(ofBefore).region]).toEqual(['east', 'east'])
-  const after = await open(three({ default: 'west' }), { ALLOW_UNISOLATED: '1' })
+  const after = await open(three({ default: 'west' }))
   expect([after.default().region, after.of(ofBefore).region, after.shown(ofBefore)]).toEqual(['west', 'east', 'east'])
   expect(() => after.of({ region: 'docks', sandboxDriver: 'local' })).toThrow(SandboxUnavailableError)
 })
 
 test('a worker serves the regions that CHOWDER_REGIONS names', async () => {
-  const env = { ALLOW_UNISOLATED: '1' }
   const served = async (names: string) =>
-    (await open(three({ default: 'east' }), { ...env, CHOWDER_REGIONS: names })).served().map(({ region }) => region)
+    (await open(three({ default: 'east' }), { CHOWDER_REGIONS: names })).served().map(({ region }) => region)
   expect(await served('docks, east')).toEqual(['east', 'docks'])
   expect(await served('')).toEqual(['east', 'west', 'docks'])
   await expect(served('north')).rejects.toThrow(
@@ -106,7 +105,7 @@ test('a worker serves the regions that CHOWDER_REGIONS names', async () => {
 
 test('a fault of a region names it', async () => {
   const text = three({ default: 'east' }).replace('isolation: none', 'isolation: jail')
-  await expect(open(text, { ALLOW_UNISOLATED: '1', RELAY_URL: 'http://relay' })).rejects.toThrow(
+  await expect(open(text, { RELAY_URL: 'http://relay' })).rejects.toThrow(
     /^region east: LOCAL_ISOLATION is jail, and agents cannot be put into jails here/,
   )
 })

@@ -115,12 +115,13 @@ describe('A14: SIGNUP=token', () => {
 
 test('there is one organization where agents are not isolated from each other', async () => {
   const sandboxes = new FakeDriver()
-  sandboxes.isExposed = true
+  sandboxes.isForOneOrganization = true
   const chowder = await open({ sandboxes })
   const answers = await Promise.all(Array.from({ length: 5 }, () => signUp(chowder)))
   expect(answers.filter(([status]) => status === 201)).toHaveLength(1)
   expect(answers.filter(([, code]) => code === 'signup_closed')).toHaveLength(4)
-  const shared = await open({ sandboxes, allowUnisolated: true })
+  sandboxes.isForOneOrganization = false
+  const shared = await open({ sandboxes })
   expect([await signUp(shared), await signUp(shared)]).toEqual([created, created])
 })
 

@@ -58,7 +58,7 @@ export class FakeDriver implements SandboxDriver {
   readonly name = 'fake'
   readonly isolation = 'Nothing runs.'
   hasTwoRooms = true
-  isExposed = false
+  isForOneOrganization = false
   /** Whether the platform cannot be reached. */
   isAway = false
   readonly sandboxes = new Map<string, FakeSandbox>()

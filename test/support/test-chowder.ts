@@ -58,7 +58,6 @@ export interface TestChowderOptions {
   inFlightLimits?: Partial<InFlightLimits>
   origins?: Partial<RequestOrigins>
   signup?: SignupMode
-  allowUnisolated?: boolean
   trustedProxies?: number
   areWorkersMissing?: () => boolean
   /** The first one seals; by default one of its own. */
@@ -165,7 +164,6 @@ export async function openTestChowder(options: TestChowderOptions): Promise<Test
       },
       origins: { hosts: null, own: null, foreign: [], ...options.origins },
       signup: options.signup ?? 'open',
-      allowUnisolated: options.allowUnisolated ?? false,
       trustedProxies: options.trustedProxies ?? 0,
       ...(options.turnTimeouts && { turnTimeouts: options.turnTimeouts }),
       ...(options.bodyTimes && { bodyTimes: options.bodyTimes }),

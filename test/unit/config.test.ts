@@ -84,7 +84,6 @@ describe('the environment', () => {
     ['AGENT_RESOURCES', 'pids=1.5'],
     ['SANDBOX_DRIVER', 'canary'],
     ['LOCAL_ISOLATION', 'canary'],
-    ['ALLOW_UNISOLATED', 'canary'],
     ['DOCKER_NODE_IMAGE', '-a canary'],
     ['DOCKER_PUBLISH_ADDRESS', 'canary'],
     ['DOCKER_PUBLISH_ADDRESS', '0.0.0.0'],

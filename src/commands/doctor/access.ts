@@ -1,5 +1,4 @@
 import { signupTokenName, signupTokenPlace } from '#api/organization/signup-token.ts'
-import { isForOneOrganization } from '#composition/sandboxes.ts'
 import { readValue } from '#database/installation.ts'
 import type { Config } from '#settings/config.ts'
 import { allowedHosts, isHostUndecided, type SignupMode, signupMode } from '#settings/exposure.ts'
@@ -42,13 +41,13 @@ export const unreadableSignupToken: Check = async function* ({ db, vault }) {
   }
 }
 
-/** Agents that read what the user of Chowder reads are told, unless the operator has said that they may. */
-export const exposedAgents = inEachRegion(async function* ({ config, sandboxes }) {
-  if (!isForOneOrganization(sandboxes, config.ALLOW_UNISOLATED !== undefined)) return
+/** Reports agents that can read what the user of Chowder reads, unless the operator has accepted that. */
+export const exposedAgents = inEachRegion(async function* ({ sandboxes }) {
+  if (!sandboxes.isForOneOrganization) return
   yield {
     area: 'access',
     what: sandboxes.isolation,
     whatToDo:
-      'Let this machine build jails, run Chowder as root, or use SANDBOX_DRIVER=docker. ALLOW_UNISOLATED=1 accepts it.',
+      'Let this machine build jails, run Chowder as root, or use SANDBOX_DRIVER=docker. LOCAL_ISOLATION=none accepts it.',
   }
 })

@@ -98,7 +98,7 @@ export const requestCodes = {
         'This server takes no sign-ups. Where its agents are not isolated from each other, it has one organization only.',
       remedy:
         'Ask its operator for an organization: `npm run admin -- create-org`. For a second one agents need a jail, or ' +
-        '`ALLOW_UNISOLATED=1`.',
+        '`LOCAL_ISOLATION=none`.',
     },
   }),
   ...codesOf('not_found', {

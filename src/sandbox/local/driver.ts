@@ -53,6 +53,8 @@ export interface LocalDriverOptions {
   jail: Jail
   /** Why sandboxes that are made or started from now on run in no jail; null when they do. */
   noJail: string | null
+  /** Whether the operator has accepted that agents may run in no jail. */
+  acceptsNoJail: boolean
   log?: Logger
 }
 
@@ -189,7 +191,7 @@ export function createLocalDriver(options: LocalDriverOptions): LocalDriver {
     name: 'local',
     isolation: noJail === null ? jailed : `${notJailed} There is no jail: ${noJail}.`,
     hasTwoRooms: noJail === null && hasPython(),
-    isExposed: !isRoot && noJail !== null,
+    isForOneOrganization: !isRoot && noJail !== null && !options.acceptsNoJail,
     list,
     observe,
     ends: ends.follow,
