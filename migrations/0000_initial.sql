@@ -142,7 +142,6 @@ CREATE TABLE "processes" (
 	"pid" integer DEFAULT 0 NOT NULL,
 	"since" timestamp with time zone DEFAULT now() NOT NULL,
 	"seen_at" timestamp with time zone DEFAULT now() NOT NULL,
-	"secret_key_ids" text[] DEFAULT '{}' NOT NULL,
 	"regions" text[] DEFAULT '{}' NOT NULL
 );
 --> statement-breakpoint

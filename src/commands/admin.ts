@@ -12,7 +12,7 @@ const { openForOperator, schemaIsBehind } = await import('#composition/database.
 const { openRegions, regionPlaces } = await import('#composition/regions.ts')
 const { createDriver } = await import('#composition/sandboxes.ts')
 const { defaultTier } = await import('#composition/settings.ts')
-const { openVaultForOperator, secretKeysForOperator } = await import('#composition/vault.ts')
+const { openVaultForOperator } = await import('#composition/vault.ts')
 const { administer, readCommandLine } = await import('./admin/administer.ts')
 
 /** Null without a terminal: nobody could answer. */
@@ -45,7 +45,6 @@ async function main(args: string[]): Promise<void> {
       isOneOrganization: () => isOneOrganization(config, db),
       regions: () => regionPlaces({ config, db }),
       vault: () => openVaultForOperator(config, db),
-      secretKeys: () => secretKeysForOperator(config),
       report: (text: string) => console.error(text),
       ask,
     }

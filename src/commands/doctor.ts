@@ -45,10 +45,10 @@ async function diagnose(config: Config): Promise<Finding[]> {
       const what = `The schema is ${pending} migrations behind. Nothing else was examined.`
       return [{ area, what, whatToDo: 'Run npm run migrate.' }]
     }
-    const secret = await readSecretKeys(config, dataDir)
+    const keys = await readSecretKeys(config.CHOWDER_SECRET_KEY, dataDir)
     const withPort = await withRelayPort(config, db)
     const regions = (await openRegions({ config: withPort, dataDir, db, log }, createDriver)).all()
-    const vault = secret && createVault(secret.keys)
+    const vault = keys && createVault(keys)
     const hostDisk = hostDiskOf(dataDir, regions)
     const findings = await examine({ config: withPort, db, regions, hostDisk, vault, queue }, (next) => {
       area = next

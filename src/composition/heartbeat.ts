@@ -7,7 +7,6 @@ import { type PeriodicTask, runPeriodically } from '#platform/periodic.ts'
 import { texts } from '#platform/texts.ts'
 import { commit, version } from '#platform/version.ts'
 import type { Startup } from './startup.ts'
-import type { OpenVault } from './vault.ts'
 
 const timeoutMs = 10_000
 const removeTimeoutMs = 2000
@@ -21,11 +20,7 @@ export interface Heartbeat {
 }
 
 /** Beats for this process, and logs when the last worker is lost and when one returns. */
-export function createHeartbeat(
-  db: Db,
-  describe: () => Promise<ProcessFacts>,
-  log: Pick<Logger, 'info' | 'warn'>,
-): Heartbeat {
+export function createHeartbeat(db: Db, describe: () => ProcessFacts, log: Pick<Logger, 'info' | 'warn'>): Heartbeat {
   let alive: readonly ProcessFacts[] = []
   let areMissing = false
   /** Successful beats in a row. */
@@ -34,7 +29,7 @@ export function createHeartbeat(
   async function run(): Promise<void> {
     const beatsBefore = beats
     beats = 0
-    alive = await beat(db, await describe())
+    alive = await beat(db, describe())
     beats = beatsBefore + 1
     // Workers get as much time as this process to begin their beats.
     const isMissing = !alive.some(isWorker)
@@ -57,15 +52,12 @@ export function createHeartbeat(
  */
 export async function openHeartbeat(
   { role, log, drain }: Startup,
-  { db, vault, reread }: OpenVault & { db: Db },
+  db: Db,
   id: string,
   regions: () => string[],
 ): Promise<Heartbeat> {
   const facts = { id, role, version, commit, host: hostname(), pid: process.pid }
-  const describe = async () => {
-    await reread().catch((error: unknown) => log.warn({ err: error }, 'the secret keys cannot be read again'))
-    return { ...facts, regions: drain.signal.aborted ? [] : regions(), secretKeyIds: [...vault.keyIds] }
-  }
+  const describe = () => ({ ...facts, regions: drain.signal.aborted ? [] : regions() })
   const heartbeat = createHeartbeat(db, describe, log)
   await heartbeat.task.run(drain.signal)
   const stopping = new AbortController()

@@ -32,11 +32,11 @@ export async function start(given: Startup, create: CreateDriver = createDriver)
   if (role === 'migrate') return log.info('the schema is up to date')
   drain.signal.throwIfAborted()
   const startup = { ...given, config: await withRelayPort(config, db) }
-  const { vault, reread } = await openVault(startup, db)
+  const vault = await openVault(startup, db)
   const regions = await openRegions({ ...startup, db }, openSandboxes(create))
   const processId = newId()
   if (role === 'relay') {
-    await openHeartbeat(startup, { db, vault, reread }, processId, () => [])
+    await openHeartbeat(startup, db, processId, () => [])
     const { openEgress } = await import('./egress.ts')
     const { openRelay } = await import('./relay.ts')
     const egress = await openEgress(startup, { db, vault, regions })
@@ -51,7 +51,7 @@ export async function start(given: Startup, create: CreateDriver = createDriver)
   const billing = await openBilling(config, () => publicUrl)
   const hostDisk = hostDiskOf(given.dataDir, regions.all())
   const served = () => (role === 'api' ? [] : regions.served().map(nameOf))
-  const { alive, areWorkersMissing } = await openHeartbeat(startup, { db, vault, reread }, processId, served)
+  const { alive, areWorkersMissing } = await openHeartbeat(startup, db, processId, served)
   const parts = { db, vault, regions, queue, billing, hostDisk, processId, alive, log }
 
   // Loaded late, so that a process does not load the code of other roles. The relay comes first: turns and starting

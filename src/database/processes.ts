@@ -13,7 +13,7 @@ const keptHours = 1
 
 export type ProcessFacts = Pick<
   typeof processes.$inferSelect,
-  'id' | 'role' | 'regions' | 'version' | 'commit' | 'host' | 'pid' | 'secretKeyIds'
+  'id' | 'role' | 'regions' | 'version' | 'commit' | 'host' | 'pid'
 >
 
 /** The current time, also within a transaction. */

@@ -451,8 +451,6 @@ export const processes = pgTable('processes', {
   /** The time since which it has beaten without a gap. */
   since: instant().notNull().defaultNow(),
   seenAt: instant().notNull().defaultNow(),
-  /** The ids of the accepted secret keys, the sealing one first. None before its first beat. */
-  secretKeyIds: text().array().notNull().default([]),
   /** The regions whose instances it works on; none for a draining process or one that is not a worker. */
   regions: text().array().notNull().default([]),
 })

@@ -11,17 +11,14 @@ export interface SealedColumn {
 
 /** A sealed value, and its location. */
 export interface SealedValue {
-  /** The primary key of the row, its parts as text. */
-  key: string[]
   place: Place
   sealed: string
   /** The physical location of the row while it is unchanged. */
   ctid: string
 }
 
-/** Maximum rows per read of a table, and characters of their values: a value may have a megabyte. */
-const pageRows = 500
-const pageCharacters = 4 * 1024 * 1024
+/** The rows of a page: a value may have a megabyte. */
+const pageRows = 100
 
 /** The column `value` of this table holds sealed and other values, distinguished by their form. */
 const mixedTable = 'installation'
@@ -46,54 +43,36 @@ export async function findSealedColumns(db: Db): Promise<SealedColumn[]> {
 
 const commaSeparated = (parts: SQL[]) => sql.join(parts, sql`, `)
 
-/** Erased instances have an empty text in place of their token. */
-const isEmpty = (column: SQL) => sql`coalesce(${column}, '') = ''`
-
 /**
  * The values of a column in the order of the primary key, a page at a time, without those that begin with `skipped`.
- * The first page begins with the first row of the table, or after a given key. `rows` is the number of examined rows,
- * and `last` the key of the last one. Each page is one short statement, however large the table is. Ends at a page that
- * is not full, so that continuous inserts do not keep it going.
+ * Each page is one short statement, however large the table is.
+ * Ends at a page that is not full, so that continuous inserts do not keep it going.
  */
 export async function* sealedPages(
   db: Db,
   { table, column, key }: SealedColumn,
-  { skipped = '', after: start }: { skipped?: string; after?: readonly string[] | undefined } = {},
-) {
+  skipped = '',
+): AsyncGenerator<SealedValue[]> {
   const keys = key.map((name) => sql`${sql.identifier(name)}`)
   const value = sql`${sql.identifier(column)}`
   const isSkipped = skipped === '' ? sql`false` : sql`substr(${value}, 1, ${skipped.length}::int) = ${skipped}`
   const isOther = table === mixedTable ? sql`${value} !~ '^v[0-9]+\\.'` : sql`false`
-  let after = start
+  let after: string[] | undefined
   for (;;) {
     const isNext =
       after && sql`WHERE (${commaSeparated(keys)}) > (${commaSeparated(after.map((part) => sql`${part}`))})`
-    const { rows } = await db.execute<{ key: string[]; ctid: string; sealed: string | null; found: number }>(sql`
-      SELECT key, ctid, sealed, found FROM (
-        SELECT *, sum(characters) OVER (ORDER BY place ROWS UNBOUNDED PRECEDING) - characters AS before,
-          (count(*) OVER ())::int AS found FROM (
-          SELECT *, row_number() OVER () AS place, coalesce(octet_length(sealed), 0) AS characters FROM (
-            SELECT ARRAY[${commaSeparated(keys.map((name) => sql`${name}::text`))}] AS key, ctid::text AS ctid,
-                   CASE WHEN NOT (${isEmpty(value)} OR ${isSkipped} OR ${isOther}) THEN ${value} END AS sealed
-            FROM ${sql.identifier(table)} ${isNext ?? sql``}
-            ORDER BY ${commaSeparated(keys)} LIMIT ${pageRows}
-          ) AS page
-        ) AS numbered
-      ) AS measured WHERE before < ${pageCharacters} ORDER BY place`)
-    const values = rows.flatMap(({ key: own, ctid, sealed }): SealedValue[] =>
-      sealed === null ? [] : [{ key: own, ctid, sealed, place: `${table}/${own.join('.')}/${column}` as Place }],
+    // Erased instances have an empty text in place of their token.
+    const { rows } = await db.execute<{ key: string[]; ctid: string; sealed: string | null }>(sql`
+      SELECT ARRAY[${commaSeparated(keys.map((name) => sql`${name}::text`))}] AS key, ctid::text AS ctid,
+             CASE WHEN NOT (coalesce(${value}, '') = '' OR ${isSkipped} OR ${isOther}) THEN ${value} END AS sealed
+      FROM ${sql.identifier(table)} ${isNext ?? sql``}
+      ORDER BY ${commaSeparated(keys)} LIMIT ${pageRows}`)
+    yield rows.flatMap(({ key: own, ctid, sealed }) =>
+      sealed === null ? [] : [{ place: `${table}/${own.join('.')}/${column}` as Place, sealed, ctid }],
     )
-    const last = rows.at(-1)
-    if (!last) return
-    yield { rows: rows.length, values, last: last.key }
-    if (rows.length === last.found && last.found < pageRows) return
-    after = last.key
+    if (rows.length < pageRows) return
+    after = rows.at(-1)?.key
   }
-}
-
-export async function countRows(db: Db, { table }: SealedColumn): Promise<number> {
-  const { rows } = await db.execute<{ n: number }>(sql`SELECT count(*)::int AS n FROM ${sql.identifier(table)}`)
-  return rows[0]?.n ?? 0
 }
 
 /**

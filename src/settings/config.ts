@@ -99,10 +99,7 @@ export function loadConfig(env: NodeJS.ProcessEnv = process.env): Config {
   const candidate = Value.Clean(Env, Value.Default(Env, Object.fromEntries(Object.entries(set).map(toNumber))))
   const misfits = [...Value.Errors(Env, candidate)].map((fault) => fault.path.split('/')[1] ?? '')
   const lines = [...new Set([...misfits, ...meaningless(set)])].map((name) => `${name} ${rule(name)}`)
-  if (set.CHOWDER_SECRET_KEY && set.CHOWDER_SECRET_KEY_COMMAND) {
-    lines.push('CHOWDER_SECRET_KEY and CHOWDER_SECRET_KEY_COMMAND are both set: set one of them')
-  }
-  if (set.DATABASE_URL && !set.CHOWDER_SECRET_KEY && !set.CHOWDER_SECRET_KEY_COMMAND) {
+  if (set.DATABASE_URL && !set.CHOWDER_SECRET_KEY) {
     lines.push('CHOWDER_SECRET_KEY is required with DATABASE_URL: make one with `openssl rand -base64 32` and keep it')
   }
   lines.push(...fileFaults, ...placeholderFaults(set), ...stripeFaults(set))
@@ -113,8 +110,7 @@ export function loadConfig(env: NodeJS.ProcessEnv = process.env): Config {
     )
   }
   if (lines.length > 0) throw new BadEnvironment(`bad environment:\n  ${lines.join('\n  ')}`)
-  const { CHOWDER_SECRET_KEY_FILE } = set
-  return Object.freeze({ ...(candidate as Config), ...(CHOWDER_SECRET_KEY_FILE && { CHOWDER_SECRET_KEY_FILE }) })
+  return Object.freeze(candidate as Config)
 }
 
 /** Variables that docker-compose.yml reads beside this program's. CHOWDER_PORT there is PORT here. */

@@ -130,15 +130,6 @@ const data = {
       isSetByCompose: true,
     }),
   ),
-  CHOWDER_SECRET_KEY_COMMAND: Type.Optional(
-    Type.String({
-      minLength: 1,
-      description:
-        'program with its arguments, separated by spaces, that prints the secret key: ' +
-        'see [a key of a KMS](operations.md#a-key-of-a-kms)',
-      isSetByCompose: true,
-    }),
-  ),
 }
 
 const agents = {
@@ -308,6 +299,4 @@ export const Env = Type.Object({
  * The settings, and the role of the process, which is the argument of its command line. A secret that was read from a
  * file has the path beside it, if the file is read again later.
  */
-export type Config = Readonly<
-  Static<typeof Env> & { CHOWDER_SECRET_KEY_FILE?: string; CHOWDER_ROLE?: 'all' | 'api' | 'worker' | 'relay' }
->
+export type Config = Readonly<Static<typeof Env> & { CHOWDER_ROLE?: 'all' | 'api' | 'worker' | 'relay' }>

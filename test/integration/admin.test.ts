@@ -58,8 +58,6 @@ describe('the commands of the operator', () => {
     await gateway.close()
   })
 
-  const unused = { secretKeys: () => Promise.reject(new Error('no keys')), report: () => {} }
-
   /** Runs a command line in this process. Returns what it prints, or the message of its error. */
   async function admin(...args: string[]): Promise<{ code: number; output: string; error: string }> {
     const ask = async (question: string) => {
@@ -74,7 +72,7 @@ describe('the commands of the operator', () => {
         defaultTier: 'whale' as const,
         isOneOrganization: async () => isOneOrganization,
         regions: async () => [{ region: 'fake', hasUnnamed: true, sandboxDriver: 'fake' }],
-        ...unused,
+        report: () => {},
         vault: async () => chowder.vault,
         ask,
       }

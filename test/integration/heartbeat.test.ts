@@ -33,8 +33,8 @@ afterAll(async () => {
 const query = (text: string, ...values: unknown[]) => chowder.database.pool.query(text, values)
 const factsOf = (role: string, id: string = randomUUID()) => {
   const regions = role === 'api' ? [] : ['fake/fake']
-  const facts = { id, role, regions, version: '1.2.3', commit: 'abc', host: 'here', pid: 7, secretKeyIds: [] }
-  return async () => facts
+  const facts = { id, role, regions, version: '1.2.3', commit: 'abc', host: 'here', pid: 7 }
+  return () => facts
 }
 const beat = (role: string) => createHeartbeat(chowder.database.db, factsOf(role), silent).task.run(signal)
 const age = (seconds: number) => query('UPDATE processes SET seen_at = now() - make_interval(secs => $1)', seconds)
@@ -56,7 +56,7 @@ test('a process is in the table while it lives, and its drain removes it', async
   let regions = ['fake/fake']
   await openHeartbeat(
     { role: 'worker', config: loadConfig({}), dataDir: '', log: silent, drain },
-    { db: chowder.database.db, vault: chowder.vault, reread: async () => {} },
+    chowder.database.db,
     randomUUID(),
     () => regions,
   )
@@ -67,7 +67,6 @@ test('a process is in the table while it lives, and its drain removes it', async
     version: expect.stringMatching(/^\d+\.\d+\.\d+$/),
     pid: process.pid,
     regions,
-    secret_key_ids: chowder.vault.keyIds,
   })
   regions = ['fake/fake', 'fake/west']
   await until('the next beat', async () => (await rows())[0]?.regions.length === 2)
@@ -79,7 +78,7 @@ test('a process that drains works on no instances any more, and is alive until i
   const drain = createDrain(silent)
   await openHeartbeat(
     { role: 'worker', config: loadConfig({}), dataDir: '', log: silent, drain },
-    { db: chowder.database.db, vault: chowder.vault, reread: async () => {} },
+    chowder.database.db,
     randomUUID(),
     () => ['fake/fake'],
   )

@@ -142,7 +142,7 @@ function admin(...args: string[]): Promise<string> {
   if (typeof line === 'string') return Promise.resolve(line)
   const deps = {
     ...{ db: chowder.deps.db, defaultTier: 'whale' as const, regions: async () => places },
-    ...{ isOneOrganization: unused, vault: unused, secretKeys: unused, report: () => {}, ask: unused },
+    ...{ isOneOrganization: unused, vault: unused, report: () => {}, ask: unused },
   }
   return administer(deps, line)
 }

@@ -1,6 +1,6 @@
 import type { ProcessFacts } from '#database/processes.ts'
 
-/** What a process of the API says of itself in the table `processes`. */
+/** The row of a process of the API in the table `processes`. */
 export const processFacts = (id: string): ProcessFacts => ({
   id,
   role: 'api',
@@ -9,5 +9,4 @@ export const processFacts = (id: string): ProcessFacts => ({
   commit: '',
   host: '',
   pid: 1,
-  secretKeyIds: [],
 })

@@ -7,6 +7,7 @@ import { hashRelayToken, newRelayToken } from '#instances/gateway/tokens.ts'
 import { sealRelayToken } from '#instances/row.ts'
 import { freePort } from '#platform/free-port.ts'
 import { newId } from '#platform/ids.ts'
+import { createVault } from '#platform/secrets.ts'
 import { FakeDriver } from './fake-driver.ts'
 import { openTestChowder, type TestChowder } from './test-chowder.ts'
 
@@ -46,7 +47,7 @@ export async function openRelayedChowder(
   egress: EgressSettings = { operatorHosts: [] },
 ): Promise<RelayedChowder> {
   const secretKey = randomBytes(32)
-  const chowder = await openTestChowder({ sandboxes: new FakeDriver(), secretKeys: [secretKey] })
+  const chowder = await openTestChowder({ sandboxes: new FakeDriver(), vault: createVault(secretKey) })
   const { id: organizationId, key } = await chowder.signUp({ providerKey: null })
   await chowder.call('PATCH', '/v1/organization', { key, body: { model_api_keys: vendorKeys } })
   const baseUrls = { anthropic: vendorUrl, openai: vendorUrl, gemini: vendorUrl }

@@ -21,7 +21,7 @@ import type { Intervals, Worker } from '#lifecycle/worker.ts'
 import { createHostDisk, type HostDisk } from '#platform/host-disk.ts'
 import { newId } from '#platform/ids.ts'
 import { redactedFields } from '#platform/log.ts'
-import { createVault, type VaultWithKeys } from '#platform/secrets.ts'
+import { createVault, type Vault } from '#platform/secrets.ts'
 import type { SandboxDriver } from '#sandbox/driver.ts'
 import type { SignupMode } from '#settings/exposure.ts'
 import { type ResourceSettings, usualMaxima, usualResources } from '#settings/resources.ts'
@@ -60,8 +60,8 @@ export interface TestChowderOptions {
   signup?: SignupMode
   trustedProxies?: number
   areWorkersMissing?: () => boolean
-  /** The first one seals; by default one of its own. */
-  secretKeys?: readonly Buffer[]
+  /** By default one with a new key. */
+  vault?: Vault
 }
 
 const quickTimeouts: Timeouts = {
@@ -94,7 +94,7 @@ interface Answer {
 export interface TestChowder {
   app: FastifyInstance
   database: TestDatabase
-  vault: VaultWithKeys
+  vault: Vault
   queue: ReconcileQueue
   deps: LifecycleDeps
   /** The lines that were logged. */
@@ -116,7 +116,7 @@ export async function openTestChowder(options: TestChowderOptions): Promise<Test
   const database = options.database ?? (await cloneDatabase())
   const logged: string[] = []
   const log = pino({ level: 'trace', redact: redactedFields }, { write: (line: string) => void logged.push(line) })
-  const vault = createVault(options.secretKeys ?? [randomBytes(32)])
+  const vault = options.vault ?? createVault(randomBytes(32))
   const { connection } = database
   const prefix = `test-${connection.database ?? new URL(connection.connectionString ?? '').pathname.slice(1)}`
   const queue = createQueue(options.queue?.(database) ?? { kind: 'postgres', connection }, log, prefix)

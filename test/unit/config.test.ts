@@ -197,6 +197,8 @@ describe('the environment', () => {
         CHOWDER_SECRET_KEY: key,
         REDIS_URL: 'redis://:canary@redis:6379',
       })
+      const two = `${key}\n${Buffer.alloc(32, 8).toString('base64')}`
+      expect(loadConfig({ CHOWDER_SECRET_KEY_FILE: inFile('keys', `${two}\n`) }).CHOWDER_SECRET_KEY).toBe(two)
     })
 
     test('a secret that is missing, empty, bad or set twice is named without its value', () => {

@@ -6,7 +6,7 @@ import { instanceCommands } from './instances.ts'
 import { keyCommands } from './keys.ts'
 import { organizationCommands } from './organizations.ts'
 import { regionCommands } from './regions.ts'
-import { secretKeyCommands } from './rotate-secret-key.ts'
+import { secretKeyCommands } from './reseal.ts'
 import { traceCommands } from './trace.ts'
 
 const commands: Readonly<Record<string, Command>> = {

@@ -2,7 +2,6 @@ import type { Db } from '#database/client.ts'
 import type { Tier } from '#database/schema.ts'
 import type { EventType } from '#history/event-types.ts'
 import type { RegionPlace } from '#instances/regions.ts'
-import type { SecretKeys } from '#platform/secret-key.ts'
 import type { Vault } from '#platform/secrets.ts'
 
 /** The result of a command: a text for people, and the same as data for `--json`. */
@@ -30,10 +29,8 @@ export interface CommandDeps {
   isOneOrganization(): Promise<boolean>
   /** The regions, without their platforms. Throws an Error for the operator for a bad CHOWDER_CONFIG_FILE. */
   regions(): Promise<readonly RegionPlace[]>
-  /** Opens the vault. Throws an Error for the operator when its key is missing or another one. */
+  /** Opens the vault. Throws an Error for the operator when the key is missing or wrong. */
   vault(): Promise<Vault>
-  /** Finds the secret keys. Throws an Error for the operator without one. */
-  secretKeys(): Promise<SecretKeys>
   /** Prints a line about what a long command is doing. */
   report(line: string): void
   /** Asks the operator, who types the answer. Null when nobody can answer, because the input is no terminal. */

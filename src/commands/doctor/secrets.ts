@@ -1,10 +1,10 @@
-import { keyCheckPlace, keyChecks } from '#composition/vault.ts'
+import { isKeyRight } from '#composition/vault.ts'
 import type { Db } from '#database/client.ts'
 import { findSealedColumns, sealedPages } from '#database/sealed-columns.ts'
 import { type Place, sealedForm, sealedPrefix, type Vault } from '#platform/secrets.ts'
 import type { Check, Finding } from './finding.ts'
 
-/** Whether a value can be unsealed where it is stored. */
+/** Whether a value can be unsealed in the place where it is stored. */
 export const canUnseal = (vault: Vault, sealed: string, place: Place): boolean => {
   try {
     vault.unseal(sealed, place)
@@ -14,13 +14,10 @@ export const canUnseal = (vault: Vault, sealed: string, place: Place): boolean =
   }
 }
 
-/** Why no stored secret can be unsealed; null when the key is right, or the database does not know any key yet. */
+/** The reason why no stored secret can be unsealed; null when the key is right, or before the first start. */
 async function keyFault(db: Db, vault: Vault | null): Promise<string | null> {
   if (!vault) return 'The secret key is missing: no stored secret can be read.'
-  const checks = await keyChecks(db)
-  if (checks.every(({ value }) => canUnseal(vault, value, keyCheckPlace))) return null
-  if (checks.length === 1) return 'The secret key is not the one that this database was sealed with.'
-  return 'A rotation of the secret key has not ended, and one of its two keys is missing.'
+  return (await isKeyRight(db, vault)) ? null : 'The secret key is not the one that this database was sealed with.'
 }
 
 /** I7: the key that unseals the stored secrets is there. */
@@ -34,22 +31,19 @@ export const secretKey: Check = async function* ({ db, vault }) {
   }
 }
 
-/**
- * I7: every stored secret is sealed, and can be unsealed where it is stored. While there are two keys, the first one has
- * sealed it.
- */
+/** I7: every stored secret is sealed, and can be unsealed in its place. Of two keys the first one has sealed it. */
 export const sealedColumns: Check = async function* ({ db, vault }) {
   if (!vault || (await keyFault(db, vault))) return
   const { keyIds } = vault
   for (const sealedColumn of await findSealedColumns(db)) {
     const { table, column } = sealedColumn
     let hasOther = false
-    for await (const { values } of sealedPages(db, sealedColumn)) {
-      for (const { key, place, sealed } of values) {
+    for await (const values of sealedPages(db, sealedColumn)) {
+      for (const { place, sealed } of values) {
         if (canUnseal(vault, sealed, place))
           hasOther ||= keyIds.length > 1 && !sealed.startsWith(sealedPrefix(keyIds[0]))
         // The installation's values have checks of their own.
-        else if (table !== 'installation') yield unreadable(table, column, key.join('.'), sealedForm.test(sealed))
+        else if (table !== 'installation') yield unreadable(place, sealedForm.test(sealed))
       }
     }
     if (hasOther) yield sealedWithOtherKey(table, column)
@@ -59,18 +53,18 @@ export const sealedColumns: Check = async function* ({ db, vault }) {
 const sealedWithOtherKey = (table: string, column: string): Finding => ({
   area: 'secrets',
   what: `Values of ${table}.${column} are not sealed with the first secret key, but with the other one that is accepted.`,
-  whatToDo: 'Seal them with the first key: npm run admin -- rotate-secret-key. Keep the other key until then.',
+  whatToDo: 'Seal them with the first key: npm run admin -- reseal. Keep the other key until then.',
 })
 
-const unreadable = (table: string, column: string, row: string, isSealed: boolean): Finding =>
+const unreadable = (place: Place, isSealed: boolean): Finding =>
   isSealed
     ? {
         area: 'secrets',
-        what: `${table}.${column} of ${row} cannot be unsealed: it was sealed with another key or for another row, or altered.`,
+        what: `The value at ${place} cannot be unsealed: it was sealed with another key or for another row, or altered.`,
         whatToDo: 'Restore it from a backup, or have its owner set the secret again.',
       }
     : {
         area: 'secrets',
-        what: `${table}.${column} of ${row} is not sealed: it can be read in the database and in its backups.`,
+        what: `The value at ${place} is not sealed: it can be read in the database and in its backups.`,
         whatToDo: 'Have the secret replaced by a new one, and set again. Find out who wrote the row.',
       }
