@@ -127,7 +127,6 @@ CREATE TABLE "organizations" (
 	"resources" jsonb DEFAULT '{}'::jsonb NOT NULL,
 	"max_resources" jsonb DEFAULT '{}'::jsonb NOT NULL,
 	"isolation" text DEFAULT 'one_room' NOT NULL,
-	"disabled_at" timestamp with time zone,
 	"suspended_at" timestamp with time zone,
 	"deleted_at" timestamp with time zone,
 	"erased_at" timestamp with time zone

@@ -109,9 +109,7 @@ export const organizations = pgTable(
     maxResources: jsonb().$type<Partial<ResourceLimits>>().notNull().default({}),
     /** The isolation of a new instance if its creator sets none. */
     isolation: text({ enum: isolations }).notNull().default('one_room'),
-    /** Set by the operator: all API keys are refused until it is null again. */
-    disabledAt: instant(),
-    /** Set by the operator: its keys are refused as well, and workers stop its instances, until it is null again. */
+    /** Set by the operator: all API keys are refused, and workers stop its instances, until it is null again. */
     suspendedAt: instant(),
     deletedAt: instant(),
     /** When the last sandbox of a deleted organization was destroyed. */

@@ -5,8 +5,6 @@
 export const eventTypes = [
   'organization.create',
   'organization.update',
-  'organization.disable',
-  'organization.enable',
   'organization.suspend',
   'organization.resume',
   'organization.tier_changed',

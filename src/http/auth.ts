@@ -53,7 +53,7 @@ interface ClientToken {
 
 /**
  * Finds the caller that the SHA-256 of a key, in base64, belongs to; null for a key that is unknown, revoked or
- * expired. Throws AppError `organization_disabled` when the operator disabled the organization.
+ * expired. Throws AppError `organization_suspended` when the operator suspended the organization.
  */
 export type FindCaller = (keyHash: string) => Promise<Caller | null>
 
@@ -129,8 +129,8 @@ const keyChecks = new Set<() => Promise<void>>()
 setInterval(() => keyChecks.forEach((check) => void check()), recheckEveryMs).unref()
 
 /**
- * Calls `end`, maybe more than once, when the key of a connection is revoked, expires or is disabled before the
- * connection has closed. While the database is unavailable, keys stay valid.
+ * Calls `end`, maybe more than once, when the key of a connection is revoked or expires, or its organization is
+ * suspended, before the connection has closed. While the database is unavailable, keys stay valid.
  */
 export function onKeyRefused(
   { keyHash, token }: Caller,

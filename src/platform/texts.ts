@@ -90,7 +90,7 @@ export const texts = {
   malformedKey:
     'Unknown API key: after chd_org_ or chd_sk_ come 72 characters from 0 to 9 and a to f, whose last 8 are a checksum. ' +
     'Copy the whole key.',
-  disabled: 'Your organization was disabled or suspended by the operator of this server.',
+  suspended: 'Your organization was suspended by the operator of this server.',
   needsOrganizationKey: 'This call needs an organization key (chd_org_…). Yours is a scoped key.',
   needsKey: 'This call needs a key. Yours is a client token: make the call in your backend.',
   lacksPermission: (permission: string) =>

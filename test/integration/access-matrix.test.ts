@@ -64,7 +64,7 @@ beforeAll(async () => {
   addSessions(gateway)
   chowder = await openTestChowder({ sandboxes: driver, clawhubUrl: hub.url })
   await chowder.startWorker()
-  const [own, other, disabled] = [
+  const [own, other, suspended] = [
     await chowder.signUp(),
     await chowder.signUp(),
     await chowder.signUp({ providerKey: null }), // a used key is cached for a second
@@ -74,7 +74,7 @@ beforeAll(async () => {
     await create('/v1/instances', own.key, { name: 'sibling' }),
     await create('/v1/instances', other.key, { name: 'theirs' }),
   ]
-  Object.assign(organizationKey, { own: own.key, other: other.key, disabled: disabled.key })
+  Object.assign(organizationKey, { own: own.key, other: other.key, suspended: suspended.key })
   for (const permission of permissions) {
     scoped[permission] = (await issue(own.key, instance.id, [permission])).raw_key
   }
@@ -87,7 +87,7 @@ beforeAll(async () => {
   const { pool } = chowder.database
   await pool.query(`UPDATE api_keys SET expires_at = now() - interval '1 second' WHERE id = $1`, [expired.id])
   expect((await chowder.call('DELETE', `/v1/keys/${revoked.id}`, { key: own.key })).status).toBe(204)
-  await pool.query('UPDATE organizations SET disabled_at = now() WHERE id = $1', [disabled.id])
+  await pool.query('UPDATE organizations SET suspended_at = now() WHERE id = $1', [suspended.id])
 
   // A key to read and revoke, of the kind of each path.
   const keysOf = async (key: string, instanceId: string) => ({
@@ -180,7 +180,7 @@ describe('A1, A2: the key that each call needs', () => {
     for (const [caller, authorization] of Object.entries(unauthenticated)) {
       expect((await call(documented, ours, authorization)).statusCode, caller).toBe(401)
     }
-    expect((await call(documented, ours, bearer(organizationKey.disabled))).statusCode).toBe(403)
+    expect((await call(documented, ours, bearer(organizationKey.suspended))).statusCode).toBe(403)
 
     if (access === 'any') {
       for (const key of [organizationKey.own, scoped.sibling, ...permissions.map((permission) => scoped[permission])])

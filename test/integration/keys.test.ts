@@ -534,7 +534,7 @@ describe('A12: the end of a key', () => {
     expect((await kept).status).toBe(200)
   })
 
-  test('the keys of a disabled organization are a 403, of a deleted one a 401', async () => {
+  test('the keys of a suspended organization are a 403, of a deleted one a 401', async () => {
     const tenant = await newTenant()
     const { key } = await scopedKey(tenant)
     const set = (what: string) =>
@@ -547,10 +547,10 @@ describe('A12: the end of a key', () => {
         await until(`a ${status}`, async () => (await chowder.call('GET', url, { key: sent })).status === status)
       }
     }
-    await set('disabled_at = now()')
+    await set('suspended_at = now()')
     await answers(403)
-    expect((await chowder.call('GET', '/v1/organization', { key: tenant.key })).body.detail).toContain('disabled')
-    await set('disabled_at = NULL')
+    expect((await chowder.call('GET', '/v1/organization', { key: tenant.key })).body.detail).toContain('suspended')
+    await set('suspended_at = NULL')
     await answers(200)
     await set('deleted_at = now()')
     await answers(401)

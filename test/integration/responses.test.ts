@@ -975,15 +975,15 @@ describe('A12: a running turn', () => {
     await until(() => expect(gateway.received.every(({ abortedAt }) => abortedAt !== undefined)).toBe(true))
   })
 
-  test('ends after its organization is disabled, with the reason', async () => {
-    let isDisabled = false
+  test('ends after its organization is suspended, with the reason', async () => {
+    let isSuspended = false
     const url = await open(async () => {
-      if (isDisabled) throw new AppError('organization_disabled', texts.disabled)
+      if (isSuspended) throw new AppError('organization_suspended', texts.suspended)
       return caller
     })
     const streamed = await post({ ...hello, stream: true }, { url })
-    isDisabled = true
-    expect(await streamed.text()).toContain(texts.disabled)
+    isSuspended = true
+    expect(await streamed.text()).toContain(texts.suspended)
   })
 
   test('continues while the database is not available, and its key is not checked after its end', async () => {

@@ -7,7 +7,14 @@ beforeEach(() => void vi.useFakeTimers({ toFake: ['performance'] }))
 afterEach(() => void vi.useRealTimers())
 
 test('S17: unknown keys do not push good ones out of the cache', async () => {
-  const row = { keyId: 'k', organizationId: 'o', permissions: null, instanceIds: null, isDisabled: false, msLeft: null }
+  const row = {
+    keyId: 'k',
+    organizationId: 'o',
+    permissions: null,
+    instanceIds: null,
+    isSuspended: false,
+    msLeft: null,
+  }
   let queries = 0
   const good = Buffer.alloc(32, 1).toString('base64')
   let found: object[] = [{ ...row, keyHash: Buffer.from(good, 'base64'), isUseDue: false }]
@@ -29,7 +36,7 @@ test('S17: unknown keys do not push good ones out of the cache', async () => {
 })
 
 test('R10: the keys of all open connections are looked up in one query', async () => {
-  const row = { organizationId: 'o', permissions: null, instanceIds: null, isDisabled: false, msLeft: null }
+  const row = { organizationId: 'o', permissions: null, instanceIds: null, isSuspended: false, msLeft: null }
   const hashes = Array.from({ length: 400 }, (_, index) => Buffer.alloc(32, `key ${index}`).toString('base64'))
   let queries = 0
   const where = async () => {

@@ -18,7 +18,7 @@ const maxConcurrentQueries = 2
 
 interface FoundCaller {
   caller: Caller
-  isDisabled: boolean
+  isSuspended: boolean
   /** The expiry of the key, by the monotonic clock of this process. */
   endsAt: number
 }
@@ -56,7 +56,7 @@ export function createCallers(db: Db, log: Pick<Logger, 'warn'>): Callers {
         instanceIds: apiKeys.instanceIds,
         sessionIds: apiKeys.sessionIds,
         sessionPrefix: apiKeys.sessionPrefix,
-        isDisabled: sql<boolean>`(coalesce(${organizations.disabledAt}, ${organizations.suspendedAt}) IS NOT NULL)`,
+        isSuspended: sql<boolean>`(${organizations.suspendedAt} IS NOT NULL)`,
         msLeft: sql<number | null>`(extract(epoch FROM ${apiKeys.expiresAt} - now()) * 1000)::float8`,
         isUseDue,
         now: databaseMs,
@@ -77,12 +77,12 @@ export function createCallers(db: Db, log: Pick<Logger, 'warn'>): Callers {
     return keyHashes.map((keyHash): FoundCaller | null => {
       const row = byHash.get(keyHash)
       if (!row) return null
-      const { isDisabled, msLeft, isUseDue: mustRecordUse, sessionIds, sessionPrefix, now, ...found } = row
+      const { isSuspended, msLeft, isUseDue: mustRecordUse, sessionIds, sessionPrefix, now, ...found } = row
       databaseOrigin = now - performance.now()
       const sessions = sessionScopeOf({ sessionIds, sessionPrefix })
       if (mustRecordUse) uses.add(row.keyId)
       const caller = { ...found, keyHash, sessions, token: null }
-      return { caller, isDisabled, endsAt: queriedAt + (msLeft ?? Infinity) }
+      return { caller, isSuspended, endsAt: queriedAt + (msLeft ?? Infinity) }
     })
   })
 
@@ -91,7 +91,7 @@ export function createCallers(db: Db, log: Pick<Logger, 'warn'>): Callers {
     async find(keyHash) {
       const found = await callers.find(keyHash)
       if (!found || performance.now() >= found.endsAt) return null
-      if (found.isDisabled) throw new AppError('organization_disabled', texts.disabled)
+      if (found.isSuspended) throw new AppError('organization_suspended', texts.suspended)
       return found.caller
     },
     forget: (keyHash) => callers.forget(keyHash.toString('base64')),

@@ -98,18 +98,6 @@ export const setMaxResources = (db: Db, id: string, maxResources: Partial<Resour
   )
 
 /**
- * Disables or enables an organization. All keys of a disabled organization are refused within a second. Its agents keep
- * running, and answer on their channels.
- */
-export const setDisabled = (db: Db, id: string, isDisabled: boolean): Promise<Organization> =>
-  change(
-    db,
-    id,
-    { disabledAt: isDisabled ? sql`now()` : null },
-    { type: isDisabled ? 'organization.disable' : 'organization.enable' },
-  )
-
-/**
  * Suspends or resumes an organization. All keys of a suspended organization are refused within a second, and workers
  * stop its instances within seconds. After a resume they restart those instances.
  */

@@ -2,7 +2,6 @@ import { deleteOrganization } from '#api/organization/delete.ts'
 import {
   findOrganization,
   listOrganizations,
-  setDisabled,
   setLimit,
   setMaxResources,
   setSuspended,
@@ -25,7 +24,6 @@ const toData = (row: Organization) => ({
   instance_count: row.instanceCount,
   instance_limit: row.instanceLimit,
   max_resources: row.maxResources,
-  disabled: row.disabledAt !== null,
   suspended: row.suspendedAt !== null,
   created_at: toMicroseconds(row.createdAt),
 })
@@ -37,7 +35,7 @@ const toLine = (row: Organization): string[] => [
   row.name,
   row.subscriptionTier,
   `${row.instanceCount}/${row.instanceLimit ?? '∞'}`,
-  row.suspendedAt ? 'suspended' : row.disabledAt ? 'disabled' : 'active',
+  row.suspendedAt ? 'suspended' : 'active',
   shortTime(row.createdAt),
 ]
 
@@ -113,16 +111,6 @@ export const organizationCommands: Readonly<Record<string, Command>> = {
       if (!wanted) throw new Error(`${JSON.stringify(text)} ${resourcesRule(usualMaxima)}; or be none.`)
       return show(await setMaxResources(db, (await findOrganization(db, org)).id, wanted))
     },
-  },
-  'disable-org': {
-    parameters: ['<org>'],
-    summary: 'its keys are refused within a second; its agents go on running',
-    run: async ({ db, words: [org = ''] }) => show(await setDisabled(db, (await findOrganization(db, org)).id, true)),
-  },
-  'enable-org': {
-    parameters: ['<org>'],
-    summary: 'its keys work again',
-    run: async ({ db, words: [org = ''] }) => show(await setDisabled(db, (await findOrganization(db, org)).id, false)),
   },
   'suspend-org': {
     parameters: ['<org>'],

@@ -77,9 +77,9 @@ export const requestCodes = {
     },
   }),
   ...codesOf('forbidden', {
-    organization_disabled: {
-      meaning: 'The operator of this server has disabled or suspended the organization.',
-      remedy: 'Ask the operator to enable or resume it.',
+    organization_suspended: {
+      meaning: 'The operator of this server has suspended the organization.',
+      remedy: 'Ask the operator to resume it.',
     },
     lacks_permission: {
       meaning:
