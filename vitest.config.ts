@@ -3,6 +3,7 @@ import { defineConfig } from 'vitest/config'
 import { BaseSequencer, type TestSpecification } from 'vitest/node'
 
 const minute = 60_000
+const runFolder = 'test/support/run-folder.ts'
 const servers = 'test/support/servers.ts'
 const agentSandboxes = 'test/support/agent-sandboxes.ts'
 
@@ -48,13 +49,14 @@ interface Options {
 }
 
 /** The projects of a group run at the same time, and the groups one after another. */
-const project = (name: string, group: number, options: Options) => ({
+const project = (name: string, group: number, { globalSetup = [], ...options }: Options) => ({
   test: {
     name,
     include: [`test/${name}/**/*.test.ts`],
     hookTimeout: 10 * minute,
     retry,
     sequence: { groupOrder: group },
+    globalSetup: [runFolder, ...globalSetup],
     ...options,
   },
 })

@@ -15,10 +15,11 @@ import {
   textOf,
   waitForStatus,
 } from '../support/api-client.ts'
-import { type ChowderProcess, findGateway, processesIn } from '../support/chowder-process.ts'
+import { type ChowderProcess, findGateway } from '../support/chowder-process.ts'
 import type { FakeModelProvider } from '../support/fake-model-provider.mjs'
 import { present } from '../support/present.ts'
 import { runQuickstart } from '../support/quickstart.ts'
+import { processesIn } from '../support/run-folder.ts'
 import { until } from '../support/until.ts'
 import { describeRelay } from './relay-tests.ts'
 

@@ -6,11 +6,11 @@ import { api } from '../support/api-client.ts'
 import {
   type ChowderProcess,
   makeDataDir,
-  processesIn,
   removeDataDir,
   runChowder,
   startChowder,
 } from '../support/chowder-process.ts'
+import { processesIn } from '../support/run-folder.ts'
 import { until } from '../support/until.ts'
 
 describe('starting Chowder', () => {

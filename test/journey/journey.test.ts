@@ -5,10 +5,11 @@ import { promisify } from 'node:util'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { providerKey, startAgent, type TestAgent } from '../support/agent.ts'
 import { type Api, api, type StreamEvent, say, sessionPath, waitForStatus } from '../support/api-client.ts'
-import { askGateway, findGateway, type GatewayProcess, processesIn } from '../support/chowder-process.ts'
+import { askGateway, findGateway, type GatewayProcess } from '../support/chowder-process.ts'
 import type { FakeModelProvider } from '../support/fake-model-provider.mjs'
 import { readGatewayTokens, relayAnswer } from '../support/gateway-tokens.ts'
 import { present } from '../support/present.ts'
+import { processesIn } from '../support/run-folder.ts'
 import { until } from '../support/until.ts'
 
 const exists = (path: string) =>

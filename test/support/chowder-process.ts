@@ -1,5 +1,5 @@
 import { execFile, spawn } from 'node:child_process'
-import { chmod, mkdtemp, readdir, readFile, readlink, rm, stat, symlink } from 'node:fs/promises'
+import { chmod, mkdtemp, readFile, stat, symlink } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -14,6 +14,7 @@ import { noteProcess, searchInstallation } from './canary/installation.ts'
 import { compiledOnce } from './compile-cache.ts'
 import { present } from './present.ts'
 import { preparedRelease, releasesFolder } from './release.ts'
+import { killAndRemove, processesIn } from './run-folder.ts'
 import { until } from './until.ts'
 
 const run = promisify(execFile)
@@ -28,7 +29,7 @@ export interface ChowderOptions {
   dataDir: string
   role?: string
   /**
-   * Added to PATH, HOME, PORT=0, RELAY_PORT=0, LOCAL_ISOLATION and the data folder. Nothing else of the test's
+   * Added to PATH, HOME, TMPDIR, PORT=0, RELAY_PORT=0, LOCAL_ISOLATION and the data folder. Nothing else of the test's
    * environment is passed on.
    */
   env?: Record<string, string>
@@ -51,10 +52,20 @@ const { LOCAL_ISOLATION } = process.env
 const isolation = LOCAL_ISOLATION === undefined ? {} : { LOCAL_ISOLATION }
 
 function spawnChowder({ dataDir, role, env, command = (argv) => argv }: ChowderOptions) {
-  const { PATH = '', HOME = dataDir } = process.env
+  const { PATH = '', HOME = dataDir, TMPDIR = '' } = process.env
   const [program = '', ...args] = command([process.execPath, main, ...(role === undefined ? [] : [role])])
   const child = spawn(program, args, {
-    env: { ...compiledOnce, PATH, HOME, PORT: '0', RELAY_PORT: '0', CHOWDER_DATA_DIR: dataDir, ...isolation, ...env },
+    env: {
+      ...compiledOnce,
+      PATH,
+      HOME,
+      TMPDIR,
+      PORT: '0',
+      RELAY_PORT: '0',
+      CHOWDER_DATA_DIR: dataDir,
+      ...isolation,
+      ...env,
+    },
     stdio: ['ignore', 'pipe', 'pipe'],
   })
   let output = ''
@@ -132,24 +143,6 @@ export async function makeDataDir(): Promise<string> {
   return dataDir
 }
 
-const pids = async (): Promise<number[]> => (await readdir('/proc')).map(Number).filter((pid) => pid > 0)
-
-/**
- * Returns the processes whose working directory, arguments, environment or control group contain `place`: the path of a
- * folder, or the id of a container.
- */
-export async function processesIn(place: string): Promise<number[]> {
-  const found: number[] = []
-  for (const pid of await pids()) {
-    if (pid === process.pid) continue
-    const cwd = await readlink(`/proc/${pid}/cwd`).catch(() => '')
-    const of = (name: string) => readFile(`/proc/${pid}/${name}`, 'utf8').catch(() => '')
-    const told = [await of('environ'), await of('cmdline'), await of('cgroup')]
-    if (`${cwd}\0`.startsWith(place) || told.some((text) => text.includes(place))) found.push(pid)
-  }
-  return found
-}
-
 /**
  * Kills all processes that use a data folder, and removes the folder. Throws an error when a secret stood in the clear
  * in it, or in anything else of that installation.
@@ -160,25 +153,6 @@ export async function removeDataDir(dataDir: string): Promise<void> {
   } finally {
     await killAndRemove(dataDir)
   }
-}
-
-async function killAndRemove(dataDir: string): Promise<void> {
-  await until(
-    `the end of what runs in ${dataDir}`,
-    async () => {
-      const left = await processesIn(dataDir)
-      for (const pid of left) {
-        try {
-          process.kill(pid, 'SIGKILL')
-        } catch {
-          // The process has just ended.
-        }
-      }
-      return left.length === 0
-    },
-    20_000,
-  )
-  await rm(dataDir, { recursive: true, force: true, maxRetries: 5 })
 }
 
 export interface GatewayProcess {
@@ -211,7 +185,7 @@ export async function findGateway(instanceId: string): Promise<GatewayProcess | 
   else if (cluster !== null) container = await findPod(cluster, instanceId)
   const isOnThisHost = dockerHost === null && cluster === null
   if (!isOnThisHost && !container) return null
-  for (const pid of await pids()) {
+  for (const pid of await processesIn(container?.id ?? instanceId)) {
     const of = (name: string) => readFile(`/proc/${pid}/${name}`, 'utf8').catch(() => '')
     const configPath = /OPENCLAW_CONFIG_PATH=([^\0]+)/.exec(await of('environ'))?.[1]
     const isMeant = container ? (await of('cgroup')).includes(container.id) : configPath?.includes(instanceId)

@@ -4,7 +4,8 @@ import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { inject } from 'vitest'
 import { configPath } from '#openclaw/launch.ts'
-import { gatewaysAmong, objectsOfAgent, processesIn, volumeOfAgent } from './chowder-process.ts'
+import { gatewaysAmong, objectsOfAgent, volumeOfAgent } from './chowder-process.ts'
+import { processesIn } from './run-folder.ts'
 
 const run = promisify(execFile)
 

@@ -69,17 +69,20 @@ export function limitedCommand(record: Limited, group: ControlGroup | null, argv
   return { argv: [...niceness, ...(isLimitedByUser ? withProcesses(pids, limited) : limited)], env }
 }
 
+/** The name of the control group that has those of a data folder's sandboxes. */
+export const controlGroupsName = (dataDir: string): string =>
+  `chowder-${createHash('sha256').update(dataDir).digest('hex').slice(0, 12)}`
+
 /** Opens the control groups of a data folder's sandboxes at the first call. */
 export function lazyControlGroups(
   dataDir: string,
   parent: string,
   log: Pick<Logger, 'warn'> | undefined,
 ): () => Promise<ControlGroups> {
-  const name = `chowder-${createHash('sha256').update(dataDir).digest('hex').slice(0, 12)}`
   const exists = async (id: string) => isSandboxId(id) && (await sandboxFolder(parent, id).exists())
   let opened: Promise<ControlGroups> | undefined
   async function open(): Promise<ControlGroups> {
-    const groups = await openControlGroups(name, { isRoot, exists })
+    const groups = await openControlGroups(controlGroupsName(dataDir), { isRoot, exists })
     if (groups.missing !== null) {
       const text =
         'this host keeps no limits of memory, processors and processes for agents: see docs/operations.md, limits'
