@@ -3,27 +3,23 @@ import { parseArgs } from 'node:util'
 import { StartupError } from '#platform/startup-error.ts'
 import { measureAgentTurns } from './agent-turns.ts'
 import { measureApi } from './api.ts'
-import { measureDocker } from './docker.ts'
 import { type Fact, type Figure, isHeld, table } from './figures.ts'
 import { measureStart } from './gateway-start.ts'
 import { measureJail } from './jail.ts'
-import { measureKubernetes } from './kubernetes.ts'
 import { measureReplicas } from './replicas.ts'
 import { measureRows } from './rows.ts'
 
 const boolean = { type: 'boolean' } as const
 const { values } = parseArgs({
   options: {
-    docker: boolean,
     jail: boolean,
-    kubernetes: boolean,
     replicas: boolean,
     json: boolean,
     quick: boolean,
     rows: { type: 'string' },
   },
 })
-const { docker, jail, json, kubernetes, quick, replicas } = values
+const { jail, json, quick, replicas } = values
 
 const maxRows = 10_000_000
 
@@ -31,9 +27,7 @@ const maxRows = 10_000_000
 const report = (text: string) => void process.stderr.write(`${text} …\n`)
 
 async function measure(): Promise<(Fact | Figure)[]> {
-  if (docker) return measureDocker(report)
   if (jail) return measureJail(report)
-  if (kubernetes) return measureKubernetes(report)
   if (replicas) return measureReplicas(report)
   if (values.rows !== undefined) {
     const rows = Number(values.rows)

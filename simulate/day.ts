@@ -10,7 +10,7 @@ export const turnsADay = 1
 /** One of so many regions goes away. */
 export const regions = 8
 /** When it is away, from 0 to 1: for half an hour of 24. */
-export const away = { from: 0.6, to: 0.6 + 1 / 48 }
+const away = { from: 0.6, to: 0.6 + 1 / 48 }
 /** This share of its gateways has ended when it comes back, as if its hosts had started anew. */
 export const endsWithRegion = 0.5
 /** What the people who use the fleet do at night, and at its busiest time, of what they do on average. */

@@ -5,7 +5,7 @@ import { parseArgs } from 'node:util'
 import { partOfDay } from './day.ts'
 import { startFleet } from './fleet.ts'
 import { liveThroughDay } from './people.ts'
-import { eventsOf, failuresOf, plotOf, tableOf } from './report.ts'
+import { eventsOf, failuresOf, tableOf } from './report.ts'
 import { takeSamples } from './samples.ts'
 
 const usage = `usage: npm run simulate -- [--instances N] [--workers N] [--hours N] [--out FILE]
@@ -13,7 +13,7 @@ const usage = `usage: npm run simulate -- [--instances N] [--workers N] [--hours
   --instances   how many run from the beginning; 1000 by default, at most 1000000
   --workers     worker processes; 2 by default, at most 64
   --hours       how long the day takes; 0.1 by default, at most 48
-  --out         also writes the table to this file and the plot beside it, as .svg`
+  --out         also writes the table to this file`
 
 const reportEveryMs = 30_000
 
@@ -60,9 +60,7 @@ async function simulate(): Promise<void> {
     const machine = `${instances} instances, ${workers} workers, a day in ${hours} h, ${availableParallelism()} cores of ${cpu}`
     const told = ['', 'events', ...(await eventsOf(fleet)), '', 'failures', ...failuresOf(asked).slice(0, 10)]
     process.stdout.write(`\n${table}\n\n${machine}\n${told.join('\n')}\n`)
-    if (out === null) return
-    await writeFile(out, `${table}\n\n${machine}\n`)
-    await writeFile(out.replace(/\.md$/, '').concat('.svg'), plotOf(samples))
+    if (out !== null) await writeFile(out, `${table}\n\n${machine}\n`)
   } finally {
     report('closing')
     await fleet.close()

@@ -1,7 +1,6 @@
-import { away, type PartOfDay, partsOfDay } from './day.ts'
+import { type PartOfDay, partsOfDay } from './day.ts'
 import type { Fleet } from './fleet.ts'
 import type { Asked } from './people.ts'
-import { draw } from './plot.ts'
 import type { Sample } from './samples.ts'
 
 const quantile = (values: number[], share: number): number => {
@@ -18,62 +17,40 @@ const mean = (samples: Sample[], of: (sample: Sample) => number) =>
 
 function column(samples: Sample[], asked: Asked[]): Record<string, string> {
   const of = (kind: Asked['kind']) => asked.filter((one) => one.kind === kind)
-  const seconds = (kind: Asked['kind'], share: number) =>
-    quantile(
-      of(kind).flatMap(({ failure, ms }) => (failure === null ? [ms / 1000] : [])),
-      share,
+  const time = (kind: Asked['kind'], share: number, unit: 's' | 'ms') => {
+    const done = of(kind).filter(({ failure }) => failure === null)
+    return written(
+      quantile(
+        done.map(({ ms }) => (unit === 's' ? ms / 1000 : ms)),
+        share,
+      ),
+      ` ${unit}`,
     )
+  }
   const failed = (kind: Asked['kind']) => {
     const all = of(kind)
     return `${all.filter(({ failure }) => failure !== null).length} of ${all.length}`
   }
+  const average = (value: (sample: Sample) => number, unit = '') => written(mean(samples, value), unit)
+  const largest = (value: (sample: Sample) => number, unit = '') => written(most(samples, value), unit)
+  const dueAges = samples.map(({ dueAge }) => dueAge)
   return {
-    'instances that run': written(
-      mean(samples, ({ running }) => running),
-      '',
-    ),
-    'create to running, p50': written(seconds('create', 0.5), ' s'),
-    'create to running, p99': written(seconds('create', 0.99), ' s'),
+    'instances that run': average(({ running }) => running),
+    'create to running, p50': time('create', 0.5, 's'),
+    'create to running, p99': time('create', 0.99, 's'),
     'creates that failed': failed('create'),
-    'a turn, p50': written(seconds('turn', 0.5) * 1000, ' ms'),
-    'a turn, p99': written(seconds('turn', 0.99) * 1000, ' ms'),
+    'a turn, p50': time('turn', 0.5, 'ms'),
+    'a turn, p99': time('turn', 0.99, 'ms'),
     'turns that failed': failed('turn'),
     'deletes that failed': failed('delete'),
-    'due rows, most': written(
-      most(samples, ({ due }) => due),
-      '',
-    ),
-    'due age, p99': written(
-      quantile(
-        samples.map(({ dueAge }) => dueAge),
-        0.99,
-      ),
-      ' s',
-    ),
-    'cores of the database': written(
-      mean(samples, ({ database }) => database),
-      '',
-    ),
-    transactions: written(
-      mean(samples, ({ transactionsPerSecond }) => transactionsPerSecond),
-      '/s',
-    ),
-    'cores of all workers': written(
-      mean(samples, ({ workers }) => workers),
-      '',
-    ),
-    'cores of the API': written(
-      mean(samples, ({ api }) => api),
-      '',
-    ),
-    'largest worker': written(
-      most(samples, ({ workerMb }) => workerMb),
-      ' MB',
-    ),
-    API: written(
-      most(samples, ({ apiMb }) => apiMb),
-      ' MB',
-    ),
+    'due rows, most': largest(({ due }) => due),
+    'due age, p99': written(quantile(dueAges, 0.99), ' s'),
+    'cores of the database': average(({ database }) => database),
+    transactions: average(({ transactionsPerSecond }) => transactionsPerSecond, '/s'),
+    'cores of all workers': average(({ workers }) => workers),
+    'cores of the API': average(({ api }) => api),
+    'largest worker': largest(({ workerMb }) => workerMb, ' MB'),
+    API: largest(({ apiMb }) => apiMb, ' MB'),
   }
 }
 
@@ -110,33 +87,4 @@ export function failuresOf(asked: Asked[]): string[] {
     counts.set(reason, (counts.get(reason) ?? 0) + 1)
   }
   return [...counts].sort(([, a], [, b]) => b - a).map(([reason, count]) => `${count} × ${reason}`)
-}
-
-export function plotOf(samples: Sample[]): string {
-  const line = (name: string, of: (sample: Sample) => number) => ({
-    name,
-    points: samples.map((sample) => ({ time: sample.time, value: of(sample) })),
-  })
-  return draw(
-    [
-      { title: 'Instances', unit: 'that run', lines: [line('running', ({ running }) => running)] },
-      { title: 'Due rows', unit: 'that nobody works on', lines: [line('due', ({ due }) => due)] },
-      { title: 'Due age', unit: 's', lines: [line('the oldest', ({ dueAge }) => dueAge)] },
-      {
-        title: 'Processors',
-        unit: 'cores',
-        lines: [
-          line('database', ({ database }) => database),
-          line('all workers', ({ workers }) => workers),
-          line('API', ({ api }) => api),
-        ],
-      },
-      {
-        title: 'Memory',
-        unit: 'MB',
-        lines: [line('largest worker', ({ workerMb }) => workerMb), line('API', ({ apiMb }) => apiMb)],
-      },
-    ],
-    away,
-  )
 }

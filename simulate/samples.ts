@@ -8,8 +8,6 @@ const everyMs = 5000
 
 /** What the fleet looked like at a moment, and what it used since the sample before. */
 export interface Sample {
-  /** Of the day, from 0 to 1. */
-  time: number
   part: PartOfDay
   running: number
   due: number
@@ -83,10 +81,8 @@ export async function takeSamples(fleet: Fleet, timeNow: () => number, signal: A
     const now = await count()
     const seconds = (now.at - before.at) / 1000
     const since = (name: keyof Counted) => (now[name] - before[name]) / seconds
-    const time = timeNow()
     samples.push({
-      time,
-      part: partOfDay(time),
+      part: partOfDay(timeNow()),
       running: rows[0]?.running ?? 0,
       due: rows[0]?.due ?? 0,
       dueAge: Math.max(0, rows[0]?.age ?? 0),
