@@ -23,6 +23,10 @@ export async function deleteResponses(db: Db, condition: SQL, signal?: AbortSign
   }
 }
 
+/** Deletes the responses of a session that was reset or deleted. */
+export const deleteSessionResponses = (db: Db, instanceId: string, sessionKey: string): Promise<void> =>
+  deleteResponses(db, sql`WHERE r.instance_id = ${instanceId} AND r.session_key = ${sessionKey}`)
+
 /**
  * Deletes the responses of the instances `i` that match a condition. Finds the instances once: otherwise each batch
  * would pass over those without responses. After a throw of the signal's reason or a crash, some remain.

@@ -3,11 +3,10 @@ import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { AppError } from '#platform/errors.ts'
 import { texts } from '#platform/texts.ts'
 import { formOf, type KeyForm } from './api-key.ts'
+import type { Caller, FindCaller, FindTokenCaller, Permission } from './caller.ts'
 import { instanceIdOf } from './instance-params.ts'
 import type { RequestCounters } from './rate-limit.ts'
-import { requireInScope, type SessionScope } from './session-scope.ts'
-
-type Permission = 'read' | 'interact' | 'sessions' | 'configure' | 'files' | 'channels'
+import { requireInScope } from './session-scope.ts'
 
 /**
  * The key that a route needs: none, any key, an organization key, or also a scoped key that has the permission on the
@@ -22,43 +21,6 @@ export function describeAccess(access: Access): string {
   if (access === 'org') return 'Needs an organization key.'
   return `Needs an organization key, or a scoped key for the instance with the permission \`${access}\`.`
 }
-
-/** The owner of the key that a request came with. */
-export interface Caller {
-  organizationId: string
-  keyId: string
-  /** Finds the caller again. */
-  keyHash: string
-  /** The grants of a scoped key; both null for an organization key, which has every permission on every instance. */
-  permissions: readonly Permission[] | null
-  instanceIds: readonly string[] | null
-  /** The sessions that exist for the caller; null for all of its instances. */
-  sessions: SessionScope | null
-  /** Only of a client token. */
-  token: ClientToken | null
-}
-
-/** Whether a caller has a permission, on the instances that it may use. */
-export const hasPermission = ({ permissions }: Pick<Caller, 'permissions'>, permission: Permission): boolean =>
-  permissions === null || permissions.includes(permission)
-
-interface ClientToken {
-  /** In ms since 1970, by the clock of the database. */
-  expiresAt: number
-  /** The end of the token by the monotonic clock of this process. */
-  endsAt: number
-  /** Names the person for the limits of requests; null when the token names none. */
-  endUser: string | null
-}
-
-/**
- * Finds the caller that the SHA-256 of a key, in base64, belongs to; null for a key that is unknown, revoked or
- * expired. Throws AppError `organization_suspended` when the operator suspended the organization.
- */
-export type FindCaller = (keyHash: string) => Promise<Caller | null>
-
-/** Finds the caller that a client token stands for; null for one that is malformed or expired, or whose key is refused. */
-export type FindTokenCaller = (token: string) => Promise<Caller | null>
 
 /** Throws AppError `instance_not_found` for an instance that is missing, or of another organization, and for a malformed id. */
 type RequireInstance = (organizationId: string, instanceId: string) => Promise<unknown>

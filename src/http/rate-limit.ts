@@ -5,7 +5,7 @@ import { Redis } from 'ioredis'
 import { LRUCache } from 'lru-cache'
 import { AppError } from '#platform/errors.ts'
 import { texts } from '#platform/texts.ts'
-import type { Caller } from './auth.ts'
+import type { Caller } from './caller.ts'
 import { instanceIdOf } from './instance-params.ts'
 
 /** The numbers of requests allowed; 0 means no limit. */

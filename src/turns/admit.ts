@@ -3,7 +3,7 @@ import { LRUCache } from 'lru-cache'
 import { createRequireBudgets } from '#budgets/check.ts'
 import type { Db } from '#database/client.ts'
 import { sessionEndUsers } from '#database/usage-schema.ts'
-import type { Caller } from '#http/auth.ts'
+import type { Caller } from '#http/caller.ts'
 import type { FindGateway, RunningGateway } from '#instances/find.ts'
 import type { Logger } from '#platform/log.ts'
 

@@ -1,6 +1,7 @@
 import { Readable } from 'node:stream'
 import type { FastifyReply } from 'fastify'
-import { type FindCaller, onKeyRefused } from '#http/auth.ts'
+import { onKeyRefused } from '#http/auth.ts'
+import type { FindCaller } from '#http/caller.ts'
 import { clientLeft } from '#http/client-left.ts'
 import { openStreams, turnAddedDuration } from '#platform/metrics.ts'
 import type { TurnRunner } from './runner.ts'

@@ -1,6 +1,6 @@
 import type { FastifyInstance } from 'fastify'
 import type { Db } from '#database/client.ts'
-import type { FindCaller } from '#http/auth.ts'
+import type { FindCaller } from '#http/caller.ts'
 import type { FindGateway } from '#instances/find.ts'
 import type { DeclareModel } from '#instances/gateway/declare-model.ts'
 import { recordKeyRefusal } from '#instances/provider-key-refusal.ts'

@@ -10,7 +10,7 @@ import { afterAll, afterEach, beforeEach, describe, expect, onTestFinished, test
 import { WebSocket } from 'ws'
 import { createDb, type Db } from '#database/client.ts'
 import { aliveSeconds, beat, beatEveryMs } from '#database/processes.ts'
-import type { Caller } from '#http/auth.ts'
+import type { Caller } from '#http/caller.ts'
 import { useErrors } from '#http/errors.ts'
 import { serializers, strictBodies } from '#http/validation.ts'
 import { createVault } from '#platform/secrets.ts'

@@ -1,6 +1,7 @@
 import fastify from 'fastify'
 import { describe, expect, test } from 'vitest'
-import { authorize, type Caller, useApiKeys } from '#http/auth.ts'
+import { authorize, useApiKeys } from '#http/auth.ts'
+import type { Caller } from '#http/caller.ts'
 import { AppError } from '#platform/errors.ts'
 import { texts } from '#platform/texts.ts'
 

@@ -1,175 +1,119 @@
-import { execFile } from 'node:child_process'
-import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { readdirSync, readFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
-import { promisify } from 'node:util'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { describe, expect, test } from 'vitest'
 
 const root = join(import.meta.dirname, '../..')
-const nouns = folders('src/api')
+const src = join(root, 'src')
 
-function folders(path: string): string[] {
-  return readdirSync(join(root, path), { withFileTypes: true })
-    .filter((entry) => entry.isDirectory())
-    .map(({ name }) => name)
-}
+type Sources = ReadonlyMap<string, string>
 
-/**
- * What may be imported: each noun of the API by itself, `sandbox/driver.ts` apart from the drivers, every other layer
- * whole.
- */
-const targets = [
-  'main.ts',
-  'app.ts',
-  ...folders('src').filter((name) => name !== 'api'),
-  ...nouns.map((noun) => `api/${noun}`),
-  'sandbox/driver.ts',
-]
-
-/** The rows of the table in docs/architecture.md: what a layer is, and what it may know. */
-function documentedRules(): Map<string, string[]> {
-  const text = readFileSync(join(root, 'docs/architecture.md'), 'utf8')
-  const rows = [...text.matchAll(/^\| `([a-z./-]+)` \|[^|]*\|(.*)\|$/gm)]
-  return new Map(
-    rows.map(([, layer = '', known = '']) => [
-      layer.replace(/\/$/, ''),
-      [...known.matchAll(/`([^`]+)`/g)].map(([, name = '']) => name.replace(/\/$/, '')),
-    ]),
-  )
-}
-
-const rules = documentedRules()
-const files = readdirSync(join(root, 'src'), { recursive: true, encoding: 'utf8' }).filter((path) =>
-  path.endsWith('.ts'),
+/** The files of src by their path. */
+const sources: Sources = new Map(
+  readdirSync(src, { recursive: true, encoding: 'utf8' })
+    .filter((path) => /\.(ts|mjs)$/.test(path))
+    .map((path) => [path, readFileSync(join(src, path), 'utf8')]),
 )
 
-/** The layer of a file, or its noun below `api/`. */
-function layerOf(file: string): string {
-  const [first = '', second = ''] = file.split('/')
-  return first === 'api' ? `api/${second}` : first
+/** The order of storeys and its exceptions, from the code block of docs/architecture.md. */
+function readOrder() {
+  const document = readFileSync(join(root, 'docs/architecture.md'), 'utf8')
+  const [order = '', exceptions = ''] = document.split('## Storeys')[1]?.split('```')[1]?.trim().split('\n\n') ?? []
+  const storeys = order.split('>').map((names) => names.trim().split(/\s+/))
+  return {
+    height: new Map(storeys.flatMap((names, at) => names.map((name) => [name, -at]))),
+    exceptions: [...exceptions.matchAll(/^(\S+) also knows ([^\s:]+): \S/gm)].map(([, who = '', what = '']) => ({
+      who,
+      what,
+    })),
+  }
 }
 
-/** The imports that the table allows a layer. */
-function knownTo(layer: string): string[] {
-  const own = layer.endsWith('.ts') ? [] : [layer]
-  const noun = /^api\//.test(layer) ? (rules.get('api') ?? []) : []
-  const known = [...own, ...noun, ...(rules.get(layer) ?? [])]
-  return known.flatMap((name) => (name === 'api' ? nouns.map((one) => `api/${one}`) : [name]))
+const { height, exceptions } = readOrder()
+
+const storeyOf = (path: string) => path.split('/')[0]?.replace(/\.(ts|mjs)$/, '') ?? ''
+const nounOf = (path: string) => (path.startsWith('api/') ? path.split('/')[1] : undefined)
+/** The folder of a file; itself for a file directly in src. */
+const folderOf = (path: string) => (path.includes('/') ? dirname(path) : path)
+
+/** The imports of a file, also of types and those that are called: how each is written, and the path of its file. */
+const importsOf = (path: string, source: string) =>
+  [...source.matchAll(/\b(?:from|import)\b\s*\(?\s*(['"`])([#.][^'"`]*)\1/g)].map(([, , written = '']) => ({
+    written,
+    target: written.startsWith('#') ? written.slice(1) : join(dirname(path), written),
+  }))
+
+function isAllowed(path: string, written: string, target: string): boolean {
+  if (written.includes('../')) return false
+  const [storey, known] = [storeyOf(path), storeyOf(target)]
+  if (exceptions.some(({ who, what }) => path.startsWith(`${who}/`) && `${target}/`.startsWith(`${what}/`))) return true
+  if (storey === known) return nounOf(path) === nounOf(target)
+  const [own, other] = [height.get(storey) ?? Number.NaN, height.get(known) ?? Number.NaN]
+  const isDriver = known === 'sandbox' && target !== 'sandbox/driver.ts'
+  return own > other && !(isDriver && own < (height.get('composition') ?? 0))
 }
 
-const isKnown = (layer: string, target: string) =>
-  knownTo(layer).some((known) => known === target || target.startsWith(`${known}/`))
-
-const planted = (layer: string, forms: 'one form' | 'every form') =>
-  targets.flatMap((target) => {
-    const path = `#${target.endsWith('.ts') ? target : `${target}/planted.ts`}`
-    const statements = [
-      `import '${path}'`,
-      ...(forms === 'every form'
-        ? [
-            `import type { A } from '${path}'`,
-            `export { b } from '${path}'`,
-            `export const later = () => import('${path}')`,
-          ]
-        : []),
-    ]
-    return statements.map((statement) => ({ target, statement, isAllowed: isKnown(layer, target) }))
-  })
-
-interface Report {
-  diagnostics: { category: string; location: { path: string; start: { line: number } } }[]
-}
-
-let copy: string
-
-beforeAll(() => {
-  copy = mkdtempSync(join(tmpdir(), 'chowder-imports-'))
-  cpSync(join(root, 'src'), join(copy, 'src'), { recursive: true })
-  const settings = JSON.parse(readFileSync(join(root, 'biome.json'), 'utf8'))
-  writeFileSync(join(copy, 'biome.json'), JSON.stringify({ ...settings, vcs: undefined, $schema: undefined }))
-})
-afterAll(() => rmSync(copy, { recursive: true, force: true }))
-
-/** The lines, as `file:line`, whose imports the linter refuses. */
-async function refused(): Promise<string[]> {
-  const biome = join(root, 'node_modules/.bin/biome')
-  const args = ['lint', '--only=style/noRestrictedImports', '--reporter=json', '--max-diagnostics=none', 'src']
-  const ran = promisify(execFile)(biome, args, { cwd: copy, maxBuffer: 256 * 1024 * 1024 })
-  const { stdout } = await ran.catch((error: { stdout: string }) => error)
-  const { diagnostics }: Report = JSON.parse(stdout)
-  return diagnostics.map(({ location }) => `${location.path}:${location.start.line}`)
-}
-
-describe('the linter keeps each layer to what docs/architecture.md lets it know', () => {
-  test('the table names every layer', () => {
-    const layers = ['main.ts', 'app.ts', ...folders('src')].filter((name) => name !== 'main.ts')
-    expect(layers.filter((layer) => !rules.has(layer))).toEqual([])
-  })
-
-  test('a forbidden import is refused in every file, in every form, and an allowed one passes', {
-    timeout: 120_000,
-  }, async () => {
-    const expected: string[] = []
-    const seen = new Set<string>()
-    for (const file of files) {
-      const layer = layerOf(file)
-      const imports = planted(layer, seen.has(layer) ? 'one form' : 'every form')
-      seen.add(layer)
-      const upwards = ["import '../planted.ts'", "import './../planted.ts'"].map((statement) => ({
-        statement,
-        isAllowed: false,
-      }))
-      const lines = [...imports, ...upwards]
-      const source = readFileSync(join(root, 'src', file), 'utf8')
-      const first = source.split('\n').length
-      writeFileSync(join(copy, 'src', file), `${source}${lines.map(({ statement }) => `${statement}\n`).join('')}`)
-      for (const [at, { isAllowed }] of lines.entries()) if (!isAllowed) expected.push(`src/${file}:${first + at}`)
+/** A way that ends where it began, if there is one. */
+function findCircle(arrows: ReadonlyMap<string, ReadonlySet<string>>): string[] {
+  const done = new Set<string>()
+  function walk(at: string, way: readonly string[]): string[] {
+    if (way.includes(at)) return [...way.slice(way.indexOf(at)), at]
+    if (done.has(at)) return []
+    for (const next of arrows.get(at) ?? []) {
+      const circle = walk(next, [...way, at])
+      if (circle.length > 0) return circle
     }
-    expect(expected.length).toBeGreaterThan(files.length)
-    expect((await refused()).sort()).toEqual(expected.sort())
-  })
-})
+    done.add(at)
+    return []
+  }
+  return [...arrows.keys()].map((at) => walk(at, [])).find((circle) => circle.length > 0) ?? []
+}
 
-/** Where a file is: its folder, or itself for `main.ts` and `app.ts`. */
-const folderOf = (file: string) => (file.includes('/') ? dirname(file) : file)
-
-/** The folders that a folder's files import, for each folder. */
-function folderImports(): Map<string, Set<string>> {
-  const imports = new Map<string, Set<string>>()
-  for (const file of files) {
-    const source = readFileSync(join(root, 'src', file), 'utf8')
-    const folder = folderOf(file)
-    for (const [, path = ''] of source.matchAll(/\b(?:from|import)\s*\(?\s*'([#.][^']+)'/g)) {
-      const target = path.startsWith('#') ? path.slice(1) : join(dirname(file), path)
-      if (folderOf(target) === folder) continue
-      imports.set(folder, (imports.get(folder) ?? new Set()).add(folderOf(target)))
+/** The imports that the order forbids, and a circle of files and of folders. */
+function faultsOf(files: Sources): string[] {
+  const [ofFiles, ofFolders] = [new Map<string, Set<string>>(), new Map<string, Set<string>>()]
+  const forbidden: string[] = []
+  for (const [path, source] of files) {
+    for (const { written, target } of importsOf(path, source)) {
+      if (!isAllowed(path, written, target)) forbidden.push(`${path} imports ${written}`)
+      ofFiles.set(path, (ofFiles.get(path) ?? new Set()).add(target))
+      const [from, to] = [folderOf(path), folderOf(target)]
+      if (from !== to) ofFolders.set(from, (ofFolders.get(from) ?? new Set()).add(to))
     }
   }
-  return imports
+  return [...forbidden, ...[ofFiles, ofFolders].map((arrows) => findCircle(arrows).join(' > ')).filter(Boolean)]
 }
 
-/** A way through the folders that ends where it began, if there is one. */
-function findCircle(imports: Map<string, Set<string>>): string[] | null {
-  const isDone = new Set<string>()
-  function walk(folder: string, path: readonly string[]): string[] | null {
-    if (path.includes(folder)) return [...path.slice(path.indexOf(folder)), folder]
-    if (isDone.has(folder)) return null
-    for (const next of imports.get(folder) ?? []) {
-      const circle = walk(next, [...path, folder])
-      if (circle) return circle
-    }
-    isDone.add(folder)
-    return null
-  }
-  for (const folder of imports.keys()) {
-    const circle = walk(folder, [])
-    if (circle) return circle
-  }
-  return null
-}
+describe('the imports of src keep to the order of docs/architecture.md', () => {
+  test('the order names each storey once', () => {
+    expect([...height.keys()].sort()).toEqual([...new Set([...sources.keys()].map(storeyOf))].sort())
+  })
 
-test('no folders import each other in a circle', () => {
-  expect(findCircle(folderImports())).toBeNull()
-  const turned = new Map([...folderImports(), ['platform', new Set(['lifecycle'])]])
-  expect(findCircle(turned)).not.toBeNull()
+  test('no import is forbidden, and there is no circle', () => {
+    expect(faultsOf(sources)).toEqual([])
+  })
+
+  test.each([
+    ['platform/ids.ts', "import { a } from '#settings/env.ts'"],
+    ['lifecycle/step.ts', "import type { A } from '#relay/call.ts'"],
+    ['history/record.ts', "export { a } from '#http/auth.ts'"],
+    ['budgets/check.ts', "export const a = () => import('#api/keys/store.ts')"],
+    ['openclaw/path.ts', "type A = import('#http/auth.ts').Caller"],
+    ['api/keys/store.ts', "import { a } from '#api/usage/read.ts'"],
+    ['api/organization/store.ts', "import { a } from '#api/keys/callers.ts'"],
+    ['instances/find.ts', "import { a } from '#sandbox/local/driver.ts'"],
+    ['relay/usage/meter.ts', "import { a } from '../call.ts'"],
+    ['http/errors.ts', "import { a } from '#unknown/a.ts'"],
+  ])('%s may not: %s', (path, line) => {
+    const [first = ''] = faultsOf(new Map([...sources, [path, `${sources.get(path)}\n${line}`]]))
+    expect(first).toBe(`${path} imports ${/'(.+)'/.exec(line)?.[1]}`)
+  })
+
+  test('a circle of types is found, of files and of folders', () => {
+    const planted = new Map([
+      ['relay/call.ts', "import type { A } from './pace.ts'\nimport { b } from '#relay/usage/cost.ts'"],
+      ['relay/pace.ts', "import type { A } from './call.ts'"],
+      ['relay/usage/cost.ts', "import type { A } from '#relay/target.ts'"],
+    ])
+    expect(faultsOf(planted)).toEqual(['relay/call.ts > relay/pace.ts > relay/call.ts', 'relay > relay/usage > relay'])
+  })
 })

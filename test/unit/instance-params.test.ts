@@ -1,7 +1,8 @@
 import fastify from 'fastify'
 import { expect, test } from 'vitest'
 import { newApiKey } from '#http/api-key.ts'
-import { type Caller, useApiKeys } from '#http/auth.ts'
+import { useApiKeys } from '#http/auth.ts'
+import type { Caller } from '#http/caller.ts'
 import { useInstanceIds } from '#http/instance-params.ts'
 import { newId } from '#platform/ids.ts'
 

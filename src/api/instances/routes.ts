@@ -1,7 +1,7 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { Type } from '@sinclair/typebox'
 import type { FastifyReply } from 'fastify'
-import { hasPermission } from '#http/auth.ts'
+import { hasPermission } from '#http/caller.ts'
 import { clientLeft } from '#http/client-left.ts'
 import { shownAs } from '#http/examples.ts'
 import { InstanceParams } from '#http/instance-params.ts'

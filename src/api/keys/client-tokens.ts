@@ -1,5 +1,5 @@
 import { clientTokenPrefix } from '#http/api-key.ts'
-import type { Caller, FindTokenCaller } from '#http/auth.ts'
+import type { Caller, FindTokenCaller } from '#http/caller.ts'
 import type { SessionScope } from '#http/session-scope.ts'
 import type { Vault } from '#platform/secrets.ts'
 import type { Callers } from './callers.ts'

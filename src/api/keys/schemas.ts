@@ -1,6 +1,6 @@
 import { type Static, Type } from '@sinclair/typebox'
 import { permissions } from '#database/schema.ts'
-import type { Caller } from '#http/auth.ts'
+import type { Caller } from '#http/caller.ts'
 import type { RateLimits } from '#http/rate-limit.ts'
 import { toSeconds } from '#platform/timestamps.ts'
 import { DateTime, Name, Nullable, OneOf, Uuid } from '#platform/typebox.ts'

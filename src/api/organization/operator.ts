@@ -4,9 +4,9 @@ import type { Db } from '#database/client.ts'
 import { type Organization, organizations, type Tier } from '#database/schema.ts'
 import type { EventType } from '#history/event-types.ts'
 import { recordEvent } from '#history/record.ts'
+import { instanceLimits } from '#instances/tiers.ts'
 import { isId } from '#platform/ids.ts'
 import { formatResources, type ResourceLimits } from '#settings/resources.ts'
-import { instanceLimits } from './tiers.ts'
 
 /** All organizations that are not deleted, oldest first. */
 export const listOrganizations = (db: Db): Promise<Organization[]> =>

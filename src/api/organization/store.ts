@@ -18,13 +18,13 @@ import { egressColumns, type NewEgress } from '#egress/schemas.ts'
 import { recordEvent } from '#history/record.ts'
 import { maximaOf, ownResources, type ResourceChanges, requireWithin } from '#instances/resources.ts'
 import { providerKeyPlace } from '#instances/row.ts'
+import { instanceLimits } from '#instances/tiers.ts'
 import { AppError } from '#platform/errors.ts'
 import { newId } from '#platform/ids.ts'
 import type { Vault } from '#platform/secrets.ts'
 import { texts } from '#platform/texts.ts'
 import type { ResourceSettings } from '#settings/resources.ts'
 import { makeKeyUsersDue } from './key-changes.ts'
-import { instanceLimits } from './tiers.ts'
 
 /**
  * Creates an organization and its first key, in one transaction. The key itself is returned once and never stored. With

@@ -1,6 +1,6 @@
 import type { FastifyBaseLogger } from 'fastify'
 import pTimeout from 'p-timeout'
-import type { Caller } from '#http/auth.ts'
+import type { Caller } from '#http/caller.ts'
 import { logFailure } from '#http/failure-log.ts'
 import type { RunningGateway } from '#instances/find.ts'
 import type { TurnSession } from '#turns/admit.ts'

@@ -1,7 +1,7 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { Type } from '@sinclair/typebox'
-import { deleteSessionResponses } from '#api/responses/store/expiry.ts'
 import type { Db } from '#database/client.ts'
+import { deleteSessionResponses } from '#database/delete-responses.ts'
 import { InstanceParams } from '#http/instance-params.ts'
 import { failures } from '#http/openapi.ts'
 import { linkNext, PageQuery, positionOf } from '#http/paging.ts'

@@ -1,7 +1,7 @@
-import { instanceLimits } from '#api/organization/tiers.ts'
 import type { Db } from '#database/client.ts'
 import type { Organization } from '#database/schema.ts'
 import { runAs } from '#history/actor.ts'
+import { instanceLimits } from '#instances/tiers.ts'
 import type { Logger } from '#platform/log.ts'
 import { claimOutOfSync, deleteOldEvents, postponeSync, settleSync } from './store.ts'
 import type { Billing, PaidTier } from './stripe.ts'

@@ -10,10 +10,6 @@ const maxPerInstance = 1000
 /** The number is checked for instances with a response in this time. The task runs every minute. */
 const recentlyActive = '10 minutes'
 
-/** Deletes the responses of a session that was reset or deleted. */
-export const deleteSessionResponses = (db: Db, instanceId: string, sessionKey: string): Promise<void> =>
-  deleteResponses(db, sql`WHERE r.instance_id = ${instanceId} AND r.session_key = ${sessionKey}`)
-
 /**
  * The smallest UUID of version 7 of this age, by the clock of the database: the index of ids finds rows by their time.
  * The clock of the process that made an id may be wrong, so where a row is erased, the time written by the database
