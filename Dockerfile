@@ -14,6 +14,7 @@ COPY --from=dependencies /chowder/node_modules node_modules
 COPY package.json openapi.json ./
 COPY releases releases
 COPY migrations migrations
+COPY docs docs
 COPY src src
 # Shown in /readyz, in the log and in the metrics.
 ARG COMMIT=

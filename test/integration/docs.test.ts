@@ -79,6 +79,28 @@ test('/docs/errors has an anchor for each error code, and loads nothing', async 
   expect((await get(pathname)).body).toContain(`id="${anchor.slice(1)}"`)
 })
 
+test('/docs/guides has every guide of docs/, whose links lead to pages and anchors of this server', async () => {
+  const list = await get('/docs/guides')
+  const names = [...list.body.matchAll(/href="guides\/([\w-]+)"/g)].map(([, name = '']) => name)
+  expect(names).toContain('quickstart')
+  const pages = new Map(
+    await Promise.all(names.map(async (name) => [name, await get(`/docs/guides/${name}`)] as const)),
+  )
+  for (const { statusCode, headers, body } of pages.values()) {
+    expect([statusCode, headers['content-type']]).toEqual([200, 'text/html; charset=utf-8'])
+    expect(headers['content-security-policy']).toContain("default-src 'none'")
+    expect(body).not.toMatch(/src="(?!data:)|<script|href="[^"]*\.md/)
+  }
+  for (const [own, { body }] of pages) {
+    for (const [, name = '', anchor] of body.matchAll(/href="(?!\.|https?:)([\w-]*)(?:#([^"]+))?"/g)) {
+      const page = pages.get(name || own)
+      expect(page?.statusCode, `${own}: ${name}`).toBe(200)
+      if (anchor !== undefined) expect(page?.body).toContain(`id="${anchor}"`)
+    }
+  }
+  expect((await get('/docs/guides/..%2F..%2Fpackage')).statusCode).toBe(404)
+})
+
 test('/docs redirects to the page', async () => {
   const { statusCode, headers } = await get('/docs')
   expect([statusCode, headers.location]).toEqual([301, '/docs/'])

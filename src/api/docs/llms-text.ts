@@ -1,5 +1,6 @@
 import type { Access } from '#http/auth.ts'
 import type { ApiDocument } from '#http/openapi.ts'
+import { guideTitles } from './guides.ts'
 
 const keyNames: Partial<Record<Access, string>> = { public: 'no key', any: 'any key', org: 'organization key' }
 
@@ -32,6 +33,7 @@ function endpoints({ tags, paths }: ApiDocument): string {
 /** The API on one page of plain text, for coding agents. */
 export function llmsText(document: ApiDocument, url: string): string {
   const [summary = '', ...sections] = document.info.description.split('\n## ')
+  const guides = [...guideTitles].map(([name, title]) => `- [Guide: ${title}](${url}/docs/guides/${name})`)
   return `# ${document.info.title}
 
 > ${summary.trim().replaceAll('\n', ' ')}
@@ -39,6 +41,7 @@ export function llmsText(document: ApiDocument, url: string): string {
 - [OpenAPI 3.1 document](${url}/openapi.json): every field, example and error
 - [Reference for people](${url}/docs)
 - [Error codes](${url}/docs/errors): meaning, remedy, and whether to repeat the request
+${guides.join('\n')}
 
 Base URL: ${url}
 

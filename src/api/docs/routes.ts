@@ -1,7 +1,9 @@
 import { hash } from 'node:crypto'
 import fastify, { type FastifyPluginAsync, type FastifyReply, type FastifySchema } from 'fastify'
 import type { ApiDocument } from '#http/openapi.ts'
+import { AppError } from '#platform/errors.ts'
 import { errorsPage } from './error-pages.ts'
+import { guidePage, guidesPage } from './guides.ts'
 import { about } from './introduction.ts'
 import { llmsText } from './llms-text.ts'
 import { createScriptSender } from './page-script.ts'
@@ -59,8 +61,8 @@ async function createPages() {
 }
 
 /**
- * The description of the API, for programs (`/openapi.json`), people (`/docs`, `/docs/errors`) and coding agents
- * (`/llms.txt`).
+ * The description of the API, for programs (`/openapi.json`), people (`/docs`, `/docs/errors`, `/docs/guides`) and
+ * coding agents (`/llms.txt`).
  */
 export const docsRoutes: FastifyPluginAsync<DocsDeps> = async (app, { publicUrl }) => {
   const document = () => app.swagger() as unknown as ApiDocument
@@ -83,6 +85,14 @@ export const docsRoutes: FastifyPluginAsync<DocsDeps> = async (app, { publicUrl 
     docs.get('/docs/errors', { schema: hidden }, async (_request, reply) =>
       reply.type('text/html; charset=utf-8').send(errorsPage()),
     )
+    docs.get('/docs/guides', { schema: hidden }, async (_request, reply) =>
+      reply.type('text/html; charset=utf-8').send(guidesPage()),
+    )
+    docs.get<{ Params: { name: string } }>('/docs/guides/:name', { schema: hidden }, async ({ params }, reply) => {
+      const page = await guidePage(params.name)
+      if (page === undefined) throw new AppError('unknown_route', 'No such guide. GET /docs/guides lists all.')
+      return reply.type('text/html; charset=utf-8').send(page)
+    })
     let pages: ReturnType<typeof createPages> | undefined
     for (const path of ['/docs', '/docs/', '/docs/js/scalar.js']) {
       docs.get(path, { schema: hidden }, async (_request, reply) => {
