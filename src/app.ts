@@ -79,10 +79,10 @@ const requestTimeoutMs = 2 * 60 * 60_000
 /** Longer than the idle timeouts of common load balancers: they close first, and send no request to a closed socket. */
 const keepAliveTimeoutMs = 75_000
 
-/** A request id of a client that is used as it is. Another text could forge log lines. */
+/** A client's request id that is used unchanged. Another text could forge log lines. */
 const safeRequestId = /^[\w.:-]{1,128}$/
 
-/** Builds the API without listening. It reads no environment, and uses only what is in `deps`. */
+/** Builds the API without listening. It reads no environment, and uses only `deps`. */
 export async function buildApp(deps: AppDeps) {
   const app = fastify({
     loggerInstance: deps.log,

@@ -11,7 +11,7 @@ import { StartupError } from './platform/startup-error.ts'
 import { commit, version } from './platform/version.ts'
 import { BadEnvironment, loadConfig, unknownSettings } from './settings/config.ts'
 
-/** A person who presses Ctrl-C again, to end the process at once, takes longer than this. */
+/** Longer than npm's duplicate of a signal takes, shorter than a person takes to press Ctrl-C again. */
 const duplicateWithinMs = 1000
 
 const usage = `usage: npm start [-- <role>]
@@ -22,7 +22,7 @@ const usage = `usage: npm start [-- <role>]
   migrate   brings the schema of the database up to date and ends: npm run migrate
   Settings are environment variables, also in the file .env: docs/settings.md has them all.`
 
-/** The role that the command line names; undefined when it names none. */
+/** The role on the command line; undefined without one. */
 function readRole(): Role | undefined {
   const [word, ...others] = parseCommandLine(usage, {}).positionals
   if (others.length > 0) throw new StartupError(`There is no use for ${others.join(' ')}: name one role, or none.`)
@@ -34,12 +34,12 @@ function readRole(): Role | undefined {
 
 /**
  * Under npm one Ctrl-C arrives twice within a millisecond: from the terminal and from npm. The duplicate would end the
- * process at once and leave agents and database running. Returns a function to call for the first signal, which has
- * duplicates of it ignored; a later signal still ends the process at once.
+ * process at once and leave agents and database running. Returns a function to call for the first signal, which makes
+ * the process ignore its duplicates; a later signal still ends the process at once.
  */
 function ignoreDuplicates(): (signal: NodeJS.Signals) => void {
   let firstSignalAt = Number.POSITIVE_INFINITY
-  // Added now: in a moment without any listener the duplicate would kill the process.
+  // Added now: without any listener the duplicate would kill the process.
   const onSignal = () => {
     if (performance.now() - firstSignalAt > duplicateWithinMs) process.exit(1)
   }
@@ -57,7 +57,7 @@ async function run(createDriver?: CreateDriver): Promise<void> {
   const settings = loadConfig()
   const role = named ?? 'all'
   const config = role === 'migrate' ? settings : Object.freeze({ ...settings, CHOWDER_ROLE: role })
-  // Loaded once the settings are known to be good: a refused setting is told at once.
+  // Loaded after the settings are checked, so that a refused setting is reported at once.
   const { createDrain, drainPhases, drainTimeoutMs } = await import('./composition/drain.ts')
   const { start } = await import('./composition/start.ts')
   const { turnDrainMs } = await import('./composition/settings.ts')
@@ -85,7 +85,7 @@ async function run(createDriver?: CreateDriver): Promise<void> {
     await drain.run({ interrupted: false })
     grace.uninstall()
   } catch (error) {
-    if (drain.signal.aborted) return // the process already ends
+    if (drain.signal.aborted) return // the process is already ending
     await drain.run({ interrupted: false })
     throw error
   }

@@ -6,7 +6,7 @@ import { budgetTexts } from '#platform/budget-texts.ts'
 import { AppError } from '#platform/errors.ts'
 import { budgetRefusals } from '#platform/metrics.ts'
 
-/** For so long a turn may begin after its budget was used up: the relay then refuses its calls of models. */
+/** A turn may start up to this long after its budget is used up: the relay then refuses its model calls. */
 const cachedMs = 250
 /** While this many queries run, turns wait and share the next one. */
 const maxConcurrentQueries = 2
@@ -16,17 +16,17 @@ interface Turn {
   instanceId: string
   /** The gateway's key of the session. */
   sessionKey: string
-  /** The end user that the turn names; null for the one that its session had last, if any. */
+  /** The end user of the turn; null for the last one of its session, if any. */
   endUser: string | null
 }
 
 /**
  * Checks the budgets of a turn before it reaches its agent. Throws AppError `budget_exceeded` when a hard budget of the
- * instance, the organization or the end user is used up. Budgets of unattended calls hold no turn back.
+ * instance, the organization or the end user is used up. Budgets of unattended calls do not block a turn.
  */
 export type RequireBudgets = (turn: Turn) => Promise<void>
 
-/** The organizations that have a hard budget that is used up, or one of end users, which depends on the turn. */
+/** The organizations with a used-up hard budget, or one of end users, which depends on the turn. */
 const findOrganizations = `
   SELECT DISTINCT b.organization_id AS id FROM budgets b
   LEFT JOIN budget_periods p ON p.budget_id = b.id AND p.member = '' AND p.begins_at <= now() AND p.ends_at > now()

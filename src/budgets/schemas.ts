@@ -124,6 +124,6 @@ const shownExample = {
 export const Budget = Type.Object(Shown, { $id: 'Budget', examples: [shownExample] })
 export type ShownBudget = Static<typeof Budget>
 
-/** The state of a budget of which a part of its limit is used. */
+/** The state of a budget from its used part. */
 export const stateOf = (used: number, limitUnits: number): (typeof states)[number] =>
   used >= limitUnits ? 'used_up' : used >= limitUnits * 0.8 ? 'nearly_used_up' : 'ok'

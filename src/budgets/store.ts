@@ -38,7 +38,7 @@ const valuesOf = ({ organizationId, id }: BudgetOwner, budget: NewBudget, positi
 })
 type Values = ReturnType<typeof valuesOf>
 
-/** Whether what a budget has used is still what it counts. */
+/** Whether the use of a budget still fits its definition. */
 const countsTheSame = (row: Row, { scope, unit, period, timeZone }: Values): boolean =>
   row.scope === scope && row.unit === unit && row.period === period && row.timeZone === timeZone
 
@@ -60,8 +60,7 @@ async function requireUsable(tx: Db, wanted: readonly Values[]): Promise<void> {
 
 /**
  * Replaces the budgets of an owner, in the transaction of `tx`. A budget that keeps its name, scope, unit, period and
- * time zone keeps what it has used; any other one begins with nothing. Records what was changed. Throws AppError
- * `invalid_value`.
+ * time zone keeps its use; any other one begins at zero. Records the change. Throws AppError `invalid_value`.
  */
 export async function setBudgets(tx: Db, owner: BudgetOwner, budgetList: readonly NewBudget[] | null): Promise<void> {
   const wanted = (budgetList ?? []).map((budget, position) => valuesOf(owner, budget, position))
@@ -86,7 +85,7 @@ export async function setBudgets(tx: Db, owner: BudgetOwner, budgetList: readonl
     await tx.update(budgets).set(values).where(eq(budgets.id, row.id))
     if (row.limitUnits !== values.limitUnits) otherLimits.push({ id: row.id, limitUnits: values.limitUnits })
   }
-  // In the order in which calls lock what budgets have used.
+  // In the order in which calls lock the use of budgets.
   for (const { id, limitUnits } of otherLimits.sort((a, b) => (a.id < b.id ? -1 : 1)))
     await noteReached(tx, id, limitUnits)
   if (!hasChanged) return
@@ -102,7 +101,10 @@ const counted = { total: '', end_user: ' by each end user', unattended: ' of eac
 const shownBudget = ({ name, scope, unit, limitUnits, period, mode }: Values): string =>
   `${name}: ${shownAmount(unit, limitUnits)} ${period === 'hour' ? 'an' : 'a'} ${period}${counted[scope]}, ${mode}`
 
-/** Of what is used already, another limit makes another part: the events of that are still to come. */
+/**
+ * With another limit, the use is another share of it: records the threshold reached, so that only higher ones write
+ * events.
+ */
 const noteReached = (tx: Db, id: string, limitUnits: number) =>
   tx.execute(sql`
     UPDATE budget_periods SET noted_percent = coalesce((
@@ -124,7 +126,7 @@ interface Counted extends Record<string, unknown> {
   ends_ms: string
 }
 
-/** The budgets of owners as they are now, in their order. */
+/** The current budgets of owners, in order. */
 export async function readBudgets(db: Db, ownerIds: readonly string[]): Promise<Map<string, ShownBudget[]>> {
   const found = new Map<string, ShownBudget[]>(ownerIds.map((id) => [id, []]))
   if (ownerIds.length === 0) return found
@@ -141,7 +143,7 @@ export async function readBudgets(db: Db, ownerIds: readonly string[]): Promise<
   return found
 }
 
-/** The budgets of one owner, as `readBudgets` does. */
+/** The budgets of one owner, from `readBudgets`. */
 export const readOwnBudgets = async (db: Db, ownerId: string): Promise<ShownBudget[]> =>
   (await readBudgets(db, [ownerId])).get(ownerId) ?? []
 

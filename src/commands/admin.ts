@@ -7,7 +7,7 @@ import { dataFolder } from '#platform/data-folder.ts'
 import { createLog } from '#platform/log.ts'
 import { type Config, loadConfig } from '#settings/config.ts'
 
-// Imported once the imports above have had their effect.
+// Imported after the effects of the imports above.
 const { openForOperator, schemaIsBehind } = await import('#composition/database.ts')
 const { openRegions, regionPlaces } = await import('#composition/regions.ts')
 const { createDriver } = await import('#composition/sandboxes.ts')
@@ -15,7 +15,7 @@ const { defaultTier } = await import('#composition/settings.ts')
 const { openVaultForOperator } = await import('#composition/vault.ts')
 const { administer, readCommandLine } = await import('./admin/administer.ts')
 
-/** Null without a terminal: nobody could answer. */
+/** Null without a terminal, where input is impossible. */
 async function ask(question: string): Promise<string | null> {
   if (!process.stdin.isTTY) return null
   const terminal = createInterface({ input: process.stdin, output: process.stderr })

@@ -16,7 +16,7 @@ const maxBytes = 16 * 1024 * 1024
 /** Keywords that explain and do not validate: four fifths of the schema. */
 const annotations = new Set(['$schema', 'title', 'description', 'default', 'examples'])
 
-/** The schema without annotations. A property may have the name of one: it stays. */
+/** The schema without annotations. Keeps properties with the name of an annotation. */
 function withoutAnnotations(schema: unknown): unknown {
   if (Array.isArray(schema)) return schema.map(withoutAnnotations)
   if (!isObject(schema)) return schema
@@ -46,12 +46,12 @@ export async function configSchemaText(releaseFolder: string): Promise<string> {
     maxBuffer: maxBytes,
   })
   const { properties, ...rest } = withoutAnnotations(JSON.parse(stdout)) as { properties: Record<string, unknown> }
-  // A line for each key: so a new release shows what it changes.
+  // One line per key, so that a new release shows its changes.
   const lines = Object.entries(properties).map(([key, value]) => `${JSON.stringify(key)}:${JSON.stringify(value)}`)
   return `${JSON.stringify(rest).slice(0, -1)},"properties":{\n${lines.join(',\n')}\n}}\n`
 }
 
-/** Writes `config-schema.json` of each release, after the release was locked to another version of OpenClaw. */
+/** Writes `config-schema.json` of each release. Run it after a release was locked to another version of OpenClaw. */
 async function main(): Promise<void> {
   const dataDir = dataFolder(loadConfig().CHOWDER_DATA_DIR)
   await prepareDataFolder(dataDir)

@@ -10,7 +10,7 @@ import { StartupError } from '#platform/startup-error.ts'
 import { type Config, loadConfig } from '#settings/config.ts'
 import type { Area, Finding } from './doctor/finding.ts'
 
-// Imported once the imports above have had their effect.
+// Imported after the effects of the imports above.
 const { openForOperator } = await import('#composition/database.ts')
 const { withRelayPort } = await import('#composition/installation.ts')
 const { queueBackend } = await import('#composition/queue.ts')

@@ -9,10 +9,10 @@ const fail = (): never => {
   throw new Error('The document is made without a server.')
 }
 
-/** Stands for a part of the server: every property of it is a function that throws. */
+/** A placeholder for a part of the server: every property of it is a function that throws. */
 const absent = new Proxy(fail, { get: () => fail }) as never
 
-/** The whole API without database, sockets and environment: it has all routes, and answers none. */
+/** The whole API without database, sockets and environment, for its routes only. */
 export async function createRoutes(): Promise<FastifyInstance> {
   const parts = {
     db: absent,
@@ -31,7 +31,7 @@ export async function createRoutes(): Promise<FastifyInstance> {
   return app
 }
 
-/** The OpenAPI document as it is committed: the same text for the same routes. */
+/** The committed form of the OpenAPI document: the same text for the same routes. */
 export const documentText = (app: Pick<FastifyInstance, 'swagger'>): string =>
   `${JSON.stringify(app.swagger(), null, 2)}\n`
 

@@ -20,7 +20,7 @@ ${knownReleases()
 
 const drivers = ['local', 'docker']
 
-/** What the command line asks for. Throws StartupError, which names the word at fault. */
+/** Parses the command line. Throws StartupError with the wrong word. */
 function readCommandLine(): { release: string; driver: string | undefined; channels: string[] } {
   const { positionals, values } = parseCommandLine(usage, { channels: { type: 'string' }, driver: { type: 'string' } })
   const [release, ...others] = positionals
@@ -41,13 +41,13 @@ function readCommandLine(): { release: string; driver: string | undefined; chann
   return { release, driver, channels }
 }
 
-/** Prints what an installation reports; an installation that reports nothing found its work done. */
+/** Prints the progress of an installation; one without progress had nothing to do. */
 function createReport() {
   let hasReported = false
   return {
     progress(line: string, isPassing = false): void {
       hasReported = true
-      // On a terminal the next line takes the place of a passing one.
+      // On a terminal the next line replaces a temporary one.
       process.stdout.write(isPassing && process.stdout.isTTY ? `\x1b[2K${line}\r` : `${line}\n`)
     },
     end: (what: string): void => console.log(hasReported ? `installed: ${what}` : `already installed: ${what}`),
@@ -66,7 +66,7 @@ async function main(): Promise<void> {
     process.once(name, () => interrupted.abort(new Error('interrupted')))
   const { signal } = interrupted
   const report = createReport()
-  // The image of Kubernetes is the same: whoever has a registry gives it a name there.
+  // Kubernetes uses the same image: the owner of a registry names it there.
   if (driver !== 'local') {
     const docker = await createDocker({ ...(await dockerSettings(config)), installation: '' })
     await docker.prepare(release, report.progress, signal)

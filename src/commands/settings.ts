@@ -51,7 +51,7 @@ const generated: Record<string, (text: string) => string> = {
     replaceBetween(text, 'x-settings: &settings', '# End of the settings', `${composeLines.join('\n')}\n`),
 }
 
-/** The files that have the settings, each with its content as it is and as the schema makes it. */
+/** The files with generated settings, each with its current and its generated content. */
 export const settingsFiles = (): { file: string; current: string; expected: string }[] =>
   Object.entries(generated).map(([file, generate]) => {
     const current = readFileSync(join(root, file), 'utf8')

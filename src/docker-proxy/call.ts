@@ -6,10 +6,10 @@ import { Refusal } from './refusal.ts'
 /** The clients of the proxy: the processes that serve the API, or workers. */
 export type Share = 'api' | 'worker'
 
-/** The names of the networks that the firewall keeps from the host: that of the agents, then the others. */
+/** The names of the networks that the firewall separates from the host: that of the agents, then the others. */
 export type Networks = readonly [string, ...string[]]
 
-/** A request for a call that is on the list. */
+/** A request for a permitted call. */
 export interface CallRequest {
   /** The named parts of the path, of which the path has some. */
   parts: Record<'container' | 'execution' | 'id' | 'image', string>

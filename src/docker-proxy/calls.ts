@@ -22,7 +22,7 @@ export interface CallsOptions {
 const marginMs = 5000
 const firewallDeadlineMs = 60_000 + marginMs
 const stopMarginMs = 20_000 + marginMs
-/** Longer than a worker follows the ends of containers in one go. */
+/** Longer than a worker follows the ends of containers in one request. */
 const followDeadlineMs = 12 * 60_000
 
 const container = `/containers/${patterns.container}`
@@ -37,12 +37,12 @@ const YesOrNo = Type.Union([Yes, No])
 const Count = Type.String({ pattern: '^\\d{1,6}$' })
 
 /**
- * The calls of dockerd that a share may make; it can make no others. Each is written anew from the checked parts, and
- * names become the ids of the containers that were checked, so that the call cannot act on others.
+ * The permitted calls of dockerd for a share. Each call is rebuilt from its checked parts, and names become the ids of
+ * the checked containers, so that the call cannot act on others.
  *
- * An attacker in a worker can make, stop and destroy the agents on this host, reach their files, and use up the host's
- * disk and memory. All programs of the attacker run in sandboxes: images are built from the files of this process, not
- * from those that the worker sends, so that only Chowder's own firewall program runs in the host's network. An attacker
+ * An attacker in a worker can create, stop and destroy the agents on this host, reach their files, and use up the
+ * host's disk and memory. All programs of the attacker run in sandboxes: images are built from the files of this
+ * process, not from the worker's, so that only Chowder's own firewall program runs in the host's network. An attacker
  * in an api can reach the files and the output of the agents of every organization.
  */
 export function callsOf(share: Share, { dockerd, networks, builds }: CallsOptions): Call[] {
@@ -52,9 +52,7 @@ export function callsOf(share: Share, { dockerd, networks, builds }: CallsOption
   /** Fulfilled when every requested build has ended. */
   let built: Promise<unknown> = Promise.resolve()
 
-  /**
-   * Runs builds one after another: workers that ask for the same image at once get the one that the first has built.
-   */
+  /** Runs builds one after another: workers that request the same image at once share the first build. */
   async function waitForBuilds(signal: AbortSignal): Promise<void> {
     const before = built
     const { promise: ended, resolve } = Promise.withResolvers<void>()
@@ -78,7 +76,7 @@ export function callsOf(share: Share, { dockerd, networks, builds }: CallsOption
     call('POST', '/containers/create', { name: Type.Optional(Text) }, async ({ query, body, signal }) => {
       const options = check<{ Image: string }>('the container', await own.containerShape(query.name, signal), body)
       if (filesIdIn(query.name) && !query.name?.endsWith(options.Image.slice(-12)))
-        throw new Refusal(403, 'the container is not named after its image') // else there could be any number of them
+        throw new Refusal(403, 'the container is not named after its image') // else their number is unlimited
       await own.image(options.Image, signal)
       return { path: '/containers/create', query, body: options }
     }),
@@ -126,7 +124,7 @@ export function callsOf(share: Share, { dockerd, networks, builds }: CallsOption
       path: `/containers/${(await own.container(parts.container, ['sandbox', 'room'], signal)).Id}/update`,
       body: check('the limits', limitsShape, body),
     })),
-    // dockerd answers with all volumes of the host; those of others are left out.
+    // dockerd lists all volumes of the host; foreign ones are removed.
     call('GET', '/system/df', { type: Type.Literal('volume') }, async ({ query, signal, within }) => {
       within(diskUseDeadlineMs + marginMs)
       const { Volumes } = await dockerd.ask<{ Volumes?: Docker.VolumeInspectInfo[] }>('/system/df', signal, query)

@@ -12,8 +12,8 @@ const closeTimeoutMs = 5000
 const folder = '/run/docker-proxy'
 
 /**
- * Passes on to dockerd the calls that Chowder makes, and refuses all others. The API has one socket of the proxy and
- * workers have another, so that neither needs the socket of dockerd, which is as good as root on the host.
+ * Passes Chowder's calls on to dockerd, and refuses all others. The API has one socket of the proxy and workers have
+ * another, so that neither needs the socket of dockerd, which is equivalent to root on the host.
  */
 async function main(): Promise<void> {
   const config = loadConfig()

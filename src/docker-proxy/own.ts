@@ -13,7 +13,7 @@ const files = '-files-[0-9a-f]{12}'
 const room = '-room'
 const sandbox = `chowder-(?<id>${uuid})`
 
-/** Patterns of names that Chowder gives, and of the ids of dockerd. */
+/** Patterns of Chowder's names, and of the ids of dockerd. */
 export const patterns = {
   sandbox,
   container: `(?<container>chowder-${uuid}(?:${files}|${room})?|[0-9a-f]{64})`,
@@ -25,12 +25,12 @@ const idIn = (pattern: string, name: unknown) => new RegExp(`^${pattern}$`).exec
 
 /** The instance's id in the name of a sandbox's container or volume. */
 export const sandboxIdIn = (name: unknown) => idIn(sandbox, name)
-/** The instance's id in the name of the container of a second room. */
+/** The instance's id in the name of a separate room's container. */
 const roomIdIn = (name: unknown) => idIn(sandbox + room, name)
 /** The instance's id in the name of a files container. */
 export const filesIdIn = (name: unknown) => idIn(sandbox + files, name)
 
-/** Finds out, by asking dockerd, what belongs to Chowder. Every method throws a Refusal for anything else. */
+/** Asks dockerd whether an object belongs to Chowder. Every method throws a Refusal for foreign objects. */
 export function createOwn(dockerd: Dockerd, share: Share, networks: Networks) {
   /** A container of Chowder's in one of these roles. */
   async function container(
@@ -66,7 +66,7 @@ export function createOwn(dockerd: Dockerd, share: Share, networks: Networks) {
       const made = await dockerd.ask<Docker.ContainerInfo[]>('/containers/json', signal, { all: 'true', filters })
       if (!made.some(({ ImageID }) => ImageID === name)) throw new Refusal(403, `${name} is no image of a sandbox`)
     },
-    /** The shape that a container of that name must have. Only the one for the firewall has no name. */
+    /** The required shape of a container of that name. Only the one for the firewall has no name. */
     async containerShape(name: string | undefined, signal: AbortSignal): Promise<TSchema> {
       const beside = filesIdIn(name)
       if (beside) return filesShape(beside)

@@ -14,7 +14,7 @@ export interface DockerProxyOptions {
   /** The folder of the sockets. */
   folder: string
   network: string
-  /** The network by which the relay reaches other hosts, if it is in a container as well. */
+  /** The relay's network to other hosts, if the relay is in a container as well. */
   egressNetwork: string | null
   build: BuildOptions
   /** The releases whose images may be built. */
@@ -24,7 +24,7 @@ export interface DockerProxyOptions {
 
 export const proxySocket = (folder: string, share: Share): string => join(folder, share, 'docker.sock')
 
-/** Serves both shares of dockerd, each on a socket of its own. Throws a StartupError for a bad address. */
+/** Serves both shares of dockerd, each on its own socket. Throws a StartupError for a bad address. */
 export async function createDockerProxy(options: DockerProxyOptions, log: Logger): Promise<ServedCalls> {
   const { folder, network, egressNetwork, build, releases, releaseSource } = options
   const dockerd = createDockerd(options.dockerd)

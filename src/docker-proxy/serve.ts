@@ -13,7 +13,7 @@ const maxConnections = 1024
 const maxBodyBytes = 1024 * 1024
 const maxUpgradeBytes = 4096
 const maxLoggedPath = 200
-/** Longer than the driver waits for a call without a deadline of its own. */
+/** Longer than the driver's default deadline of a call. */
 const usualDeadlineMs = 35_000
 /** The time after which an idle stream to a program is closed. */
 const idleMs = 15 * 60_000
@@ -23,7 +23,7 @@ export interface ServedCalls {
   close(): Promise<void>
 }
 
-/** Finds the call of a request on the list. Throws a Refusal when the list does not have it. */
+/** Finds the permitted call of a request. Throws a Refusal if there is none. */
 function find(calls: readonly Call[], { method, url = '' }: IncomingMessage, upgrade: boolean) {
   const [, path = '', search = ''] = /^(?:\/v1\.\d{1,2})?(\/[^?#]*)(?:\?([^#]*))?$/.exec(url) ?? []
   for (const call of calls) {
@@ -49,7 +49,7 @@ async function bodyOf(request: IncomingMessage): Promise<unknown> {
   let size = 0
   for await (const chunk of request as AsyncIterable<Buffer>) {
     size += chunk.length
-    // The rest is read too: a client that still sends would not see the answer.
+    // The rest is read too: a client that still sends would miss the answer.
     if (size <= maxBodyBytes) chunks.push(chunk)
   }
   if (size > maxBodyBytes) throw new Refusal(413, `its body is longer than ${maxBodyBytes} bytes`)
@@ -89,8 +89,8 @@ function callLimit() {
 }
 
 /**
- * Serves the calls on a unix socket, which replaces a left-over one. Everybody who reaches the socket may make them.
- * Any other call is answered with 403, in dockerd's format, and logged.
+ * Serves the calls on a unix socket, which replaces a left-over one. Every user of the socket may make them. Any other
+ * call is answered with 403, in dockerd's format, and logged.
  */
 export async function serveCalls(
   { path, share, calls, dockerd }: { path: string; share: string; calls: readonly Call[]; dockerd: Dockerd },

@@ -16,9 +16,9 @@ import {
 import { mostOpenFiles } from '#sandbox/open-files.ts'
 import { closed } from './call.ts'
 
-/*
- * The schemas of the bodies of calls. Each is made from the body that the driver itself would send, and names the
- * properties that may differ from it.
+/**
+ * The schemas of the bodies of calls. Each is derived from the body that the driver itself would send, and lists the
+ * properties that may differ.
  */
 
 /** Matches values that equal the sample, except for the free properties. */
@@ -83,14 +83,14 @@ export function sandboxShape(id: string, network: string): TSchema {
   })
 }
 
-/** A change of the limits of a sandbox. The limit of memory may be left out. */
+/** A change of the limits of a sandbox. The memory limit may be missing. */
 export const limitsShape = closed({
   ...limits,
   Memory: Type.Optional(limits.Memory),
   MemorySwap: Type.Optional(limits.MemorySwap),
 })
 
-/** A path below a folder, which leads nowhere else. */
+/** A path below a folder, without a way out of it. */
 const below = (folder: string) => `^${folder}(/(?!\\.{1,2}(/|$))[\\w.-]+)+$`
 
 export function roomShape(id: string): TSchema {
@@ -160,7 +160,7 @@ export const eventFiltersShape = closed({
   label: ofInstallation,
 })
 
-/** The filters of a list: of an installation's own parts, or of firewall containers that were never started. */
+/** The filters of a list: of an installation's own objects, or of firewall containers that were never started. */
 export const filtersShape = Type.Union([
   closed({ label: ofInstallation }),
   closed({

@@ -4,17 +4,17 @@ import ipaddr from 'ipaddr.js'
 const { IPv4, IPv6 } = ipaddr
 type Address = ipaddr.IPv4 | ipaddr.IPv6
 
-/** Reads an address; one of IPv4 that is mapped into IPv6 as what it stands for. */
+/** Parses an address; converts an IPv4 address mapped into IPv6 to IPv4. */
 const withoutMapping = (text: string): Address => ipaddr.process(text)
 
-/** The IPv6 addresses that are assigned to be reached from everywhere; all that is public is in it. */
+/** The IPv6 range of globally reachable addresses; it contains all public ones. */
 const globalUnicast = IPv6.parseCIDR('2000::/3')
-/** Stands for an IPv4 address in networks that have IPv6 alone. */
+/** The prefix of IPv4 addresses in IPv6-only networks. */
 const nat64 = IPv6.parseCIDR('64:ff9b::/96')
-/** Public addresses at which a cloud has its own service for each of its machines: Azure's. */
+/** Public addresses of a cloud's services for its own machines: Azure's. */
 const platformAddresses = new Set(['168.63.129.16'])
 
-/** The IPv4 address within one of IPv6 that stands for it; null for others. */
+/** The IPv4 address embedded in an IPv6 address; null for others. */
 function embedded(address: ipaddr.IPv6): ipaddr.IPv4 | null {
   const bytes = address.toByteArray()
   if (address.match(nat64)) return new IPv4(bytes.slice(12))
@@ -36,9 +36,9 @@ function isOfThisHost(address: Address): boolean {
 }
 
 /**
- * Whether an address is one that everybody on the internet reaches alike: no private, loopback, link-local, shared,
- * multicast or reserved one, no service of a cloud for its own machines, also not behind an address of IPv6 that
- * stands for one of IPv4, and none of this host, whose firewall lets itself through.
+ * Whether an address is public on the internet: not private, loopback, link-local, shared, multicast or reserved, no
+ * service of a cloud for its own machines, no IPv6 address that embeds such an IPv4 address, and no address of this
+ * host, whose firewall accepts its own connections.
  */
 export function isPublicAddress(text: string): boolean {
   const address = withoutMapping(text)
@@ -52,7 +52,7 @@ export function isInRange(text: string, range: string): boolean {
   return address.kind() === network.kind() && address.match([network, bits])
 }
 
-/** A range as it is written shortest, or null for what is none. An address alone is a range of one. */
+/** A range in its shortest form, or null for an invalid one. An address alone is a range of one. */
 export function readRange(text: string): string | null {
   try {
     const [address, bits] = text.includes('/') ? ipaddr.parseCIDR(text) : [ipaddr.parse(text), null]

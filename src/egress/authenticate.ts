@@ -7,17 +7,17 @@ import { createRefusals } from '#platform/throttle.ts'
 import type { EgressGrant, FindEgressGrant } from './grants.ts'
 import { clientLeft, EgressRefused } from './refused.ts'
 
-/** Who asks: the id of an instance, and what proves it. */
+/** The id of an instance, and its proof. */
 interface Credentials {
   instanceId: string
   token: string
 }
 
-/** Whether a token is the one that an instance has; takes the same time for each wrong one. */
+/** Whether a token is that of an instance, in constant time for wrong ones. */
 const isSameToken = (shown: string, own: string): boolean =>
   timingSafeEqual(hash('sha256', shown, 'buffer'), hash('sha256', own, 'buffer'))
 
-/** Reads `Basic` credentials; null without usable ones. */
+/** Parses `Basic` credentials; null without usable ones. */
 function readCredentials(header: string | undefined): Credentials | null {
   const [, encoded = ''] = /^basic +([A-Za-z0-9+/=]{1,512})$/i.exec(header ?? '') ?? []
   const [, instanceId = '', token = ''] = /^([^:]+):(.+)$/.exec(Buffer.from(encoded, 'base64').toString()) ?? []
@@ -51,7 +51,7 @@ export function createAuthenticate(
     const grant = await find(known ?? shown?.instanceId ?? '')
     if (grant && (known !== undefined || isSameToken(shown?.token ?? '', grant.token))) return grant
     if (known !== undefined) throw new EgressRefused(403, 'http_request_denied', egressTexts.stopped)
-    // Many clients show their credentials only after a first refusal.
+    // Many clients send their credentials only after a first refusal.
     if (shown !== null && !(await refusals.wait())) throw clientLeft
     throw new EgressRefused(407, 'http_request_denied', egressTexts.credentials)
   }

@@ -30,9 +30,9 @@ function passing(rawHeaders: readonly string[], connection: string | undefined, 
 }
 
 /**
- * Sends one request over a connection to its host, and the answer back, each as it comes. Follows no redirect: where
- * that leads, the client asks the proxy again. Resolves at the end of the answer. Rejects when either side breaks off;
- * the answer may have begun.
+ * Sends one request over a connection to its host, and the answer back, as they come. Follows no redirect: the client
+ * asks the proxy again. Resolves at the end of the answer. Rejects when either side breaks off; the answer may have
+ * begun.
  */
 export async function forwardRequest(
   request: IncomingMessage,

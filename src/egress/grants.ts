@@ -20,7 +20,7 @@ export interface EgressGrant {
   organizationId: string
   region: string | null
   rules: Rules
-  /** The hosts that it may reach though they are not public. */
+  /** The hosts that it may reach although they are not public. */
   operatorHosts: readonly HostRule[]
   /** The token that proves a connection to be the agent's. */
   token: string
@@ -44,8 +44,8 @@ const findGrants = `
     AND o.suspended_at IS NULL AND o.deleted_at IS NULL`
 
 /**
- * Finds what an instance may reach; null for one that is unknown, is not to run, has yet to be started, or whose
- * organization is suspended or deleted. Each answer is used again for less than a second, also that there is none.
+ * Finds the grant of an instance; null if it is unknown, is not to run, has yet to be started, or its organization is
+ * suspended or deleted. Caches each answer, including misses, for less than a second.
  */
 export type FindEgressGrant = (instanceId: string) => Promise<EgressGrant | null>
 

@@ -1,24 +1,24 @@
 import { isIP } from 'node:net'
 import { isInRange, readRange } from './addresses.ts'
 
-/** The ports of a rule that names none: those of http and https. */
+/** The ports of a rule without ports: those of http and https. */
 export const webPorts: readonly number[] = [80, 443]
 const maxNameLength = 253
 const name = /^[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*$/
 
-/** Hosts and ports that may be reached. */
+/** Permitted hosts and ports. */
 export interface HostRule {
   /** A name, `*.` and a name for all names below it, or null for a range of addresses. */
   host: string | null
   /** A range of addresses; null for names. */
   range: string | null
-  /** Null for all. */
+  /** Null means all. */
   ports: readonly number[] | null
 }
 
 /**
- * A host as it is compared: a name in lower case without a dot at its end, in ASCII, or an address without brackets, in
- * its one spelling, whatever number it was written as. Null for what is no host.
+ * The canonical form of a host: a name in lower case without a trailing dot, in ASCII, or an address without brackets,
+ * in its one spelling. Null for an invalid host.
  */
 export function readHost(text: string): string | null {
   if (text === '' || /[\s/@?#\\%]/.test(text)) return null
@@ -40,7 +40,7 @@ export function readPort(text: string): number | null {
   return port >= 1 && port <= 65_535 ? port : null
 }
 
-/** The ports that a rule names; undefined for a text that names none. */
+/** The ports of a rule; undefined for an invalid text. */
 function readPorts(text: string | null, mayBeAll: boolean): HostRule['ports'] | undefined {
   if (text === null) return webPorts
   if (text === '*') return mayBeAll ? null : undefined
@@ -61,8 +61,8 @@ function split(text: string): { host: string; port: string | null } {
 }
 
 /**
- * Reads a rule such as `api.example.com`, `*.example.com:443` or `203.0.113.7:8443`; one of the operator, with
- * `ranges`, may also be `10.0.0.0/8:443` or, for all ports, `10.0.0.0/8:*`. Null for what is none.
+ * Parses a rule such as `api.example.com`, `*.example.com:443` or `203.0.113.7:8443`; an operator's rule, with
+ * `ranges`, may also be `10.0.0.0/8:443` or, for all ports, `10.0.0.0/8:*`. Null for an invalid rule.
  */
 export function parseHostRule(text: string, { ranges }: { ranges: boolean }): HostRule | null {
   const { host: written, port: writtenPort } = split(text)
@@ -79,17 +79,17 @@ export function parseHostRule(text: string, { ranges }: { ranges: boolean }): Ho
   return { host: isWildcard ? `*.${host}` : host, range: null, ports }
 }
 
-/** A host and its port as they are written in a rule. */
+/** A host and its port in the notation of a rule. */
 export const hostAndPort = (host: string, port: number): string =>
   isIP(host) === 6 ? `[${host}]:${port}` : `${host}:${port}`
 
-/** Whether a rule is for a host as `readHost` gives it, whatever its port. */
+/** Whether a rule covers a host in the form of `readHost`, whatever its port. */
 function isForHost(rule: HostRule, host: string): boolean {
   if (rule.range !== null) return isIP(host) !== 0 && isInRange(host, rule.range)
   if (rule.host?.startsWith('*.')) return host.endsWith(rule.host.slice(1))
   return rule.host === host
 }
 
-/** Whether one of the rules is for a host and a port. */
+/** Whether one of the rules covers a host and a port. */
 export const matches = (rules: readonly HostRule[], host: string, port: number): boolean =>
   rules.some((rule) => hasPort(rule, port) && isForHost(rule, host))

@@ -7,16 +7,16 @@ import { createDecide } from './policy.ts'
 import type { Asked, EgressRecords } from './records.ts'
 import { block, EgressRefused } from './refused.ts'
 
-/** A connection to a host, from when its client has asked until it ends. */
+/** A connection to a host, from the client's request to its end. */
 export interface Passage {
   asked: Asked
   isToRelay: boolean
-  /** Where the client has reached this process, if the relay that it asks for answers there. */
+  /** The local address of the client's connection, if the requested relay answers there. */
   ownServer: { address: string; port: number } | null
-  /** The addresses of the host, once they are looked up. */
+  /** The addresses of the host, once they are resolved. */
   addresses: readonly string[] | null
   upstream: Socket | null
-  /** Bytes that are counted already. */
+  /** Bytes that are already counted. */
   sent: number
   received: number
   end: AbortController
@@ -41,8 +41,8 @@ interface RecheckParts {
 }
 
 /**
- * Counts the bytes of open connections every half second, and ends those that their instances may no longer have. While
- * the database is away, what was allowed stays allowed. Returns what stops it.
+ * Counts the bytes of open connections every half second, and ends those that are no longer permitted. While the
+ * database is unreachable, they stay permitted. Returns a function that stops it.
  */
 export function startRecheck(open: ReadonlySet<Passage>, { findGrant, records }: RecheckParts): () => void {
   async function recheck(passage: Passage): Promise<void> {

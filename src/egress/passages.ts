@@ -20,7 +20,7 @@ interface PassagesParts {
   authenticate: Authenticate
   reach: Reach
   findRelay: FindRelay
-  /** Where the client of a connection has reached this process; null when a driver has handed the connection over. */
+  /** The local address of a client's connection; null if a driver has handed the connection over. */
   ownServerOf(socket: Socket): Passage['ownServer']
   places: Places
   records: EgressRecords
@@ -29,15 +29,15 @@ interface PassagesParts {
 }
 
 /**
- * Whether a destination is the relay of an agent, which reaches it whatever its policy, and whether that is served with
- * TLS there, which this process does not have; null for any other destination.
+ * Whether a destination is the relay of an agent, which is reachable whatever its policy, and whether that uses TLS,
+ * which this process does not have; null for any other destination.
  */
 export type FindRelay = (destination: Destination, agent: EgressGrant) => Promise<{ hasTls: boolean } | null>
 
 /** The connections to hosts. */
 export interface Passages {
   /**
-   * Runs `use` with a connection to what a client asks for, and ends the connection after it, or at the abort of `end`.
+   * Runs `use` with a connection to the requested host, and ends the connection afterwards, or when `end` is aborted.
    * Throws EgressRefused, `clientLeft` and `proxyEnded`.
    */
   pass(
@@ -46,7 +46,7 @@ export interface Passages {
     use: (upstream: Socket, target: Target, end: AbortSignal) => Promise<void>,
   ): Promise<void>
   readonly open: ReadonlySet<Passage>
-  /** Ends all connections, and lets no other begin. */
+  /** Ends all connections, and refuses new ones. */
   close(): void
 }
 

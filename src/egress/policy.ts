@@ -3,27 +3,27 @@ import type { EgressPolicy } from '#database/schema.ts'
 import { isPublicAddress } from './addresses.ts'
 import { type HostRule, hasPort, matches, parseHostRule, readHost, readPort, webPorts } from './hosts.ts'
 
-/** Servers take mail there from any host: an agent could send spam in the name of this one. */
+/** Mail servers accept mail there from any host: an agent could send spam in the name of this one. */
 const mailPort = 25
 const httpPort = 80
 
-/** The policy where neither the instance nor its organization has one. */
+/** The policy if neither the instance nor its organization has one. */
 export const defaultPolicy: EgressPolicy = { mode: 'open', hosts: [] }
 
-/** Why a connection is refused. */
+/** The reason why a connection is refused. */
 export type BlockReason = 'egress_none' | 'not_listed' | 'port' | 'mail_port' | 'private_address'
 
-/** A policy with its hosts as they are compared. */
+/** A policy with its hosts in canonical form. */
 export interface Rules {
   mode: EgressPolicy['mode']
   hosts: readonly HostRule[]
 }
 
 type Decision =
-  /** `isListed`: an allow-list with the hosts of the policy would let it through as well. */
+  /** `isListed`: an allow-list with the hosts of the policy would permit it as well. */
   { isAllowed: true; isListed: boolean } | { isAllowed: false; reason: BlockReason }
 
-/** A host that is asked for, as `readHost` gives it. */
+/** A requested host, in the form of `readHost`. */
 export interface Destination {
   host: string
   port: number
@@ -43,7 +43,7 @@ function readAuthority(text: string): Target | null {
   return host === null || port === null ? null : { host, port, request: null }
 }
 
-/** Reads the target of a request line; null for what a proxy does not serve. */
+/** Parses the target of a request line; null if a proxy does not serve it. */
 export function readTarget(method: string, url: string): Target | null {
   if (method === 'CONNECT') return readAuthority(url)
   if (!URL.canParse(url)) return null
@@ -55,19 +55,21 @@ export function readTarget(method: string, url: string): Target | null {
 
 const blocked = (reason: BlockReason): Decision => ({ isAllowed: false, reason })
 
-/** Reads the hosts of a policy. A text that is no rule, which the API does not take, allows nothing. */
+/** Parses the hosts of a policy. An invalid rule, which the API does not accept, permits nothing. */
 export const readRules = ({ mode, hosts }: EgressPolicy): Rules => ({
   mode,
   hosts: hosts.flatMap((text) => parseHostRule(text, { ranges: false }) ?? []),
 })
 
 /**
- * Decides by the name alone, with `addresses` null, or by all addresses of the name too. A name that
- * the first refuses must not be resolved: the query itself would leak to the owner of the name.
+ * Decides by the name alone, with `addresses` null, or also by all addresses of the name. A name that the first
+ * decision refuses must not be resolved: the query itself would leak to the owner of the name.
  */
 export type Decide = (rules: Rules, destination: Destination, addresses: readonly string[] | null) => Decision
 
-/** Decides what instances may reach. `operator` are the rules for all instances: hosts that need not be public. */
+/**
+ * Decides which hosts instances may reach. `operator` are the rules for all instances: hosts that need not be public.
+ */
 export function createDecide(operator: readonly HostRule[]): Decide {
   return ({ mode, hosts }, { host, port }, addresses) => {
     if (port === mailPort) return blocked('mail_port')

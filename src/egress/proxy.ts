@@ -15,7 +15,7 @@ import { clientLeft, EgressRefused, refusalHeaders } from './refused.ts'
 
 const keepAliveTimeoutMs = 30_000
 
-/** The bounds of what goes out. */
+/** Limits of outgoing connections. */
 export interface EgressLimits {
   /** Time to resolve a name and to connect. */
   connectMs: number
@@ -35,7 +35,7 @@ export const defaultEgressPlaces: PlaceLimits = { perInstance: 128, perOrganizat
 
 interface EgressParts {
   findGrant: FindEgressGrant
-  /** Looks up the names that agents choose. */
+  /** Resolves the names that agents choose. */
   resolve: Resolve
   findRelay: FindRelay
   places: Places
@@ -47,26 +47,26 @@ interface EgressParts {
 /** The proxy through which agents reach the internet. */
 export interface Egress {
   /**
-   * Serves a connection of the agent of an instance, which the caller knows from where it came: nothing that the client
-   * sends says whose it is.
+   * Serves a connection of the agent of an instance. The caller knows the instance from the connection's source: no
+   * data of the client identifies it.
    */
   serveConnection(instanceId: string, socket: Socket): void
-  /** Serves a CONNECT to any server, whose client shows the credentials of its instance. Never throws. */
+  /** Serves a CONNECT to any server with the credentials of the client's instance. Never throws. */
   connect(request: IncomingMessage, client: Duplex, head: Buffer): Promise<void>
   /** The same for a request with a whole URL. */
   answer(request: IncomingMessage, response: ServerResponse): Promise<void>
   /** The number of open connections to hosts. */
   readonly open: number
-  /** How many of them lead to the relay of their agent, here or elsewhere. */
+  /** The number of those to the relay of their agent, here or elsewhere. */
   readonly openToRelay: number
-  /** Ends all connections, and takes no more. */
+  /** Ends all connections, and refuses new ones. */
   close(): void
 }
 
 /**
- * Creates a proxy, which listens nowhere: its callers hand it requests and connections. A host is looked up here, all
- * of its addresses are checked, and one of those is connected to. Until `close` a timer checks open connections every
- * half second. A kill loses what `records` has not written, and nothing else.
+ * Creates a proxy that listens nowhere: its callers hand requests and connections over to it. It resolves a host here,
+ * checks all of its addresses, and connects to one of them. Until `close` a timer checks open connections every half
+ * second. A kill loses only the unwritten part of `records`.
  */
 export function createEgress(parts: EgressParts): Egress {
   const { findGrant, findRelay, places, records, limits, log } = parts
@@ -89,7 +89,7 @@ export function createEgress(parts: EgressParts): Egress {
   const server = createServer({ keepAliveTimeout: keepAliveTimeoutMs, requestTimeout: 0 })
   server.setTimeout(limits.silentMs)
 
-  /** The refusal for the client; null for none. */
+  /** The refusal for the client; null if it gets none. */
   function refusalOf(error: unknown): EgressRefused | null {
     if (error === clientLeft || error === proxyEnded) return null
     if (error instanceof EgressRefused) return error

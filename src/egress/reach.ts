@@ -11,7 +11,7 @@ import { createDecide } from './policy.ts'
 import type { EgressRecords } from './records.ts'
 import { block, EgressRefused } from './refused.ts'
 
-/** Looks up all addresses of a name. Rejects when it has none, or when no name server answers. */
+/** Resolves all addresses of a name. Rejects when it has none, or when no name server answers. */
 export type Resolve = (name: string) => Promise<string[]>
 
 const timeoutMs = 2500
@@ -20,8 +20,8 @@ const maxAddresses = 16
 
 /**
  * Asks the name servers of this host without a thread of the pool, which files, compression and encryption of the whole
- * process need: agents choose these names, and may choose servers that never answer. The hosts file of this machine is
- * not read: its names are not for agents.
+ * process need: agents choose these names, and may choose servers that never answer. Does not read the hosts file of
+ * this machine: its names are not for agents.
  */
 export function createResolve(): Resolve {
   const resolver = new Resolver({ timeout: timeoutMs, tries })
@@ -34,15 +34,15 @@ export function createResolve(): Resolve {
   }
 }
 
-/** Looks up a name that the operator has chosen, as every program of this host does. */
+/** Resolves a name of the operator, like every program of this host. */
 const resolveOfOperator: Resolve = async (name) => (await lookup(name, { all: true })).map(({ address }) => address)
 
 /** Time until the next address of a host is tried as well. */
 const nextAddressMs = 1000
 
 /**
- * Connects to one of the addresses, and to no other: the name of the host is not looked up again. Rejects with the
- * reason of the signal, or the error of the last address.
+ * Connects to one of the addresses, and to no other: the name is not resolved again. Rejects with the reason of the
+ * signal, or the error of the last address.
  */
 async function connectTo(
   host: string,
@@ -72,19 +72,19 @@ async function connectTo(
 }
 
 interface ReachParts {
-  /** Looks up the names that agents choose. */
+  /** Resolves the names that agents choose. */
   resolve: Resolve
   records: EgressRecords
   log: Logger
 }
 
 /**
- * Connects to what a client asks for, if the grant lets its instance reach it; to the relay in any case. Throws
- * EgressRefused, and the reason of the signal.
+ * Connects to the requested host if the grant permits it; to the relay in any case. Throws EgressRefused, and the
+ * reason of the signal.
  */
 export type Reach = (passage: Passage, grant: EgressGrant, signal: AbortSignal) => Promise<Socket>
 
-/** A host is looked up once, all of its addresses are checked, and one of those is connected to. */
+/** A host is resolved once, all of its addresses are checked, and one of them is used. */
 export function createReach({ resolve, records, log }: ReachParts): Reach {
   async function lookUp(host: string, isOfOperator: boolean, signal: AbortSignal): Promise<string[]> {
     const { promise: aborted, reject } = Promise.withResolvers<never>()
@@ -115,7 +115,7 @@ export function createReach({ resolve, records, log }: ReachParts): Reach {
     const decide = createDecide(operatorHosts)
     const { asked, isToRelay, ownServer } = passage
     const { host, port } = asked
-    // Not at the address that agents have: it may be a Service, which does not lead every pod back to itself.
+    // Not at the agents' address: it may be a Service, which does not lead every pod back to itself.
     if (ownServer) return connect(ownServer.address, [ownServer.address], ownServer.port, signal)
     if (!isToRelay) {
       const byName = decide(rules, asked, null)

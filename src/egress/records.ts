@@ -7,22 +7,22 @@ import type { BlockReason, Destination } from './policy.ts'
 
 /** How long connections wait for others of the same host, in ms. */
 const gatherMs = 1000
-/** Hosts of one statement. */
+/** Maximum hosts per statement. */
 const batchSize = 500
-/** Hosts that wait: of one instance, so that none fills the place of the others, and of all. */
+/** Maximum waiting hosts: of one instance, so that none crowds out the others, and of all. */
 const maxWaitingOfInstance = 100
 const maxWaiting = 10_000
-/** Hosts that are kept of one instance, those that were asked for last. */
+/** Maximum stored hosts of one instance, the last requested ones. */
 export const keptHosts = 200
 
-/** A host that an agent asks for. */
+/** A host requested by an agent. */
 export interface Asked extends Destination {
   instanceId: string
   organizationId: string
 }
 
 interface Waiting extends Asked {
-  /** Null when only bytes are to be added. */
+  /** Null if only bytes are added. */
   verdict: EgressVerdict | null
   reason: BlockReason | null
   connections: number
@@ -31,20 +31,21 @@ interface Waiting extends Asked {
 }
 
 /**
- * Writes which hosts agents ask for. One statement writes what came within a second, a row for each host of an
- * instance; an agent that asks for ever other hosts costs no more. What waits when the process is killed is lost.
+ * Records the hosts that agents request. One statement writes all requests of a second, a row for each host of an
+ * instance; an agent that requests new hosts all the time costs no more. Unwritten records are lost when the process is
+ * killed.
  */
 export interface EgressRecords {
-  /** A connection was let through or refused. */
+  /** A connection was permitted or refused. */
   note(asked: Asked, verdict: EgressVerdict, reason?: BlockReason): void
   /** Adds bytes to a connection that was recorded. */
   noteBytes(asked: Asked, bytes: { sent: number; received: number }): void
-  /** Writes what waits, and gives up after so many ms. */
+  /** Writes the waiting records, and gives up after `timeoutMs`. */
   close(timeoutMs: number): Promise<void>
 }
 
 const columns = 'instance_id, host, port, organization_id, verdict, reason, connections, sent_bytes, received_bytes'
-// Bytes of a host whose row is gone are of no interest. In the order of the key: relays of two processes write too.
+// Bytes of a host without a row are dropped. In the order of the key: relays of two processes write too.
 const writeQuery = `
   WITH x AS (
     SELECT * FROM jsonb_to_recordset($1::jsonb) AS x (instance_id uuid, host text, port int, organization_id uuid,
@@ -122,7 +123,7 @@ export function createEgressRecords(db: Db, log: Logger): EgressRecords {
     }
   }
 
-  /** The entry that waits for a host; null when too many do. */
+  /** The waiting entry of a host; null when too many wait. */
   function entryOf({ instanceId, organizationId, host, port }: Asked): Waiting | null {
     const key = `${instanceId} ${host} ${port}`
     const known = waiting.get(key)

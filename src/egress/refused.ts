@@ -10,7 +10,7 @@ export const clientLeft = new Error('the client left')
 /** The connection is refused, or could not be made. The message is for the agent. */
 export class EgressRefused extends Error {
   readonly status: number
-  /** The word of RFC 9209 for the header Proxy-Status. */
+  /** The error type of RFC 9209 for the header Proxy-Status. */
   readonly word: string
 
   constructor(status: number, word: string, message: string) {
@@ -28,7 +28,7 @@ const words: Record<BlockReason, string> = {
   private_address: 'destination_ip_prohibited',
 }
 
-/** Counts and records a connection that a policy does not allow, and returns the refusal for its client. */
+/** Counts and records a connection that a policy forbids, and returns the refusal for its client. */
 export function block(records: EgressRecords, asked: Asked, reason: BlockReason): EgressRefused {
   records.note(asked, 'blocked', reason)
   egressConnections.inc({ verdict: 'blocked', reason })

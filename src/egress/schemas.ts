@@ -6,7 +6,7 @@ import { OneOf } from '#platform/typebox.ts'
 import { hasPort, parseHostRule } from './hosts.ts'
 
 const maxHosts = 200
-/** More than a name with a wildcard and a port. */
+/** Longer than a name with a wildcard and a port. */
 const maxHostLength = 262
 const mailPort = 25
 
@@ -47,7 +47,7 @@ export const Egress = Type.Object(
 
 const refuse = (detail: string) => new AppError('invalid_value', detail, { param: 'egress' })
 
-/** The policy that a caller has sent, as it is stored. Throws AppError `invalid_value`. */
+/** Converts a caller's policy to its stored form. Throws AppError `invalid_value`. */
 export function checkEgress({ mode, hosts = [] }: NewEgress): Stored {
   if (mode === 'none' && hosts.length > 0) throw refuse(egressTexts.noneWithHosts)
   if (hosts.length > maxHosts) throw refuse(egressTexts.tooManyHosts(maxHosts))
@@ -59,6 +59,6 @@ export function checkEgress({ mode, hosts = [] }: NewEgress): Stored {
   return { mode, hosts: [...new Set(hosts)] }
 }
 
-/** The columns of a policy of a patch: none when it says nothing, and null for what is to be inherited. */
+/** The columns of a policy in a patch: none if the patch has no policy, and null for an inherited one. */
 export const egressColumns = (sent: NewEgress | null | undefined): { egress?: Stored | null } =>
   sent === undefined ? {} : { egress: sent && checkEgress(sent) }

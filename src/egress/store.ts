@@ -12,9 +12,9 @@ import { defaultPolicy } from './policy.ts'
 import { keptHosts } from './records.ts'
 import { checkEgress } from './schemas.ts'
 
-/** How long a host is kept that no agent has asked for. */
+/** How long a host is kept without a request. */
 const keptDays = 30
-/** Rows that one statement deletes at most. */
+/** Maximum rows per statement. */
 const batchSize = 1000
 
 /** In batches; throws the reason of the signal between two. */
@@ -36,11 +36,11 @@ export async function deleteOldEgressHosts(db: Db, signal?: AbortSignal): Promis
   await deleteHosts(db, isGone, signal)
 }
 
-/** Deletes the hosts that agents of an organization have asked for. */
+/** Deletes the recorded hosts of an organization's agents. */
 export const deleteEgressHostsOf = (db: Db, organizationId: string, signal?: AbortSignal): Promise<void> =>
   deleteHosts(db, sql`e.organization_id = ${organizationId}`, signal)
 
-/** A policy, and whose it is. */
+/** A policy, and its owner. */
 interface OwnedPolicy {
   policy: EgressPolicy
   owner: 'instance' | 'organization' | 'default'
@@ -57,14 +57,14 @@ async function policyOf(db: Db, instanceId: string): Promise<OwnedPolicy> {
   return { policy: defaultPolicy, owner: 'default' }
 }
 
-/** The rule that would allow a host that is blocked, or would be with an allow-list. */
+/** The rule that would permit a blocked host, or one that an allow-list would block. */
 function allowWithOf({ verdict, reason, host, port }: typeof egressHosts.$inferSelect) {
   if (verdict === 'allowed' || reason === 'mail_port') return null
   const setting = reason === 'private_address' ? ('EGRESS_ALLOWED_HOSTS' as const) : ('egress.hosts' as const)
   return { setting, value: hostAndPort(host, port) }
 }
 
-/** The policy of an instance, and the hosts that its agent has asked for, the last one first. */
+/** The policy of an instance, and the hosts that its agent has requested, the last one first. */
 export async function readEgress(db: Db, instanceId: string) {
   const hosts = await db
     .select()
@@ -82,7 +82,7 @@ export async function readEgress(db: Db, instanceId: string) {
 }
 
 /**
- * Adds a host to the policy of an instance, which gets its own when it has none. Throws AppError `invalid_value`,
+ * Adds a host to the policy of an instance, and creates the policy if it has none. Throws AppError `invalid_value`,
  * `instance_not_found` and `instance_terminated`.
  */
 export async function allowHost(

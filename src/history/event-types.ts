@@ -1,6 +1,6 @@
 /**
- * The types of events. `noun.verb` in the present is a request for a change; the others say what became of one. The
- * trigger `record_instance_event` in migrations/ makes those of an instance that no request names.
+ * The types of events. `noun.verb` in the present is a request for a change; the others are its results. The trigger
+ * `record_instance_event` in migrations/ writes the events of an instance that no request names.
  */
 export const eventTypes = [
   'organization.create',
@@ -64,6 +64,6 @@ export const eventTypeFilters: readonly string[] = [
   ...eventTypes,
 ]
 
-/** The types that any of these filters means, each once. */
+/** The distinct types of these filters. */
 export const typesOf = (filters: readonly string[]): EventType[] =>
   eventTypes.filter((type) => filters.includes(type) || filters.includes(`${nounOf(type)}.*`))

@@ -3,8 +3,8 @@ import type { Db } from '#database/client.ts'
 import { events, instances } from '#database/schema.ts'
 
 /**
- * Finds the create, start or restart that raised an instance to this generation, and how long ago that was. Null when
- * something else raised it.
+ * Finds the create, start or restart that raised an instance to this generation, and its age. Null when something else
+ * raised it.
  */
 export async function findIntent(
   db: Db,
@@ -28,13 +28,13 @@ export async function findIntent(
   return found ?? null
 }
 
-/** The most recent events of an instance among which the one of its latest intent is looked for. */
+/** The number of most recent events that are searched for the latest intent. */
 const recentEvents = 50
 
 /**
- * The request that raised the row of a statement on `instances` to its generation; null when no request did. Compares
- * and sorts by all columns of an index: where one instance has most events, the planner would else look for those of
- * another instance by their ids, among all events.
+ * The request that raised an instance to its generation; null if no request did. Compares and sorts by all columns of
+ * an index: for an instance with most of the events, the planner would otherwise search all events for another
+ * instance's by their ids.
  */
 export const requestOfIntent = sql<string | null>`(
   SELECT recent.request_id

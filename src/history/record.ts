@@ -10,10 +10,10 @@ interface Change {
 }
 
 /**
- * The value of an instance's column `changed_by`: who makes this change, for which request, and why. A trigger on the
- * table (`record_instance_event` in migrations/) writes the event from it in the statement's own transaction, and
- * empties the column. Without a type here or in the origin, the trigger names the event after what changed. With
- * `silent` it writes none.
+ * The value of an instance's column `changed_by`: the actor, the request and the reason of this change. A trigger on
+ * the table (`record_instance_event` in migrations/) writes the event from it in the statement's own transaction, and
+ * empties the column. Without a type here or in the origin, the trigger derives it from the change. With `silent` it
+ * writes none.
  */
 export function changedBy({ type, reason, silent }: Change = {}): ChangedBy {
   noteEvent()
@@ -34,9 +34,9 @@ export function changedBy({ type, reason, silent }: Change = {}): ChangedBy {
 interface NewEvent {
   organizationId: string
   instanceId?: string | null
-  /** By default the origin's. */
+  /** The origin's by default. */
   type?: EventType
-  /** By default the origin's. */
+  /** The origin's by default. */
   subject?: string | undefined
   reason?: string | undefined
 }

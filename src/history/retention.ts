@@ -4,7 +4,7 @@ import { events } from '#database/schema.ts'
 
 /** How long an event is kept. */
 export const keptDays = 90
-/** Rows that one statement deletes at most. */
+/** Maximum rows per statement. */
 const batchSize = 1000
 const maxId = sql.raw(String(2n ** 63n - 1n))
 
@@ -31,9 +31,9 @@ export async function deleteOldEvents(db: Db, signal?: AbortSignal): Promise<voi
 }
 
 /**
- * Empties the texts in an organization's events that may be its own: names, paths, reasons. The events stay. Begins
- * after the event `after`, and returns the last one before which no event can appear any more: a later call may begin
- * there. In batches that cost the same however many events there are, and throws the signal's reason between two.
+ * Empties the texts in an organization's events that may be the organization's own: names, paths, reasons. The events
+ * stay. Begins after the event `after`, and returns the last event before which all are committed, so that a later call
+ * may begin there. Works in batches of constant cost, and throws the signal's reason between two.
  */
 export async function redactEvents(
   db: Db,

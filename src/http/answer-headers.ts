@@ -39,7 +39,7 @@ export const headers = {
 
 const headerRef = (name: string) => ({ $ref: `#/components/headers/${name}` })
 
-/** References to them, by the kind of answer that has them. */
+/** References to them, by the kind of answer. */
 export const answerHeaders = {
   every: { 'x-request-id': headerRef('RequestId') },
   limited: { RateLimit: headerRef('RateLimit'), 'RateLimit-Policy': headerRef('RateLimitPolicy') },

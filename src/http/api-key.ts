@@ -20,7 +20,7 @@ export function newApiKey(kind: keyof typeof keyPrefixes): string {
 export const clientTokenPrefix = 'chd_ct_'
 
 /**
- * The form of a key, found without the database. `checked`: its checksum is right. `token`: it is a client token.
+ * The form of a key, determined without the database. `checked`: its checksum is right. `token`: it is a client token.
  * `malformed`: it was not copied whole, or is a guess. `foreign`: it is another server's.
  */
 export type KeyForm = 'checked' | 'token' | 'malformed' | 'foreign'

@@ -9,7 +9,7 @@ import type { RequestCounters } from './rate-limit.ts'
 import { requireInScope } from './session-scope.ts'
 
 /**
- * The key that a route needs: none, any key, an organization key, or also a scoped key that has the permission on the
+ * The key that a route needs: none, any key, an organization key, or also a scoped key with the permission on the
  * instance of the path.
  */
 export type Access = 'public' | 'any' | 'org' | Permission
@@ -25,7 +25,7 @@ export function describeAccess(access: Access): string {
 /** Throws AppError `instance_not_found` for an instance that is missing, or of another organization, and for a malformed id. */
 type RequireInstance = (organizationId: string, instanceId: string) => Promise<unknown>
 
-/** How the caller of a request is found, and its instance. */
+/** Finds the caller of a request, and its instance. */
 export interface CallerDeps {
   findCaller: FindCaller
   findTokenCaller: FindTokenCaller
@@ -36,13 +36,13 @@ declare module 'fastify' {
   interface FastifyContextConfig {
     access?: Access
     /**
-     * Where the session of a route is that needs the permission `interact` or `sessions` and names none in its path.
-     * `main`: it is this one. `handler`: the handler checks `caller.sessions`. `none`: it is about no session.
+     * Location of the session for a route with the permission `interact` or `sessions` and no session in its path.
+     * `main`: it is this one. `handler`: the handler checks `caller.sessions`. `none`: it concerns no session.
      */
     session?: 'main' | 'handler' | 'none'
     /** OpenAI clients call these routes: errors also have the fields of OpenAI's `error`. */
     openaiErrors?: boolean
-    /** The route calls `onKeyRefused` itself, to send its client the reason. */
+    /** The route calls `onKeyRefused` itself, to report the reason to its client. */
     handlesRefusedKey?: boolean
   }
   interface FastifyRequest {
@@ -51,7 +51,7 @@ declare module 'fastify' {
   }
 }
 
-/** The likeliest mistakes are a key of a model provider, and one that was not copied whole. */
+/** The likeliest mistakes: a key of a model provider, and an incompletely copied key. */
 const refusals: Record<KeyForm, string> = {
   checked: texts.unknownKey,
   token: texts.unknownToken,
@@ -65,7 +65,7 @@ function bearerToken(request: FastifyRequest): string | null {
 }
 
 /**
- * Throws an AppError of the kind `forbidden`, which names what is needed, when a scoped key may not make a call;
+ * Throws an AppError of the kind `forbidden`, with the missing permission, when a scoped key may not make a call;
  * `instance_not_found` when the instance is of another organization, as if it did not exist.
  */
 export async function authorize(
@@ -86,7 +86,9 @@ export async function authorize(
 /** Callers are cached for up to 1 s. With this interval an open connection ends in under 5 s. */
 const recheckEveryMs = 2000
 
-/** The checks of all open connections. They share one timer: a timer each costs too much beside a short request. */
+/**
+ * The checks of all open connections. They share one timer: one for each would be too expensive for a short request.
+ */
 const keyChecks = new Set<() => Promise<void>>()
 setInterval(() => keyChecks.forEach((check) => void check()), recheckEveryMs).unref()
 
@@ -114,8 +116,8 @@ export function onKeyRefused(
 
 /**
  * Checks the key of every request before its body is read, and adds its caller to `request`. When the key is refused
- * later, it ends the requests that are still open: uploads, downloads and waits. A route that declares no access, or
- * needs a permission and has no `instance_id`, stops the start of the server.
+ * later, ends open requests: uploads, downloads and waits. A route that declares no access, or needs a permission and
+ * has no `instance_id`, stops the start of the server.
  */
 export function useApiKeys(
   app: FastifyInstance,

@@ -12,7 +12,7 @@ declare module 'fastify' {
 
 /** Deadlines in ms. */
 export interface BodyTimes {
-  /** Time for the whole of an ordinary body, and until the next bytes of a streamed one. */
+  /** Time for a whole ordinary body, or until the next bytes of a streamed one. */
   whole: number
   /** Time for a client that still sends after the answer: an immediate close could lose the answer. */
   linger: number
@@ -57,7 +57,7 @@ export function useBodyDeadlines(
       if (raw.complete) return
       const lingering = setTimeout(() => socket.destroy(), linger)
       raw.once('close', () => clearTimeout(lingering))
-      raw.resume() // unread, the body could not end, nor would the close of the connection be seen
+      raw.resume() // an unread body could not end, and the close of the connection would go unnoticed
     })
   })
 }

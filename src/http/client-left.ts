@@ -3,9 +3,8 @@ import { AppError } from '#platform/errors.ts'
 import { texts } from '#platform/texts.ts'
 
 /**
- * A signal that fires when the client closes its connection before the whole answer was sent, and at once when the
- * client left before the call. It never fires for an answer that was sent. Its reason is an AppError, which is not
- * logged as a bug.
+ * A signal that fires when the client closes its connection before the whole answer was sent, or has closed it before
+ * the call. It never fires after the answer. Its reason is an AppError, which is not logged as a bug.
  */
 export function clientLeft({ raw }: FastifyReply): AbortSignal {
   const left = new AbortController()

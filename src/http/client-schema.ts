@@ -2,7 +2,7 @@ type Schema = Record<string, unknown>
 
 const isObject = (value: unknown): value is Schema => typeof value === 'object' && value !== null
 
-/** Generators drop a property that can only be null, and refuse a later value of an enum of one. */
+/** Generators drop a property that can only be null, and refuse later values of an enum with one value. */
 function openProperty(schema: Schema): Schema {
   if (schema.type === 'null') return { ...schema, type: ['string', 'null'] }
   if (schema.type !== 'string' || !Array.isArray(schema.enum) || schema.enum.length !== 1) return schema
@@ -21,12 +21,12 @@ function withoutPatterns(schema: Schema): Schema {
   return { ...rest, ...names, additionalProperties: value }
 }
 
-/** Options of a body whose unknown fields the route refuses: a strict schema would answer another status. */
+/** Options of a body with unknown fields that the route itself refuses: a strict schema would answer another status. */
 export const closed = { additionalProperties: true, 'x-closed': true }
 
 /**
- * A schema as generators of clients understand it best. It allows what the schema allows, and what a later version of
- * the API may answer.
+ * A schema in the form that suits generators of clients. It allows the values of the schema, and those that a later
+ * version of the API may answer.
  */
 export function forClients(schema: Schema): Schema {
   const { properties, 'x-closed': isClosed, ...others } = withoutPatterns(schema)

@@ -1,9 +1,9 @@
 import type { FastifyInstance } from 'fastify'
 
 /**
- * While the server closes, it still answers requests on open connections, and ends each connection after its answer: a
- * connection that is kept alive would delay the close. While it is about to close, each answer says so: the next request
- * of a client comes over another connection, which may lead to another server.
+ * While the server closes, it answers requests on open connections and ends each connection after its answer: a
+ * kept-alive connection would delay the close. While it is about to close, each answer announces that, so that the
+ * client's next request uses another connection, which may lead to another server.
  */
 export function useClosing(app: FastifyInstance, isDraining: () => boolean): void {
   let isClosing = false

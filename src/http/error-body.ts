@@ -11,7 +11,7 @@ const Fault = Type.Object({
   type: Type.String({ description: 'The name of the rule.' }),
 })
 
-/** The code of an error, as the document describes it. */
+/** The code of an error in the document. */
 export const Code = Type.Unsafe<ErrorCode>({
   $id: 'ErrorCode',
   type: 'string',
@@ -52,19 +52,19 @@ export const ErrorBody = Type.Object(
 
 type Detail = string | { error: string } | ValidationFault[]
 
-/** A failure before it is an answer. */
+/** A failure before its conversion to an answer. */
 export interface Failure {
   code: ErrorCode
   detail: Detail
   param?: string | undefined
-  /** Follows the text of `detail` in `message`. */
+  /** Appended to the text of `detail` in `message`. */
   hint?: string | undefined
 }
 
-/** The parts of an error that come from its request and this server. */
+/** The parts of an error that depend on its request and this server. */
 export interface ErrorContext {
   requestId: string
-  /** The address that clients reach this server at, without a slash at its end. */
+  /** The base URL for clients, without a trailing slash. */
   publicUrl: string
 }
 
@@ -73,7 +73,7 @@ function messageOf(detail: Detail): string {
   return Array.isArray(detail) ? faultsMessage(detail) : detail.error
 }
 
-/** The address of a code's explanation. */
+/** The URL of a code's explanation. */
 const docUrl = (publicUrl: string, code: ErrorCode): string => `${publicUrl}/docs/errors#${code}`
 
 export function errorObject(

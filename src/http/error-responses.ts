@@ -47,7 +47,7 @@ function kindWith(status: number): ErrorKind {
   return kind
 }
 
-/** `NotFound` of `not_found`. */
+/** Converts `not_found` to `NotFound`. */
 const componentName = (kind: ErrorKind): string =>
   kind.replace(/(?:^|_)(\w)/g, (_, first: string) => first.toUpperCase())
 

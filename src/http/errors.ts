@@ -11,17 +11,17 @@ import { logFieldsOf } from './request-log.ts'
 import { useUnknownRoutes } from './unknown-routes.ts'
 import { idempotencyFault, paramOf, validationFaults } from './validation-faults.ts'
 
-/** No cache keeps an answer, which may hold a key, and no browser takes JSON for anything else. */
+/** No cache keeps an answer, which may contain a key, and no browser interprets JSON as another type. */
 const safeHeaders = { 'cache-control': 'no-store', 'x-content-type-options': 'nosniff' }
 
 /** The number of Host headers: Node keeps only the first, and a proxy may have used another. */
 const hostsOf = (rawHeaders: readonly string[]) =>
   rawHeaders.filter((name, at) => at % 2 === 0 && name.toLowerCase() === 'host').length
 
-/** The kinds whose `detail` is an object with the message in `error`. */
+/** The kinds with an object as `detail`, with the message in `error`. */
 const kindsWithObject = new Set<ErrorKind>(['gateway_unreachable', 'gateway_timeout'])
 
-/** The code and message that Fastify's own refusals are answered with. */
+/** The code and message for Fastify's own refusals. */
 const fastifyCodes: Partial<Record<string, [ErrorCode, string]>> = {
   FST_ERR_CTP_INVALID_MEDIA_TYPE: ['unsupported_media', texts.sendJson],
   FST_ERR_CTP_BODY_TOO_LARGE: ['too_large', texts.bodyTooLarge],
@@ -29,7 +29,7 @@ const fastifyCodes: Partial<Record<string, [ErrorCode, string]>> = {
   FST_ERR_CTP_INVALID_CONTENT_LENGTH: ['malformed_request', texts.wrongContentLength],
 }
 
-/** The expected failure that an error stands for; null when the error is a bug. */
+/** The expected failure for an error; null when the error is a bug. */
 export function toAppError(error: FastifyError | AppError): AppError | null {
   if (error instanceof AppError) return error
   const known = fastifyCodes[error.code]
@@ -45,7 +45,7 @@ const expectedFailure = ({ kind, code, message, param, hint }: AppError): Failur
   hint,
 })
 
-/** The code of a refusal of Fastify's own, whose reason is in its message only. */
+/** The code for a refusal of Fastify that has its reason only in the message. */
 function generalCode(status: number): ErrorCode {
   const kind = kindOf(status)
   return kind !== undefined && kind in errorCodes ? (kind as ErrorCode) : 'invalid'
@@ -64,7 +64,7 @@ function otherFailure(error: FastifyError, hasBody: boolean): Failure & { status
     : { code: 'internal', detail: texts.internal }
 }
 
-/** The failure that answers an error. `hasBody` says whether the request came with one. */
+/** The failure that answers an error. `hasBody`: whether the request had a body. */
 export function failureOf(thrown: FastifyError | AppError, hasBody: boolean): Failure & { status: number } {
   const error = toAppError(thrown)
   const failure = error ? expectedFailure(error) : otherFailure(thrown as FastifyError, hasBody)
@@ -78,11 +78,11 @@ export function failureOf(thrown: FastifyError | AppError, hasBody: boolean): Fa
 export function useErrors(app: FastifyInstance, publicUrl: () => string): void {
   const bodyFor = (failure: Failure, { id }: FastifyRequest) =>
     errorBody(failure, { requestId: id, publicUrl: publicUrl() })
-  // The default joins all faults into one text. The answer is made of `validation` instead.
+  // The default joins all faults into one text. The answer uses `validation` instead.
   app.setSchemaErrorFormatter(() => new Error('the request does not fit its schema'))
   app.addHook('onRequest', (request, reply, done) => {
     reply.headers({ 'x-request-id': request.id, ...safeHeaders })
-    // With `requireHostHeader: false` this check is ours: Node would answer without a body.
+    // With `requireHostHeader: false` this code checks it: Node would answer without a body.
     const hasOneHost = request.raw.httpVersion !== '1.1' || hostsOf(request.raw.rawHeaders) === 1
     done(hasOneHost ? undefined : new AppError('malformed_request', texts.oneHost))
   })
@@ -102,7 +102,7 @@ export function useErrors(app: FastifyInstance, publicUrl: () => string): void {
     reply.code(errorCodes[failure.code].status).send(bodyFor(failure, request)),
   )
   app.setErrorHandler<FastifyError | AppError>((thrown, request, reply) => {
-    // Fastify reads the body before it says that there is no route.
+    // Fastify reads the body before it reports a missing route.
     if (request.is404 && !(thrown instanceof AppError)) return answerUnknown(request, reply)
     const error = toAppError(thrown)
     const { status, ...failure } = failureOf(thrown, request.body !== undefined)
@@ -114,7 +114,7 @@ export function useErrors(app: FastifyInstance, publicUrl: () => string): void {
     const mayBeSoon = status === 429 || status === 503
     const retryAfterSeconds = error?.retryAfterSeconds ?? (mayBeSoon ? 1 : undefined)
     if (retryAfterSeconds !== undefined) reply.header('retry-after', retryAfterSeconds)
-    // A 409 is about the state of the instance: the automatic retries of OpenAI clients cannot help.
+    // A 409 concerns the state of the instance: the automatic retries of OpenAI clients cannot help.
     const isForOpenai = request.routeOptions.config.openaiErrors === true
     if (error?.doNotRetry || (isForOpenai && status === 409)) reply.header('x-should-retry', 'false')
     return reply.code(status).send(bodyFor(failure, request))
@@ -127,8 +127,8 @@ const unparseable: Partial<Record<string, ErrorCode>> = {
 }
 
 /**
- * The whole answer, as bytes for the socket, to a request that Node cannot parse. `nodeCode` is the code of Node's
- * error; `detail` defaults to the name of the status.
+ * The whole answer, as bytes for the socket, to a request that Node cannot parse. `nodeCode` is Node's error code;
+ * `detail` defaults to the name of the status.
  */
 export function clientErrorAnswer(
   nodeCode: string | undefined,
@@ -152,7 +152,7 @@ export function clientErrorAnswer(
 
 const instancePath = /^\/v1\/instances\/([^/?]*)/
 
-/** The failure of a path that cannot be decoded, or has a part that is too long. */
+/** The failure of a path that cannot be decoded, or with a segment that is too long. */
 function unroutable(url: string): Failure {
   const [, id] = instancePath.exec(url) ?? []
   const isInstanceWrong = id !== undefined && !isId(id)

@@ -8,13 +8,13 @@ export const namedExamples = (byName: Record<string, unknown>) => ({
   'x-examples': byName,
 })
 
-/** The schema of an answer that has another example here than elsewhere. */
+/** The schema of an answer with a different example. */
 export const shownAs = <S extends TSchema>(schema: S, example: Static<S>): S => ({
   ...schema,
   'x-examples': { example },
 })
 
-/** The examples of a schema as the document has them beside a body or an answer. A list shows the first of its items. */
+/** The examples of a schema as the document shows them. A list shows the first of its items. */
 export function examplesBeside({ 'x-examples': byName, examples, items }: Schema): Schema {
   const named = Object.entries(byName ?? {})
   if (named.length > 1) return { examples: Object.fromEntries(named.map(([name, value]) => [name, { value }])) }

@@ -3,12 +3,12 @@ import type { ErrorKind } from '#platform/error-codes.ts'
 import { AppError } from '#platform/errors.ts'
 import { shortened } from '#platform/log.ts'
 
-/** Kinds that an operator must do something about when they have a cause: the database, a platform, a disk. */
+/** Kinds that require an operator's action when they have a cause: the database, a platform, a disk. */
 const operatorKinds = new Set<ErrorKind>(['unavailable', 'no_space'])
 
 /**
  * The message of the innermost cause, such as `connect ECONNREFUSED 127.0.0.1:1`: the outer ones quote statements. It
- * may be the words of an agent, and is cut.
+ * may come from an agent, and is cut.
  */
 function rootCauseOf(error: Error): string | undefined {
   let { cause } = error
@@ -18,7 +18,7 @@ function rootCauseOf(error: Error): string | undefined {
 
 /**
  * Logs why a request failed: a bug as an error with its stack, an expected failure without one. An expected failure is
- * an error only when the operator must do something about it, else a warning.
+ * an error only when it requires an operator's action, otherwise a warning.
  */
 export function logFailure(
   log: Pick<FastifyBaseLogger, 'error' | 'warn'>,

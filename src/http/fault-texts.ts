@@ -19,7 +19,7 @@ const typeWords: Record<string, string> = {
   null: 'null',
 }
 
-/** More names than this do not help. */
+/** Maximum listed names. */
 const maxListed = 12
 const maxShownCharacters = 64
 
@@ -33,7 +33,7 @@ function wordOf(value: unknown): string {
   return typeWords[value === null ? 'null' : typeof value] ?? typeof value
 }
 
-/** Suggests the known word that is closest to a wrong one; else lists all, when they are few. */
+/** Suggests the known word that is closest to a wrong one; if none is close, lists all when they are few. */
 function suggestion(wrong: string, known: readonly string[], none: string): string {
   const close = closestWord(wrong, known)
   if (close !== undefined) return `; did you mean \`${close}\`?`
@@ -72,7 +72,7 @@ function wrongTag({ parentSchema = {}, params }: Fault): string {
 const atLeast = (limit: number, things: string) =>
   limit === 1 ? 'must not be empty' : `must have at least ${limit} ${things}`
 
-/** Describes a fault and the rule, as the end of a sentence that begins with the name of the field. */
+/** Describes a fault and the rule; appended to the name of the field. */
 export function describeFault(error: ErrorObject, part: RequestPart, hasBody: boolean): string {
   const fault = error as Fault
   const { keyword, params, parentSchema, propertyName, message = 'is not valid' } = fault

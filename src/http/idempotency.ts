@@ -12,7 +12,7 @@ import { texts } from '#platform/texts.ts'
 import { visibleText } from '#platform/typebox.ts'
 import { idempotencyFault } from './validation-faults.ts'
 
-/** The headers of a POST that takes a key. */
+/** The headers of a POST that accepts a key. */
 export const IdempotencyHeaders = Type.Object({
   'idempotency-key': Type.Optional(
     Type.String({
@@ -42,7 +42,7 @@ const sortedFields = (_name: string, value: unknown): unknown =>
     ? Object.fromEntries(Object.entries(value).sort(([a], [b]) => (a < b ? -1 : 1)))
     : value
 
-/** Equal for equal requests: the order of the fields of a body does not matter. */
+/** Equal for equal requests, whatever the order of the fields of a body. */
 const hashOf = ({ method, url, body }: FastifyRequest): Buffer =>
   createHash('sha256')
     .update(`${method} ${url.split('?')[0]}\n${JSON.stringify(body, sortedFields)}`)
@@ -51,7 +51,7 @@ const hashOf = ({ method, url, body }: FastifyRequest): Buffer =>
 const answerPlace = (organizationId: string, key: string): Place =>
   `idempotency_keys/${organizationId}.${key}/sealed_answer`
 
-/** Has the form of a schema error of the header, so that `detail` lists it as one. */
+/** In the form of a schema error of the header, so that `detail` lists it as one. */
 const keyOfOtherRequest = () =>
   Object.assign(new Error(texts.idempotencyKeyUsed), {
     validation: [
@@ -67,11 +67,11 @@ const keyOfOtherRequest = () =>
   })
 
 /**
- * Returns the answer that `act` creates, which has the status of `reply`. With an `Idempotency-Key`, the answer is
- * stored in the same transaction, and the same request gets it again. So `act` takes effect once, also when the request
- * comes many times at once, or when the process dies before it answers. Nothing is stored when `act` throws. A duplicate
- * of a request that is in progress waits for its answer, without a connection to the database. Throws a 422 when the key
- * came with another request, and AppError `request_in_progress` when the first request takes longer than 10 s.
+ * Returns the answer that `act` creates, with the status of `reply`. With an `Idempotency-Key`, the answer is stored in
+ * the same transaction, and the same request gets it again. So `act` takes effect once, even if the request comes many
+ * times at once, or the process dies before it answers. Nothing is stored when `act` throws. A duplicate of a request
+ * in progress waits for its answer, without a connection to the database. Throws a 422 when the key came with another
+ * request, and AppError `request_in_progress` when the first request takes longer than 10 s.
  */
 export async function idempotent<Body>(
   { db, vault }: { db: Db; vault: Vault },
@@ -107,25 +107,24 @@ const unsealAnswer = (vault: Vault, place: Place, { status, sealedAnswer }: Stor
   body: JSON.parse(vault.unseal(sealedAnswer, place)),
 })
 
-/** Repeats what gives null while another request is in progress. */
+/** Repeats a function that returns null while another request is in progress. */
 async function untilAnswered<T>(attempt: () => Promise<T | null>): Promise<T> {
   const answered = await poll(() => retryOnDeadlock(attempt), { pauseMs, timeoutMs: duplicateWaitMs })
   if (answered) return answered
   throw new AppError('request_in_progress', texts.duplicateInProgress, { retryAfterSeconds: 1 })
 }
 
-/** The key of a request is this request's, until it is stored or released. */
+/** The request owns the key until the answer is stored or the key released. */
 export interface Claim {
   /** Stores the answer, a JSON text, for 24 hours. */
   store(status: number, answer: string): Promise<unknown>
-  /** Lets the same request be carried out again. */
+  /** Allows the same request to be carried out again. */
   release(): Promise<unknown>
 }
 
 /**
- * Claims the `Idempotency-Key` of a request whose work is in no transaction, or returns the answer that is stored for
- * it. Null without a key. The claim lasts until it is settled, or until its process is dead. Throws what `idempotent`
- * throws.
+ * Claims the `Idempotency-Key` of a request whose work is in no transaction, or returns its stored answer. Null without
+ * a key. The claim lasts until it is settled, or its process is dead. Throws the errors of `idempotent`.
  */
 export async function claimKey(
   { db, vault, processId }: { db: Db; vault: Vault; processId: string },
@@ -167,14 +166,14 @@ interface StoredAnswer {
 const owned = (organizationId: string, key: string) =>
   and(eq(idempotencyKeys.organizationId, organizationId), eq(idempotencyKeys.key, key))
 
-/** Whether another request may have the key: it has expired, or the process that claimed it is dead. */
+/** Whether another request may use the key: it has expired, or the process that claimed it is dead. */
 const isFree = sql`${idempotencyKeys.expiresAt} < now() OR (${idempotencyKeys.processId} IS NOT NULL
   AND NOT ${sql.raw(isProcessAlive('idempotency_keys.process_id'))})`
 
 /**
- * Claims the key for this transaction or, until its answer is stored, for a process. Returns `duplicate` when another transaction has it right now, or the answer
- * that is already stored. Never waits: a hundred duplicates of a slow request would otherwise hold all database
- * connections.
+ * Claims the key for this transaction or, until its answer is stored, for a process. Returns `duplicate` when another
+ * transaction has it now, or the stored answer. Never waits: a hundred duplicates of a slow request would otherwise
+ * hold all database connections.
  */
 async function claim(
   tx: Db,

@@ -6,21 +6,21 @@ import { type Claim, claimKey, IdempotencyHeaders } from './idempotency.ts'
 declare module 'fastify' {
   interface FastifyContextConfig {
     /**
-     * How a POST treats an `Idempotency-Key`. `transaction`: it answers through `idempotent`. `none`: it takes no
-     * key. By default its answer is stored after its work is done.
+     * The treatment of an `Idempotency-Key` by a POST. `transaction`: it answers through `idempotent`. `none`: it
+     * accepts no key. By default its answer is stored after its work.
      */
     idempotency?: 'transaction' | 'none'
   }
   interface FastifyRequest {
-    /** The claim of a request that is to be carried out for its key. */
+    /** The claim of a request for its key. */
     idempotencyClaim: Claim | null
   }
 }
 
 /**
- * Makes every POST with a caller take an `Idempotency-Key`, unless its route says otherwise. The key is claimed before
- * the handler runs, and the answer is stored before it is sent; a failure frees the key. When the process dies between
- * the work and the answer, its claim ends with it, and a repetition does the work again.
+ * Makes every POST with a caller accept an `Idempotency-Key`, unless its route opts out. The key is claimed before the
+ * handler runs, and the answer is stored before it is sent; a failure frees the key. If the process dies between the
+ * work and the answer, its claim ends with it, and a repetition does the work again.
  */
 export function useIdempotency(app: FastifyInstance, deps: { db: Db; vault: Vault; processId: string }): void {
   app.decorateRequest('idempotencyClaim', null)
@@ -37,7 +37,7 @@ export function useIdempotency(app: FastifyInstance, deps: { db: Db; vault: Vaul
     const answer = typeof payload === 'string' && payload !== '' ? payload : 'null'
     const settled =
       reply.statusCode < 300 ? idempotencyClaim.store(reply.statusCode, answer) : idempotencyClaim.release()
-    // The work is done: the caller gets the answer, and a repetition of the request a 409 while this process lives.
+    // The work is done: the caller gets the answer. A repetition of the request gets a 409 while this process lives.
     await settled.catch((err: unknown) => log.error({ err }, 'failed to store an answer for its Idempotency-Key'))
   }
   app.addHook('onRoute', (route) => {

@@ -4,25 +4,23 @@ import { inFlight } from '#platform/metrics.ts'
 import { texts } from '#platform/texts.ts'
 import { createAmounts } from '#platform/throttle.ts'
 
-/**
- * Maximum amounts in flight in this process. All but the last are for each organization. 0 is no limit.
- */
+/** Maximum amounts in flight in this process. All but the last are for each organization. 0 means no limit. */
 export interface InFlightLimits {
-  /** Turns of agents that run or wait in line. */
+  /** Turns that run or wait in line. */
   turns: number
   /** Open WebSockets. */
   sockets: number
   /** Uploads and downloads of files. */
   transfers: number
-  /** Lists that are read from the database. */
+  /** Lists read from the database. */
   lists: number
-  /** Bytes of the bodies of requests that are not answered yet. */
+  /** Bytes of the bodies of requests without an answer yet. */
   bodyBytes: number
   /** The same for all organizations together. */
   processBodyBytes: number
 }
 
-/** The limits of Chowder. */
+/** Chowder's limits. */
 export const inFlightLimits: InFlightLimits = {
   turns: 1000,
   sockets: 1000,
@@ -36,14 +34,14 @@ type Kind = 'turns' | 'sockets' | 'transfers' | 'lists'
 
 declare module 'fastify' {
   interface FastifyContextConfig {
-    /** The kind that a request to the route counts as until it is answered or its connection is closed. */
+    /** The kind for a request to the route, until it is answered or its connection is closed. */
     inFlight?: Kind
   }
 }
 
 export interface InFlight {
   /**
-   * Counts something of an organization until the returned function is called, which may be called twice. Throws
+   * Counts an amount for an organization until the returned function is called; a second call does nothing. Throws
    * AppError `too_much_in_flight` at the limit.
    */
   take(kind: Kind, organizationId: string): () => void
@@ -105,7 +103,7 @@ function createInFlight(limits: InFlightLimits) {
   }
 }
 
-/** The bytes that the body of a request may have: those that it announces, else the most that its route takes. */
+/** The maximum bytes of a request's body: the announced ones, else the limit of its route. */
 function bodyBytesOf({ headers, routeOptions }: FastifyRequest): number {
   if (routeOptions.config.streamsBody) return 0
   const { 'content-length': announced, 'transfer-encoding': encoding } = headers

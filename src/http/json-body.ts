@@ -8,8 +8,9 @@ import { texts } from '#platform/texts.ts'
 import { hasBody } from './body-deadlines.ts'
 
 /**
- * Bounds of every body. The depth is more than any schema or setting needs, and too little to exhaust the stack of recursive
- * code. The values are more than a conversation of a thousand turns has, and are built and validated in some ten ms.
+ * Bounds of every body. The depth is more than any schema or setting needs, and too little to exhaust the stack of
+ * recursive code. The number of values exceeds that of a conversation of a thousand turns, and takes some ten ms to
+ * build and validate.
  */
 export const bodyBounds = { depth: 200, values: 50_000 }
 
@@ -22,7 +23,7 @@ function charsetOf(contentType = ''): string | null {
   }
 }
 
-/** Why the body of a request cannot be read as it was sent: null when it can. */
+/** The reason why the body of a request cannot be read; null if it can. */
 function encodingFault({ headers }: FastifyRequest): string | null {
   const { 'content-encoding': encoding = 'identity', 'transfer-encoding': transfer = 'chunked' } = headers
   if (encoding.trim().toLowerCase() !== 'identity') return texts.compressedBody(encoding)
@@ -32,9 +33,9 @@ function encodingFault({ headers }: FastifyRequest): string | null {
 }
 
 /**
- * Reads the body of a request, within the limit of its route. Fastify itself would keep the pieces, and join them at the
- * end. Throws FastifyError as it does: for a body that is too large or of another length than announced, and with status
- * 400 for one that breaks off.
+ * Reads the body of a request, within the limit of its route. Fastify itself would keep the pieces, and join them at
+ * the end. Throws FastifyError in the same cases: for a body that is too large or of another length than announced, and
+ * with status 400 for one that breaks off.
  */
 async function readRequestBody({ headers, routeOptions }: FastifyRequest, payload: Readable): Promise<Buffer> {
   const { bodyLimit = 0 } = routeOptions
@@ -50,8 +51,8 @@ async function readRequestBody({ headers, routeOptions }: FastifyRequest, payloa
 
 /**
  * Accepts only JSON bodies, in UTF-8, that `parseJson` accepts within `bodyBounds`: others are a 400, or a 415 for
- * another content type and for a body in another encoding. An empty body counts as no body; the schema says whether the
- * route needs one.
+ * another content type or another encoding. An empty body counts as no body; the schema decides whether the route needs
+ * one.
  */
 export function useJsonBodies(app: FastifyInstance): void {
   app.removeAllContentTypeParsers()

@@ -9,8 +9,8 @@ import { errorResponses, responseOf } from './error-responses.ts'
 import { examplesBeside } from './examples.ts'
 
 /**
- * The error answers of one route, for its schema. The document adds those that every such route can give: 400, 401,
- * 403, 413, 415, 421, 422, 429, 500 and 503.
+ * The error answers of one route, for its schema. The document adds those of every such route: 400, 401, 403, 413, 415,
+ * 421, 422, 429, 500 and 503.
  */
 export const failures = <const S extends readonly number[]>(...statuses: S) =>
   Object.fromEntries(statuses.map((status) => [status, ErrorBody])) as { [K in S[number]]: typeof ErrorBody }
@@ -18,7 +18,7 @@ export const failures = <const S extends readonly number[]>(...statuses: S) =>
 type Schema = Record<string, unknown>
 type Reference = { $ref: string }
 
-/** A body or an answer of one type, with one example, or with several by name. */
+/** A body or an answer of one type, with one example, or several by name. */
 export interface Media {
   schema: Schema
   example?: unknown
@@ -51,7 +51,7 @@ export interface Operation {
   responses: Record<string, Response | Reference>
 }
 
-/** The part of an OpenAPI 3.1 document that this API has. */
+/** The parts of an OpenAPI 3.1 document that this API uses. */
 export interface ApiDocument {
   openapi: string
   info: { title: string; version: string; description: string }
@@ -64,11 +64,11 @@ export interface ApiDocument {
 
 const isObject = (value: unknown): value is Schema => typeof value === 'object' && value !== null
 
-/** Whether a request can leave a property out because it has a default. */
+/** Whether a request may omit a property because it has a default. */
 const hasDefault = ({ properties }: Schema, name: unknown) =>
   isObject(properties) && isObject(properties[String(name)]) && 'default' in (properties[String(name)] as Schema)
 
-/** The values that `type` can have in a named shape; null for other schemas. */
+/** The possible values of `type` in a named shape; null for other schemas. */
 function typesOf({ $id, properties }: Schema): unknown[] | null {
   if ($id === undefined || !isObject(properties) || !isObject(properties.type)) return null
   const { const: only, enum: several = [only] } = properties.type
@@ -86,7 +86,7 @@ function discriminated(schema: Schema, resolved: Schema): Schema {
   return { ...others, oneOf, discriminator: { propertyName: 'type', mapping: Object.fromEntries(mapping) } }
 }
 
-/** The schema with references to named schemas in their places; adds these to `named`. */
+/** Replaces named schemas by references; adds them to `named`. */
 function withReferences(schema: unknown, named: Map<string, Schema>): unknown {
   if (Array.isArray(schema)) return schema.map((item) => withReferences(item, named))
   if (!isObject(schema)) return schema
@@ -104,7 +104,7 @@ function withReferences(schema: unknown, named: Map<string, Schema>): unknown {
   return { $ref: `#/components/schemas/${$id}` }
 }
 
-/** The documented body: a body that can be null is optional, and a body that can only be empty is no body. */
+/** The documented body: a nullable body is optional, and a body that can only be empty is no body. */
 function bodyOf(body: unknown): { body?: unknown; isOptional: boolean } {
   if (!isObject(body) || !Array.isArray(body.type) || !body.type.includes('null')) return { body, isOptional: false }
   const isEmpty = Object.keys(body.properties ?? {}).length === 0
@@ -116,7 +116,7 @@ const mediaOf = (schema: Schema, named: Map<string, Schema>): Media => ({
   ...examplesBeside(schema),
 })
 
-/** A documented answer. One that can be of several types has them as `content`; one that is null has none. */
+/** A documented answer. One with several types has them as `content`; a null one has none. */
 function describeAnswer(answer: Schema, named: Map<string, Schema>): Schema {
   if (answer.type === 'null') return answer
   const { content = { 'application/json': { schema: answer } }, description } = answer as unknown as Response
@@ -156,9 +156,7 @@ const successes: Record<string, string> = {
   204: 'The work is done.',
 }
 
-/**
- * Adds the answers that every such route can give, and the headers of each answer. Returns the statuses of the errors.
- */
+/** Adds the answers of every such route, and the headers of each answer. Returns the statuses of the errors. */
 function complete([method, operation]: [string, Operation]): number[] {
   const { requestBody, parameters = [], responses } = operation
   const isLimited = operation['x-permission'] !== 'public' || responses[429] !== undefined
@@ -170,13 +168,13 @@ function complete([method, operation]: [string, Operation]): number[] {
   if (!operation['x-answers-everybody']) add(403, 421)
   if (method !== 'get') add(400, 413, 415) // of any body
   if (requestBody) {
-    delete requestBody.description // the schema has it
+    delete requestBody.description // defined in the schema
     for (const media of Object.values(requestBody.content)) Object.assign(media, operation['x-body-examples'])
     requestBody.required = operation['x-optional-body'] !== true
   }
   for (const parameter of parameters) {
     if (parameter.in === 'query' && parameter.schema.type === 'object') {
-      Object.assign(parameter, { style: 'deepObject', explode: true }) // as parseQuery reads it
+      Object.assign(parameter, { style: 'deepObject', explode: true }) // matches parseQuery
     }
   }
   const hasParameter = (name: string) => parameters.some((parameter) => parameter.name === name)
@@ -200,7 +198,7 @@ function complete([method, operation]: [string, Operation]): number[] {
   return statuses
 }
 
-/** The paths in the order of the tags, and of their registration. */
+/** The paths in the order of their tags and registration. */
 function ordered(paths: ApiDocument['paths'], tags: ApiDocument['tags']): ApiDocument['paths'] {
   const places = new Map(tags.map(({ name }, at) => [name, at]))
   const place = (operations: Record<string, Operation>) =>
@@ -212,9 +210,8 @@ function ordered(paths: ApiDocument['paths'], tags: ApiDocument['tags']): ApiDoc
 export type AboutApi = Pick<ApiDocument, 'info' | 'servers' | 'tags'>
 
 /**
- * Makes `app.swagger()` return the OpenAPI 3.1 document of the routes that are registered afterwards, from the schemas
- * that validate their requests. A schema with an `$id` becomes a component of that name. A route with `hide` in its
- * schema is left out.
+ * Makes `app.swagger()` return the OpenAPI 3.1 document of all later routes, from the schemas that validate their
+ * requests. A schema with an `$id` becomes a component of that name. A route with `hide` in its schema is omitted.
  */
 export async function useOpenApi(app: FastifyInstance, about: AboutApi): Promise<void> {
   const named = new Map<string, Schema>()

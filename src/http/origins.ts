@@ -3,11 +3,11 @@ import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { AppError } from '#platform/errors.ts'
 import { texts } from '#platform/texts.ts'
 
-/** Where requests may be addressed to, and the web pages that they may come from. */
+/** The hosts that requests may be addressed to, and the origins of web pages that may send them. */
 export interface RequestOrigins {
   /** Hosts as in a Host header, without a port; null for any. */
   hosts: ReadonlySet<string> | null
-  /** The origin of the API's own pages where a proxy has replaced the Host header; null when no setting says it. */
+  /** The origin of the API's own pages where a proxy has replaced the Host header; null if no setting names it. */
   own: string | null
   /** Other origins, whose pages may make calls with scoped keys. */
   foreign: readonly string[]
@@ -15,11 +15,11 @@ export interface RequestOrigins {
 
 declare module 'fastify' {
   interface FastifyContextConfig {
-    /** The route answers any Host header and origin: probes know an address only. */
+    /** The route answers any Host header and origin, because probes know only an address. */
     answersEverybody?: boolean
   }
   interface FastifyRequest {
-    /** Whether a web page of a foreign origin that is allowed makes the request. */
+    /** Whether the request comes from a web page of an allowed foreign origin. */
     isOfForeignPage: boolean
   }
 }
@@ -32,7 +32,7 @@ const isAddressedTo = (hosts: ReadonlySet<string>, header: string): boolean => {
   return name !== undefined && hosts.has(name.toLowerCase())
 }
 
-/** A person follows a link to here: the page with the link reads nothing of the answer. */
+/** A link from another page leads here: that page cannot read the answer. */
 const isNavigation = ({ method, headers }: FastifyRequest): boolean =>
   method === 'GET' && headers['sec-fetch-mode'] === 'navigate' && headers['sec-fetch-dest'] === 'document'
 
@@ -45,7 +45,7 @@ function isForeign(request: FastifyRequest, own: string | null): boolean {
 
 const isSafe = (method: string): boolean => ['GET', 'HEAD', 'OPTIONS'].includes(method)
 
-/** The headers of answers that browsers keep from a page otherwise. */
+/** Headers of answers that browsers otherwise hide from a page. */
 const answerHeaders = [
   ...['content-disposition', 'content-range', 'idempotent-replayed', 'link', 'ratelimit', 'ratelimit-policy'],
   ...['retry-after', 'x-next-cursor', 'x-request-id', 'x-should-retry'],
@@ -53,9 +53,8 @@ const answerHeaders = [
 const preflightSeconds = 600
 
 /**
- * Refuses requests that are addressed to another host, and those of web pages of foreign origins. Pages of the foreign
- * origins that are allowed get what browsers ask for (CORS), and may read what is public; other calls need a scoped
- * key, which `useApiKeys` sees to.
+ * Refuses requests that are addressed to another host, and those of web pages of foreign origins. Pages of allowed
+ * foreign origins get CORS answers, and may read public data; `useApiKeys` requires a scoped key for their other calls.
  */
 export async function useOrigins(app: FastifyInstance, { hosts, own, foreign }: RequestOrigins): Promise<void> {
   app.decorateRequest('isOfForeignPage', false)

@@ -19,8 +19,7 @@ export const PageQuery = Type.Object(
 )
 
 /**
- * The position in a cursor that `linkNext` made; undefined without a cursor. Throws AppError `invalid_value` for another
- * text.
+ * The position in a cursor of `linkNext`; undefined without a cursor. Throws AppError `invalid_value` for another text.
  */
 export function positionOf(cursor: string | undefined, isPosition: (text: string) => boolean): string | undefined {
   if (cursor === undefined) return undefined
@@ -32,7 +31,7 @@ export function positionOf(cursor: string | undefined, isPosition: (text: string
 const cursorOf = (position: string): string => Buffer.from(position).toString('base64url')
 
 /**
- * Names the next page: its cursor in the header `X-Next-Cursor`, and in `Link` the address of this request from
+ * Sets the headers of the next page: its cursor in `X-Next-Cursor`, and in `Link` the address of this request from
  * `position` on. Generated clients read the first more easily.
  */
 export function linkNext(reply: FastifyReply, publicUrl: string, position: string): void {
@@ -45,15 +44,15 @@ export function linkNext(reply: FastifyReply, publicUrl: string, position: strin
   reply.header('x-next-cursor', cursor)
 }
 
-/** Rows that one statement reads. To map and write them takes some 2 ms. */
+/** Rows per statement. Mapping and writing them takes some 2 ms. */
 const portionRows = 100
 
 interface PageSource<Row> {
-  /** The most rows of the page. */
+  /** Maximum rows of the page. */
   limit: number
-  /** The position of the page before. */
+  /** The position of the previous page. */
   position: string | undefined
-  /** A page of so many bytes has no more portions, whatever its limit. */
+  /** Size in bytes from which a page gets no more portions, whatever its limit. */
   maxBytes?: number
   /** The schema of an item. */
   item: TSchema
@@ -64,8 +63,8 @@ interface PageSource<Row> {
 }
 
 /**
- * Answers a page of a list, with the link to the next one. A long page is read and written in portions, each by a
- * statement of its own, so that other requests run in between.
+ * Answers a page of a list, with the link to the next one. Reads and writes a long page in portions, each by a separate
+ * statement, so that other requests run in between.
  */
 export async function sendPage<Row>(reply: FastifyReply, source: PageSource<Row>): Promise<void> {
   const { limit, maxBytes = Number.POSITIVE_INFINITY, item, read, show, publicUrl } = source

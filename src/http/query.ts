@@ -2,7 +2,7 @@ import { type ParsedUrlQuery, parse } from 'node:querystring'
 
 /**
  * Parses the query of a URL. `metadata[key]=value` becomes an entry of the object `metadata`: the style `deepObject` of
- * OpenAPI. A key may have brackets itself. `metadata.key=value` means the same: shells and curl leave it as it is.
+ * OpenAPI. A key may contain brackets. `metadata.key=value` means the same: shells and curl leave it unchanged.
  */
 export function parseQuery(text: string): Record<string, ParsedUrlQuery[string] | ParsedUrlQuery> {
   const query: Record<string, ParsedUrlQuery[string] | ParsedUrlQuery> = Object.create(null)

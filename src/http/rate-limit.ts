@@ -8,7 +8,7 @@ import { texts } from '#platform/texts.ts'
 import type { Caller } from './caller.ts'
 import { instanceIdOf } from './instance-params.ts'
 
-/** The numbers of requests allowed; 0 means no limit. */
+/** The allowed numbers of requests; 0 means no limit. */
 export interface RateLimits {
   /** Requests with one key, per minute. */
   requestsPerMinute: number
@@ -18,11 +18,11 @@ export interface RateLimits {
   signupsPerHour: number
   /** Requests without a valid key from one address, per minute. Requests with a valid key do not count. */
   failedAuthPerMinute: number
-  /** All processes count together in it. Without it, each process counts alone. */
+  /** The Redis that all processes count in. Without it, each process counts alone. */
   redis: Redis | null
 }
 
-/** The limits of Chowder, by the requests per minute of one key; none when that is 0. */
+/** Chowder's limits, from the requests per minute of one key; none if that is 0. */
 export const rateLimits = (requestsPerMinute: number, redis: Redis | null): RateLimits => ({
   requestsPerMinute,
   organizationRequestsPerMinute: 5 * requestsPerMinute,
@@ -44,18 +44,18 @@ export type CountRequest = (request: FastifyRequest, reply: FastifyReply) => Pro
 const rememberedWindows = 10_000
 const minute = 60
 const hour = 60 * minute
-/** Each is a request to a model provider: it must not be flooded, nor used to guess keys. */
+/** Each is a request to a model provider, which must not be flooded or used to guess keys. */
 const keyTestsPerMinute = 20
 /** Each starts OpenClaw's command line in the sandbox, and may guess a code. */
 const pairingsPerMinute = 10
 /** Each is a request to the registry of skills from this server's address. */
 const skillSearchesPerMinute = 10
-/** A request waits this long for Redis, and is then let through. */
+/** A request waits this long for Redis, and then passes. */
 const redisCommandTimeoutMs = 50
 const redisConnectTimeoutMs = 2000
 const redisReconnectPauseMs = 1000
 
-/** Counts in this process, by the monotonic clock: the system clock can be set back, which would lock callers out. */
+/** Counts in this process, by the monotonic clock: a system clock that is set back would lock callers out. */
 class MemoryStore {
   readonly #windows = new LRUCache<string, { count: number; endsAt: number }>({ max: rememberedWindows })
 
@@ -70,7 +70,7 @@ class MemoryStore {
     callback(null, { current: window.count, ttl: window.endsAt - now })
   }
 
-  /** Each limit has its own windows: many addresses do not push out the windows of keys. */
+  /** Each limit has separate windows: many addresses do not evict the windows of keys. */
   child(): MemoryStore {
     return new MemoryStore()
   }
@@ -89,7 +89,7 @@ export function connectLimits(url: string): Redis {
   return redis
 }
 
-/** The client tokens of a person share a limit: one person cannot use up the limit of the key. */
+/** The client tokens of a person share a limit, so that one person cannot exhaust the limit of the key. */
 const limitedBy = ({ keyId, token }: Caller): string =>
   token ? `${keyId}-${hash('sha256', token.endUser ?? '')}` : keyId
 
@@ -149,14 +149,14 @@ export async function useRateLimits(app: FastifyInstance, limits: RateLimits) {
     await countOfKey(request, reply)
     await countOfOrganization(request, reply)
   }
-  /** Counts calls that cost more than others. No limit where requests have none. */
+  /** Counts expensive calls. There is no limit if requests have none. */
   const createCallCounter = (name: string, max: number, keyOf: (request: FastifyRequest) => string) =>
     createCounter(name, Math.min(limits.requestsPerMinute, max), minute, keyOf)
   return {
     /** Counts by key, then by organization if the key has requests left. */
     countRequest,
     countKeyTest: createCallCounter('key-test', keyTestsPerMinute, ofOrganization),
-    /** Counts by the instance of the path, which must be the caller's. */
+    /** Counts by the instance of the path, which must belong to the caller. */
     countPairing: createCallCounter('pairing', pairingsPerMinute, (request) => instanceIdOf(request) ?? ''),
     countSkillSearch: createCallCounter('skill-search', skillSearchesPerMinute, ofOrganization),
     countFailure: createCounter('failed-auth', limits.failedAuthPerMinute, minute, addressOf),

@@ -12,10 +12,10 @@ declare module 'fastify' {
   }
 }
 
-/** The parameters that can be the subject of an event, the first one found wins. */
+/** The possible parameters for the subject of an event; the first one found wins. */
 const subjectNames = ['channel', 'skill_name', 'session_id', 'response_id', 'path', 'source', 'slug']
 
-/** The value of the first such parameter that is in the schema of the route: a caller can send others. */
+/** The value of the first such parameter in the schema of the route: a caller can send others. */
 function subjectOf({ params, query, body, routeOptions: { schema } }: FastifyRequest): string | undefined {
   for (const [part, partSchema] of [
     [params, schema?.params],
@@ -33,9 +33,9 @@ function subjectOf({ params, query, body, routeOptions: { schema } }: FastifyReq
 }
 
 /**
- * Records what a request changes as an event, with its caller. Changes of the database record themselves, in their own
+ * Records the change of a request as an event, with its caller. Changes of the database record themselves, in their own
  * transactions. For changes elsewhere, such as files in a sandbox, the event is written after the change and before the
- * answer. A route that can change something and has no `event` stops the start of the server.
+ * answer. A route that can change data and has no `event` stops the start of the server.
  */
 export function useEvents(app: FastifyInstance, db: Db): void {
   const begin: preHandlerHookHandler = (request, _reply, done) => {

@@ -6,12 +6,13 @@ import { instanceIdOf } from './instance-params.ts'
 /** Monitoring calls these every few seconds. */
 const unlogged = new Set(['/healthz', '/readyz'])
 
-/** Number of parts that are logged of a path without a route: the next one may be the id of a session. */
+/** Number of logged segments of a path without a route: the next one may be the id of a session. */
 const loggedParts = 5
 
 /**
- * What a request is, for the log. The route stands for the path, because the path can name people: clients choose the
- * ids of sessions and the names of files. The history has them, under the same request id, until they are erased.
+ * The description of a request in the log. The route stands for the path, because paths can identify people: clients
+ * choose the ids of sessions and the names of files. The history has them, under the same request id, until they are
+ * erased.
  */
 export function logFieldsOf(request: FastifyRequest) {
   const { routeOptions, url, caller } = request
@@ -26,7 +27,7 @@ export function logFieldsOf(request: FastifyRequest) {
   }
 }
 
-/** A streamed answer has six listeners of Chowder's and five of Node's. From the eleventh on Node warns of a leak. */
+/** A streamed answer has six listeners of Chowder's and five of Node's. Node warns of a leak from the eleventh on. */
 const listenersOfAnswer = 20
 
 /** Writes one line and one metric for each request, after its answer was sent or its client left. */

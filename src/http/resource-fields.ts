@@ -17,7 +17,7 @@ const limitDescriptions: Record<ResourceName, string> = {
   disk_mb: 'Megabytes of its files.',
 }
 
-/** A number within the bounds that hold everywhere. */
+/** A number within the general bounds. */
 export const limitOf = (name: ResourceName) =>
   (name === 'cpus' ? Type.Number : Type.Integer)({
     ...resourceBounds[name],

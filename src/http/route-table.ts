@@ -24,13 +24,13 @@ function matches(pattern: string, path: string): boolean {
   return wanted.length === given.length && wanted.every(fits)
 }
 
-/** The methods that a path has, `OPTIONS` included; none when no route has the path. */
+/** The methods of a path, including `OPTIONS`; none when no route has the path. */
 export function methodsOf(routes: RouteTable, path: string): string[] {
   const found = [...routes].filter(([pattern]) => matches(pattern, path)).flatMap(([, methods]) => [...methods])
   return found.length === 0 ? [] : [...new Set([...found, 'OPTIONS'])].sort()
 }
 
-/** A path with the misspelt words of a pattern corrected; null when it is another path. */
+/** A path with the misspelt words of a pattern corrected; null if the path does not match. */
 function corrected(pattern: string, path: string): string | null {
   const wanted = pattern.split('/')
   const given = path.split('/')
@@ -43,7 +43,7 @@ function corrected(pattern: string, path: string): string | null {
   return segments.includes(undefined) ? null : segments.join('/')
 }
 
-/** The path of a pattern that a path has except for empty parameters, as `{…}`; null when it is another path. */
+/** The pattern of a path that lacks only parameters, shown as `{…}`; null if the path does not match. */
 function completed(pattern: string, path: string): string | null {
   const given = path.split('/')
   const wanted = pattern.split('/').map((segment, at) => (isParameter(segment) && given[at] === '' ? '' : segment))
@@ -54,14 +54,14 @@ function completed(pattern: string, path: string): string | null {
 
 const agent = '/v1/instances/:instance_id'
 
-/** The existing path that a caller most likely meant, with `{…}` for what is missing in theirs; null without one. */
+/** The existing path that the caller most likely meant, with `{…}` for missing parts; null without one. */
 export function nearPath(routes: RouteTable, path: string): string | null {
   for (const pattern of routes.keys()) {
     const complete = completed(pattern, path)
     if (complete !== null) return complete
   }
   const plain = path.replace(/\/{2,}/g, '/').replace(/(?<=.)\/$/, '')
-  // The base URL of an OpenAI client ends in /v1 elsewhere, and names the instance here.
+  // OpenAI clients elsewhere use a base URL that ends in /v1; here it names the instance.
   const withoutLaterV1 = plain.replace(/(?<=.)\/v1(?=\/)/, '')
   const exact = [plain, `/v1${plain}`, withoutLaterV1].find((one) => methodsOf(routes, one).length > 0)
   if (exact !== undefined) return exact

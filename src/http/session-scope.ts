@@ -2,8 +2,8 @@ import { AppError } from '#platform/errors.ts'
 import { texts } from '#platform/texts.ts'
 
 /**
- * The sessions that exist for a key: those with these ids, and those whose id begins with the prefix. `main`, which all
- * callers without a session share, is only among them by its id.
+ * The sessions visible to a key: those with these ids, and those with the prefix. `main`, which all callers without a
+ * session share, is included only by its id.
  */
 export interface SessionScope {
   ids: readonly string[]
@@ -11,13 +11,13 @@ export interface SessionScope {
   prefix: string | null
 }
 
-/** `scope` is null for a key that all sessions of its instances exist for. */
+/** `scope` is null for a key that may use all sessions of its instances. */
 export const isInScope = (scope: SessionScope | null, sessionId: string): boolean =>
   scope === null ||
   scope.ids.includes(sessionId) ||
   (scope.prefix !== null && sessionId !== 'main' && sessionId.startsWith(scope.prefix))
 
-/** Throws AppError `session_not_found`, as for a session that was never made. */
+/** Throws AppError `session_not_found`, as for a session that does not exist. */
 export function requireInScope(scope: SessionScope | null, sessionId: string): void {
   if (!isInScope(scope, sessionId)) throw new AppError('session_not_found', texts.sessionNotFound)
 }

@@ -3,7 +3,7 @@ import { texts } from '#platform/texts.ts'
 import type { Failure } from './error-body.ts'
 import { collectRoutes, methodsOf, nearPath, type RouteTable } from './route-table.ts'
 
-/** A longer path is cut: an answer does not repeat 16 KiB. */
+/** A longer path is cut, so that an answer does not repeat 16 KiB. */
 const maxShownCharacters = 200
 
 type SendFailure = (request: FastifyRequest, reply: FastifyReply, failure: Failure) => unknown
@@ -20,9 +20,9 @@ function whyUnknown(routes: RouteTable, method: string, path: string): string {
 }
 
 /**
- * Answers requests that no route takes: 405 with `Allow` for a path that has other methods, 204 with `Allow` for
- * OPTIONS, a redirect to `/docs` for a browser at `/`, else 404 with the path that was probably meant. It knows the
- * routes that are registered afterwards. Returns what answers.
+ * Answers requests without a route: 405 with `Allow` for a path that has other methods, 204 with `Allow` for OPTIONS, a
+ * redirect to `/docs` for a browser at `/`, else 404 with the path that was probably meant. It knows all later routes.
+ * Returns the handler.
  */
 export function useUnknownRoutes(app: FastifyInstance, send: SendFailure) {
   const routes = collectRoutes(app)

@@ -9,20 +9,20 @@ export interface ValidationFault {
   type: string
 }
 
-/** The `type` of the fault of an `Idempotency-Key` that came with another request. */
+/** The `type` of the fault of an `Idempotency-Key` that was used with another request. */
 export const idempotencyFault = 'idempotency'
 
-/** An answer lists at most this many: a body can have thousands. */
+/** Maximum faults in an answer: a body can have thousands. */
 const maxFaults = 20
 
 const partNames = { body: 'body', querystring: 'query', params: 'path', headers: 'header' } as const
 
-/** Whether an error is about a branch of the union that another error is about. */
+/** Whether an error belongs to a branch of the union of another error. */
 const isInBranch = (error: ErrorObject | undefined, union: ErrorObject) =>
   error?.schemaPath.startsWith(`${union.schemaPath}/`) &&
   (error.instancePath === union.instancePath || error.instancePath.startsWith(`${union.instancePath}/`))
 
-/** The errors of a union's best branch, or one error that names the types of all branches. */
+/** The errors of a union's best branch, or one error with the types of all branches. */
 function errorsOfUnion(union: ErrorObject, errors: readonly ErrorObject[]): readonly ErrorObject[] {
   const branches = Map.groupBy(errors, ({ schemaPath }) => schemaPath.slice(union.schemaPath.length + 1).split('/')[0])
   const mismatches = errors.filter((error) => error.keyword === 'type' && error.instancePath === union.instancePath)
@@ -31,7 +31,7 @@ function errorsOfUnion(union: ErrorObject, errors: readonly ErrorObject[]): read
   return best ?? [{ ...union, keyword: 'type', params: { type: mismatches.flatMap(({ params }) => params.type) } }]
 }
 
-/** The errors without those of the branches of unions that fit worse. Ajv lists the branches before their union. */
+/** Removes the errors of branches of unions that fit worse. Ajv lists the branches before their union. */
 function withBestBranches(errors: readonly ErrorObject[]): ErrorObject[] {
   const kept: ErrorObject[] = []
   for (const error of errors) {
@@ -46,7 +46,7 @@ function withBestBranches(errors: readonly ErrorObject[]): ErrorObject[] {
   return kept
 }
 
-/** Whether the error beside it says the same, or says more. */
+/** Whether the neighbouring error contains the same or more information. */
 function isImplied({ keyword, instancePath, params, data }: ErrorObject, before?: ErrorObject, after?: ErrorObject) {
   if (keyword === 'propertyNames') return true
   if (keyword === 'type') return after?.keyword === 'enum' && after.instancePath === instancePath
@@ -63,8 +63,8 @@ const pathOf = (pointer: string) =>
     .map((name) => name.replaceAll('~1', '/').replaceAll('~0', '~'))
 
 /**
- * The faults that Ajv found in one part of a request, in the words of people. A missing or unknown property is the last
- * name in its `loc`. `hasBody` is false when the request had none.
+ * Ajv's faults in one part of a request, in plain words. A missing or unknown property is the last name in its `loc`.
+ * `hasBody` is false when the request had none.
  */
 export function validationFaults(
   { validation = [], validationContext = 'body' }: Pick<FastifyError, 'validation' | 'validationContext'>,
@@ -85,7 +85,7 @@ export function validationFaults(
     })
 }
 
-/** The field at fault, as `metadata.team`; undefined when the whole part, or more than one field, is at fault. */
+/** The wrong field, as `metadata.team`; undefined when it is the whole part, or more than one field. */
 export function paramOf(faults: readonly ValidationFault[]): string | undefined {
   const [param, ...others] = new Set(faults.map(({ loc }) => loc.slice(1).join('.')))
   return others.length === 0 && param !== '' ? param : undefined

@@ -4,7 +4,7 @@ import fastJson from 'fast-json-stringify'
 import type { FastifyInstance, FastifySchemaCompiler, FastifySerializerCompiler } from 'fastify'
 import { Nullable } from '#platform/typebox.ts'
 
-/** The body of a call that takes none: absent or an empty object. Fastify passes null for an absent body. */
+/** The body of a call without one: absent or an empty object. Fastify passes null for an absent body. */
 export const NoBody = Nullable(Type.Object({}, { additionalProperties: false }))
 
 /** Caches the result per schema: routes share schemas, and compiling is slow. */
@@ -19,23 +19,23 @@ export function onceForEach<S extends object, T>(make: (schema: S) => T): (schem
 const NoQuery = Type.Object({})
 const strictQuery = onceForEach((schema: object) => ({ additionalProperties: false, ...schema }))
 
-/** Refuses unknown query parameters on every route that is registered afterwards. */
+/** Refuses unknown query parameters on every later route. */
 export function useStrictQueries(app: FastifyInstance): void {
   app.addHook('onRoute', (route) => {
     route.schema = { ...route.schema, querystring: strictQuery(route.schema?.querystring ?? NoQuery) }
   })
 }
 
-/** Formats for readers of the document only: the code that reads such a text explains its fault better. */
+/** Formats for readers of the document only: the code that parses such a text explains its fault better. */
 const documentedFormats = { uuid: true, 'date-time': true, date: true, uri: true, binary: true } as const
 
-/** An Ajv whose faults have their schema and value, and that knows `x-rule`. It converts no value. */
+/** An Ajv whose faults have their schema and value, and that supports `x-rule`. It converts no value. */
 export function createAjv(options: Options): Ajv {
   const ajv = new Ajv({ verbose: true, allowUnionTypes: true, formats: documentedFormats, ...options })
   return ajv.addVocabulary(['x-rule', 'x-closed', 'x-examples'])
 }
 
-/** Maximum weight of a body whose faults are all reported: a value weighs 1, a text 1 more for 64 characters. */
+/** Maximum weight of a body whose faults are all reported: a value weighs 1, a text 1 more per 64 characters. */
 const maxExplainedWeight = 1000
 
 /** Whether a value weighs at most `maxExplainedWeight`. Stops counting there. */
@@ -84,8 +84,8 @@ export function createBodyCompiler(options: Options): (schema: object) => BodyVa
 }
 
 const compileBody = createBodyCompiler({ useDefaults: true })
-// Parameters and headers are text. A number that is too large becomes Infinity; strictNumbers would skip its limits.
-// A parameter of several values that is sent once is a text, too: 'array' makes a list of it.
+// Parameters and headers are text. A number that is too large becomes Infinity; strictNumbers would skip its limits. A
+// parameter of several values that is sent once is a text, too: 'array' makes a list of it.
 const others = createAjv({ useDefaults: true, coerceTypes: 'array', strictNumbers: false, allErrors: true })
 
 /** Validates a body strictly: no value is coerced, and unknown fields are refused. */
@@ -94,6 +94,6 @@ export const strictBodies: FastifySchemaCompiler<TSchema> = ({ schema, httpPart 
 
 const compileSerializer = onceForEach((schema: TSchema) => fastJson(schema))
 
-/** Compiles the serializer of an answer. That of a stream of events is sent as it is: its schema is for readers. */
+/** Compiles the serializer of an answer. A stream of events is sent unchanged: its schema is for readers. */
 export const serializers: FastifySerializerCompiler<TSchema> = ({ schema, contentType }) =>
   contentType === 'text/event-stream' ? String : compileSerializer(schema)

@@ -1,22 +1,22 @@
 import type { IncomingMessage } from 'node:http'
 import type { CallBody } from './call.ts'
 
-/** More than a request says of itself before its last messages, unless these are long. */
+/** More than the part of a request before its last messages, unless these are long. */
 const maxAheadBytes = 256 * 1024
 
-/** The client has sent more than a call may carry. */
+/** The client has sent more than the limit of a call. */
 export class BodyTooLarge extends Error {
   override name = 'BodyTooLarge'
 }
 
 export interface ClientBody extends CallBody {
-  /** The body as it comes, with the pieces that were read ahead. Throws BodyTooLarge. */
+  /** The body as it comes, including the pieces that were read ahead. Throws BodyTooLarge. */
   chunks(): AsyncGenerator<Buffer>
 }
 
 /**
- * The body of a request, of at most `maxBytes`. The connection stays open when nobody reads on: the client gets an
- * answer.
+ * The body of a request, of at most `maxBytes`. The connection stays open if the body is not read to its end, so that
+ * the client gets an answer.
  */
 export function readBody(request: IncomingMessage, maxBytes: number, onChunk: (bytes: Buffer) => void): ClientBody {
   const source = request.iterator({ destroyOnReturn: false }) as AsyncIterator<Buffer>

@@ -2,7 +2,7 @@ import type { IncomingHttpHeaders } from 'node:http'
 import type { HardBudget } from '#database/budget-schema.ts'
 import type { ModelProvider } from '#database/schema.ts'
 
-/** A call that was let through. */
+/** A permitted call. */
 export interface RelayedCall {
   instanceId: string
   organizationId: string
@@ -16,7 +16,7 @@ export interface RelayedCall {
   hasUserBudgets: boolean
 }
 
-/** How a call ended. */
+/** The end of a call. */
 export type CallEnd =
   /** The whole answer was sent. */
   | 'answered'
@@ -28,14 +28,14 @@ export type CallEnd =
   | 'too large'
   /** The token was refused while the call was open. */
   | 'token refused'
-  /** It was not let through in the end. */
+  /** It was refused before it was sent. */
   | 'refused'
 
 /** A call that is not sent to the vendor, with the answer of the relay. */
 export class CallRefused extends Error {
   override name = 'CallRefused'
   readonly status: number
-  /** When to ask again; null: it would be refused again, and the client should not repeat it by itself. */
+  /** When to ask again; null: a repetition would be refused too, and the client should not retry. */
   readonly retryAfterSeconds: number | null
 
   constructor(status: number, message: string, retryAfterSeconds: number | null = null) {
@@ -47,19 +47,17 @@ export class CallRefused extends Error {
 
 /** The body of a call as it comes from its client. */
 export interface CallBody {
-  /** Bytes as the client announced them; null when it did not. */
+  /** The announced bytes; null if the client announced none. */
   length: number | null
   /** Reads the beginning until `isEnough`, the end, or some hundred KiB. Throws BodyTooLarge. */
   readAhead(isEnough: () => boolean): Promise<void>
-  /** Whether all of it has come. */
+  /** Whether the whole body has come. */
   hasEnded(): boolean
 }
 
-/**
- * Watches one call. All methods but `admit` must not throw, and must return at once: the answer waits for them.
- */
+/** Observes one call. All methods but `admit` must not throw, and must return at once: the answer waits for them. */
 export interface CallObserver {
-  /** Called once, before the call is sent: the call waits for it. Throws CallRefused. */
+  /** Called once, before the call is sent, and awaited. Throws CallRefused. */
   admit?(body: CallBody): Promise<void>
   /** A piece of the body of the request, as it comes. It must not be changed. */
   asked?(bytes: Buffer): void
@@ -72,7 +70,7 @@ export interface CallObserver {
 }
 
 /**
- * Called for each call before it is sent to the vendor. Null: it is not watched. `refuse` ends a call that is being
+ * Called for each call before it is sent to the vendor. Null: it is not observed. `refuse` ends a call that is being
  * sent, and answers it with the refusal unless the answer has begun.
  */
 export type ObserveCall = (call: RelayedCall, refuse: (refusal: CallRefused) => void) => CallObserver | null

@@ -3,14 +3,14 @@ import type { Socket } from 'node:net'
 
 /** The bounds of the connections of clients. */
 export interface ConnectionLimits {
-  /** Beyond this many, those make room that have had no call for longest: no agent can take all of them. */
+  /** Above this limit, the longest-idle connections are closed, so that no agent can use up all of them. */
   max: number
-  /** A connection without a byte either way for so long is cut: its client does not read. */
+  /** A connection without a byte in either direction for this long is cut: its client does not read. */
   silentMs: number
 }
 
 /**
- * Holds a server to the limits. Returns what marks a connection as one that is used until it ends, such as that of a
+ * Enforces the limits on a server. Returns a function that marks a connection as used until it ends, such as that of a
  * tunnel.
  */
 export function boundConnections(server: Server, { max, silentMs }: ConnectionLimits): (used: Socket) => void {

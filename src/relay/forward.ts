@@ -7,7 +7,7 @@ interface Forwarded {
   path: string
   method: string
   headers: Record<string, string | string[]>
-  /** The body, as its bytes come. */
+  /** The body as its bytes come. */
   body: AsyncIterable<Buffer> | undefined
   /** Ends the call. */
   signal: AbortSignal
@@ -19,9 +19,9 @@ interface ForwardEvents {
 }
 
 /**
- * Sends a call to its vendor, and the answer back, byte for byte, each as it comes: neither side is read faster than
- * the other one reads. Resolves once this process has sent the whole answer to the client. Rejects with the signal's
- * reason, what the body throws, or what undici throws; the answer may have begun.
+ * Sends a call to its vendor, and the answer back, byte for byte, as they come: neither side is read faster than the
+ * other one reads. Resolves once this process has sent the whole answer to the client. Rejects with the signal's
+ * reason, or the errors of the body and of undici; the answer may have begun.
  */
 export function forward(
   pool: Dispatcher,
@@ -34,7 +34,7 @@ export function forward(
   /** The pieces of the answer that this process still holds. */
   let held = 0
   let isWhole = false
-  // Not before: Node.js takes the connection of an answer that has ended for idle, and may close it with what it holds.
+  // Not earlier: Node.js treats the connection of an ended answer as idle, and may close it with unsent data.
   const endOnceSent = () => {
     if (!isWhole || held > 0) return
     response.end()

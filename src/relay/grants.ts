@@ -8,14 +8,14 @@ import { providerKeyPlace } from '#instances/row.ts'
 import type { Vault } from '#platform/secrets.ts'
 
 /**
- * For this long a token or a key counts that has been replaced. Shorter than a worker takes to make an agent forget a
- * refusal: the turn that waits for that is to be asked with the new key.
+ * A replaced token or key stays valid for this long. Shorter than a worker takes to make an agent forget a refusal: the
+ * turn that waits for that must use the new key.
  */
 const cachedMs = 250
 /** While this many queries run, calls wait and share the next one. */
 const maxConcurrentQueries = 2
 
-/** What a token allows. */
+/** The grant of a token. */
 export interface Grant {
   instanceId: string
   organizationId: string
@@ -34,12 +34,12 @@ interface GrantRow extends Omit<Grant, 'key'> {
 }
 
 export interface ProviderKey {
-  /** Stands for this very key, and is no secret. */
+  /** Identifies this exact key without revealing it. */
   id: string
   value: string
 }
 
-/** A named statement: PostgreSQL plans it once for each connection, which takes longer than to run it. */
+/** A named statement: PostgreSQL plans it once for each connection, which takes longer than running it. */
 const findGrants = `
   SELECT i.relay_token_hash AS "tokenHash", i.id AS "instanceId", i.organization_id AS "organizationId",
     i.model_provider AS provider, i.region, k.sealed_key AS "sealedKey",
@@ -55,10 +55,9 @@ const findGrants = `
     AND o.deleted_at IS NULL`
 
 /**
- * Finds what a token allows; null for one that is unknown or replaced, whose instance is not to run, or whose
- * organization is suspended or deleted. Each answer is used again for less than a second from the query on, also that
- * there is none.
- * A token that was not copied whole, or is a guess, costs no query.
+ * Finds the grant of a token; null if it is unknown or replaced, its instance is not to run, or its organization is
+ * suspended or deleted. Caches each answer, including misses, for less than a second after its query. An incompletely
+ * copied or guessed token costs no query.
  */
 export type FindGrant = (token: string) => Promise<Grant | null>
 
@@ -79,7 +78,7 @@ export function createFindGrant(db: Db, vault: Vault): FindGrant {
     return { ...row, key: { id: sealedKey, value } }
   }
 
-  // Each apart: a key that cannot be unsealed is no fault of the others in the query.
+  // Each separately: a key that cannot be unsealed must not fail the others in the query.
   const grants = cachedFor(cachedMs, (hash) => read(hash).then((row) => row && grantOf(row)))
   return async (token) => (isRelayToken(token) ? grants.find(hashRelayToken(token).toString('base64')) : null)
 }

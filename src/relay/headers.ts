@@ -1,6 +1,9 @@
 import type { IncomingHttpHeaders } from 'node:http'
 
-/** What a client may tell a vendor. Nothing of the connection, of other hosts on the way, and no key is among it. */
+/**
+ * The headers of a client that a vendor may get. They exclude those of the connection, of other hosts on the way, and
+ * keys.
+ */
 const requestHeaders = new Set([
   'accept',
   'accept-language',
@@ -17,7 +20,7 @@ const requestHeaders = new Set([
 ])
 const requestPrefixes = ['anthropic-', 'openai-', 'x-stainless-'] as const
 
-/** What a vendor may tell a client: limits, ids, and how to read the body. No cookies. */
+/** The headers of a vendor that a client may get: limits, ids, and the encoding of the body. No cookies. */
 const answerHeaders = new Set([
   'cache-control',
   'cf-ray',
@@ -48,8 +51,8 @@ function pick(from: IncomingHttpHeaders, names: ReadonlySet<string>, prefixes: r
 }
 
 /**
- * The headers of a request for its vendor. The answer is to come uncompressed: then its bytes can be read as they pass,
- * and no compressor on the way keeps a stream back.
+ * The headers of a request for its vendor. They ask for an uncompressed answer: its bytes can be read as they pass, and
+ * no compressor on the way delays a stream.
  */
 export function toVendor(headers: IncomingHttpHeaders, [keyName, key]: [name: string, value: string]): Headers {
   return { ...pick(headers, requestHeaders, requestPrefixes), 'accept-encoding': 'identity', [keyName]: key }
@@ -58,7 +61,7 @@ export function toVendor(headers: IncomingHttpHeaders, [keyName, key]: [name: st
 /** The headers of a vendor's answer for the client. */
 export const toClient = (headers: IncomingHttpHeaders): Headers => pick(headers, answerHeaders, answerPrefixes)
 
-/** How long a vendor asks to wait, in ms; null when it does not say. */
+/** The pause that a vendor asks for, in ms; null if it names none. */
 export function retryAfterMs(headers: IncomingHttpHeaders): number | null {
   const ms = Number(headers['retry-after-ms'] ?? Number.NaN)
   if (ms >= 0) return ms

@@ -3,13 +3,13 @@ import { LRUCache } from 'lru-cache'
 
 /** All times are in ms. */
 export interface PaceTimes {
-  /** The longest pause that a vendor's `Retry-After` makes. */
+  /** The longest pause for a vendor's `Retry-After`. */
   longestPauseMs: number
-  /** The pause after an answer that says no time. */
+  /** The pause after an answer without a time. */
   shortestPauseMs: number
-  /** How long a call waits at most before it is sent all the same. */
+  /** The longest wait of a call before it is sent anyway. */
   longestWaitMs: number
-  /** The time between two calls that have waited. */
+  /** The time between two waiting calls. */
   spacingMs: number
 }
 
@@ -20,21 +20,21 @@ export const defaultPace: PaceTimes = {
   spacingMs: 100,
 }
 
-/** Keys with a pause that are remembered at most. */
+/** Maximum remembered keys with a pause. */
 const maxKeys = 10_000
 
-/** How vendors say that they take no more calls with a key for now: a rate limit, an overload. */
+/** Statuses by which vendors pause a key: a rate limit, an overload. */
 const pausingStatuses: ReadonlySet<number> = new Set([429, 503, 529])
 
 interface Pause {
   until: number
-  /** When the next call that waits may be sent. */
+  /** The time at which the next waiting call may be sent. */
   nextAt: number
 }
 
 /**
- * Paces the calls of each key: after an answer that says to wait, the others wait in the relay. Else each agent of the
- * organization would be refused in turn, and OpenClaw does not ask again for half a minute and longer after a refusal.
+ * Paces the calls of each key: after an answer that asks to wait, the others wait in the relay. Otherwise each agent of
+ * the organization would be refused in turn, and OpenClaw pauses for half a minute and longer after a refusal.
  */
 export interface Pace {
   /**
@@ -42,7 +42,7 @@ export interface Pace {
    * signal's reason.
    */
   wait(keyId: string, signal: AbortSignal): Promise<boolean>
-  /** Notes an answer of the vendor, and the time that it asks to wait, if any. */
+  /** Records an answer of the vendor, and the pause that it asks for, if any. */
   note(keyId: string, status: number, waitMs: number | null): void
 }
 
@@ -62,7 +62,7 @@ export function createPace({ longestPauseMs, shortestPauseMs, longestWaitMs, spa
         }
         pause.nextAt = at + spacingMs
         await sleep(Math.min(at, latest) - now, undefined, { signal }).catch(() => signal.throwIfAborted())
-        // A call that went before it may have been told to wait again.
+        // An earlier call may have received another pause.
         if (pause.until <= at || performance.now() >= latest) return true
       }
     },

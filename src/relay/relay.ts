@@ -15,9 +15,9 @@ import { readTarget, type Target } from './target.ts'
 import type { Upstreams } from './upstreams.ts'
 import { vendors } from './vendors.ts'
 
-/** More than the vendors take. */
+/** More than the vendors accept. */
 const maxBodyBytes = 40 * 1024 * 1024
-/** For a place, and for a database that is away. */
+/** Retry pauses when the capacity is used up, and when the database is unreachable. */
 const retryAfterSeconds = 1
 
 const tokenRefused = new Error('the token of the call is refused')
@@ -35,7 +35,7 @@ interface RelayParts {
 export interface Relay {
   /** Answers one request. Never throws. */
   answer(request: IncomingMessage, response: ServerResponse): Promise<void>
-  /** Ends the open calls whose token is refused by now. */
+  /** Ends the open calls whose token is now refused. */
   recheck(): Promise<void>
   /** The number of open calls. */
   readonly open: number
@@ -51,7 +51,7 @@ interface OpenCall {
 /** OpenClaw runs a few turns at a time. */
 export const defaultPlaces: PlaceLimits = { perInstance: 32, perOrganization: 1000 }
 
-/** Lets calls of agents through to the model providers, with the keys of their organizations. */
+/** Passes calls of agents on to the model providers, with the keys of their organizations. */
 export function createRelay({ findGrant, pace, places, upstreams, observe, log }: RelayParts): Relay {
   const open = new Set<OpenCall>()
   const refusals = createRefusals()
@@ -80,7 +80,8 @@ export function createRelay({ findGrant, pace, places, upstreams, observe, log }
   }
 
   /**
-   * Waits for the turn of the call, and sends it. Throws what `forward` throws, the signal's reason, and CallRefused.
+   * Waits until the pace allows the call, and sends it. Throws the errors of `forward`, the signal's reason, and
+   * CallRefused.
    */
   async function send(
     target: Target,
@@ -95,7 +96,7 @@ export function createRelay({ findGrant, pace, places, upstreams, observe, log }
     const hasWaited = await pace.wait(granted.key.id, signal)
     const waitedMs = performance.now() - waitsFrom
     if (hasWaited) relayWaits.observe({ provider }, waitedMs / 1000)
-    // The key may have been changed meanwhile.
+    // The key may have changed meanwhile.
     const { instanceId, organizationId, key, budgets, hasUserBudgets } = hasWaited ? await grantOf(target) : granted
     const upstream = upstreams.of(provider, granted.region)
     if (!upstream) throw new CallRefused(503, texts.relayUnavailable, retryAfterSeconds)
@@ -168,8 +169,8 @@ export function createRelay({ findGrant, pace, places, upstreams, observe, log }
   }
 
   /**
-   * Answers a call that failed. Cuts the connection where the vendor has: OpenClaw tells that from an error, and nobody
-   * takes the beginning of an answer for the whole.
+   * Answers a call that failed. Cuts the connection if the vendor did: OpenClaw distinguishes that from an error, and
+   * no client mistakes a partial answer for the whole.
    */
   function fail(error: unknown, provider: ModelProvider, response: ServerResponse): void {
     const refusal = refusalOf(error, provider)
@@ -183,7 +184,7 @@ export function createRelay({ findGrant, pace, places, upstreams, observe, log }
     relayCalls.inc({ provider, status: `relay ${status}` })
     const headers = {
       'content-type': 'application/json',
-      connection: 'close', // what is left of the request is not read
+      connection: 'close', // the rest of the request is not read
       ...(seconds !== null && { 'retry-after': String(seconds) }),
       ...(seconds === null && status === 429 && { 'x-should-retry': 'false' }),
     }
@@ -192,7 +193,7 @@ export function createRelay({ findGrant, pace, places, upstreams, observe, log }
 
   return {
     async answer(request, response) {
-      response.on('error', () => {}) // a client that has left while the answer was written
+      response.on('error', () => {}) // a client that left while the answer was written
       const target = readTarget(request.method ?? '', request.url ?? '', request.headers)
       if (!target) {
         response.writeHead(404, { 'content-type': 'text/plain', connection: 'close' }).end(`${texts.relayPaths}\n`)
@@ -202,7 +203,7 @@ export function createRelay({ findGrant, pace, places, upstreams, observe, log }
     },
     async recheck() {
       const checks = [...open].map(async ({ token, end }) => {
-        // While the database is away, tokens stay valid.
+        // While the database is unreachable, tokens stay valid.
         const grant = await findGrant(token).catch(() => undefined)
         if (grant === null) end.abort(tokenRefused)
       })
@@ -214,7 +215,7 @@ export function createRelay({ findGrant, pace, places, upstreams, observe, log }
   }
 }
 
-/** Has the observer let the call through. Throws CallRefused, BodyTooLarge, and the signal's reason. */
+/** Waits for the observer's permission. Throws CallRefused, BodyTooLarge, and the signal's reason. */
 async function admit(observer: CallObserver, body: ClientBody, signal: AbortSignal): Promise<void> {
   const { promise: aborted, reject } = Promise.withResolvers<never>()
   const onAbort = () => reject(signal.reason)
@@ -229,7 +230,7 @@ async function admit(observer: CallObserver, body: ClientBody, signal: AbortSign
   }
 }
 
-/** The answer of the relay itself; null when there is none. */
+/** The relay's own answer; null if there is none. */
 function refusalOf(
   error: unknown,
   provider: ModelProvider,

@@ -11,22 +11,22 @@ import { boundConnections, type ConnectionLimits } from './connections.ts'
 import type { Relay } from './relay.ts'
 import { silenceMs } from './upstreams.ts'
 
-/** For the header of a request; its body may come as slowly as a vendor takes it. */
+/** For the header of a request; its body may come as slowly as a vendor accepts it. */
 const headersTimeoutMs = 10_000
-/** Longer than clients keep a connection that they do not use. */
+/** Longer than clients keep an unused connection. */
 const keepAliveTimeoutMs = 75_000
 const probeTimeoutMs = 1000
 const pauseMs = 50
 /**
- * For the proxy to pass on a call that has not reached the relay, or the last of an answer, within what the phase of the
- * drain has beyond the time of turns.
+ * Time for the proxy to pass on a call that has not reached the relay, or the rest of an answer, within the part of the
+ * drain's phase beyond the time of turns.
  */
 const passOnMs = 1500
 
 /** Longer than a vendor may be silent. */
 export const defaultConnections: ConnectionLimits = { max: 10_000, silentMs: silenceMs + 60_000 }
 
-/** The path at which a relay says whose it is. */
+/** The path at which a relay names its installation. */
 const identityPath = '/relay'
 
 export interface RelayServer {
@@ -46,11 +46,11 @@ interface ListenOptions {
   /** The id of the installation. */
   installation: string
   connections: ConnectionLimits
-  /** Serves the requests to other hosts; null refuses them. */
+  /** Serves requests to other hosts; null refuses them. */
   proxy: ForwardProxy | null
 }
 
-/** A proxy that listens at the port of the relay: agents that reach this port alone reach both. */
+/** A proxy that listens at the relay's port: agents that can reach only this port reach both. */
 export interface ForwardProxy {
   connect(request: IncomingMessage, client: Duplex, head: Buffer): Promise<void>
   answer(request: IncomingMessage, response: ServerResponse): Promise<void>
@@ -58,7 +58,7 @@ export interface ForwardProxy {
   readonly openToRelay: number
 }
 
-/** The installation whose relay is at a URL; null when nobody listens there, and '' for anything else. */
+/** The installation of the relay at a URL; null if nothing listens there, and '' for anything else. */
 export async function installationAt(url: string): Promise<string | null> {
   try {
     const { statusCode, body } = await request(`${url}${identityPath}`, { signal: AbortSignal.timeout(probeTimeoutMs) })
@@ -77,8 +77,8 @@ function ownUrl(host: string, port: number): string {
 }
 
 /**
- * Listens for the calls of agents. The relays of one installation on one host share the port: the next one listens
- * before the one before ends. Throws StartupError when anything else listens there, or it cannot listen.
+ * Listens for the calls of agents. The relays of one installation on one host share the port: a new one listens before
+ * the old one ends. Throws StartupError when anything else listens there, or it cannot listen.
  */
 export async function serveRelay(
   relay: Relay,
@@ -101,7 +101,7 @@ export async function serveRelay(
     },
   )
   const isUsed = boundConnections(server, connections)
-  /** Open tunnels, of which the server knows nothing any more. */
+  /** Open tunnels, which the server no longer tracks. */
   const tunnels = new Set<Duplex>()
   if (proxy)
     server.on('connect', (asked, client, head) => {

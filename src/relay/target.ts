@@ -3,25 +3,25 @@ import { type ModelProvider, modelProviders } from '#database/schema.ts'
 import { relayPath } from '#instances/gateway/relay-url.ts'
 import { vendors } from './vendors.ts'
 
-/** What a call is for. */
+/** The target of a call. */
 export interface Target {
   provider: ModelProvider
   /** Whether the provider has such a route. */
   isAllowed: boolean
   path: string
-  /** The query with its `?`, of the parameters that a client may give a vendor; empty without one. */
+  /** The query with its `?`, reduced to permitted parameters; empty without one. */
   query: string
-  /** The token that came with the call; null without one. */
+  /** The token of the call; null without one. */
   token: string | null
 }
 
 /**
- * The parameters of a query that a client may give a vendor: of streams, of beta features, and of pages. No key is among
- * them, and none by which some servers take another method, header or account.
+ * The permitted parameters of a query: of streams, of beta features, and of pages. They exclude keys, and parameters
+ * that change the method, headers or account on some servers.
  */
 const queryParameters = new Set(['after_id', 'alt', 'before_id', 'beta', 'limit', 'pageSize', 'pageToken'])
 
-/** The token, wherever a client of one of the vendors may put its key. */
+/** The token, in any of the places where the vendors' clients put their key. */
 function tokenOf(headers: IncomingHttpHeaders, parameters: readonly string[]): string | null {
   const [, bearer] = /^Bearer +(\S+)$/i.exec(headers.authorization ?? '') ?? []
   const key = parameters.find((parameter) => parameter.startsWith('key='))?.slice('key='.length)
@@ -29,7 +29,7 @@ function tokenOf(headers: IncomingHttpHeaders, parameters: readonly string[]): s
   return typeof own === 'string' && own !== '' ? own : null
 }
 
-/** Reads the URL of a request; null when it is for no provider. Nothing of the URL is decoded. */
+/** Parses the URL of a request; null if it is for no provider. Decodes nothing. */
 export function readTarget(method: string, url: string, headers: IncomingHttpHeaders): Target | null {
   const [whole = '', ...rest] = url.split('?')
   const provider = modelProviders.find((name) => whole.startsWith(`${relayPath(name)}/`))

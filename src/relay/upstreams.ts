@@ -6,12 +6,15 @@ import { providerHosts } from '#openclaw/providers.ts'
 const connectTimeoutMs = 10_000
 /** As long as a turn may take: a model may think for minutes before its first byte. */
 export const silenceMs = 15 * 60_000
-/** Shorter than the vendors keep a connection that is not used. */
+/** Shorter than the vendors keep an unused connection. */
 const keepAliveMs = 30_000
 
 /** The connections to the vendors: one pool for each address, shared by all keys. */
 export interface Upstreams {
-  /** Those for the agents in a region, which is null for the region of rows without one; null for a region that this process does not have. */
+  /**
+   * The base URLs for the agents of a region, which is null for the region of rows without one; null for a region that
+   * this process does not serve.
+   */
   of(provider: ModelProvider, region: string | null): { pool: Dispatcher; basePath: string } | null
   close(): Promise<void>
 }

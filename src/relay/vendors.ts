@@ -1,6 +1,6 @@
 import type { ModelProvider } from '#database/schema.ts'
 
-/** A call that the relay lets through: its method, and the pattern of its path. */
+/** A permitted call: its method, and the pattern of its path. */
 interface Route {
   method: 'GET' | 'POST'
   path: RegExp
@@ -10,7 +10,7 @@ interface Vendor {
   routes: readonly Route[]
   /** The header that carries the key. */
   keyHeader(key: string): [name: string, value: string]
-  /** The body of an error, as the vendor's own clients read it. */
+  /** The body of an error in the format of the vendor's own clients. */
   error(status: number, message: string): object
 }
 
@@ -38,10 +38,9 @@ const geminiStatuses: Record<number, string> = {
 }
 
 /**
- * The model providers. Their routes are those that compute something from what the call carries, and the lists of
- * models. None of them lists or changes what is stored in the account of the key, which other agents use too. What a
- * call names in its body by an id that cannot be guessed, such as a file, is not looked at. No segment may consist of
- * dots, or have an escape.
+ * The model providers. The permitted routes compute something from the body of the call, or list models. None of them
+ * lists or changes stored data in the account of the key, which other agents use too. Unguessable ids in a body, such
+ * as a file's, are not checked. No segment may consist of dots, or contain an escape.
  */
 export const vendors: Record<ModelProvider, Vendor> = {
   anthropic: {

@@ -49,7 +49,7 @@ const optionTypes = {
   status: { type: 'string' },
 } as const
 
-/** Throws an Error for the operator, with the call of the command, unless the words and options fit it. */
+/** Throws an Error for the operator, with the usage of the command, unless the words and options fit it. */
 function check(name: string, command: Command, words: readonly string[], options: Options): void {
   const call = `usage: npm run admin -- ${callOf(name, command)}`
   const missing = command.parameters[words.length]
@@ -62,7 +62,7 @@ function check(name: string, command: Command, words: readonly string[], options
   if (foreign) throw new Error(`${name} does not take --${foreign}.\n${call}`)
 }
 
-/** A command line that can be run. */
+/** A parsed command line. */
 export interface CommandLine {
   name: string
   words: readonly string[]
@@ -70,8 +70,8 @@ export interface CommandLine {
 }
 
 /**
- * Reads a command line; a text when only help is wanted. Throws an Error for the operator, which says what is wrong,
- * for a command line that cannot be run.
+ * Parses a command line; returns a text if only help is requested. Throws an Error for the operator with the fault of
+ * an invalid command line.
  */
 export function readCommandLine(args: readonly string[]): CommandLine | string {
   checkOptions(args, optionTypes)
@@ -90,7 +90,7 @@ export function readCommandLine(args: readonly string[]): CommandLine | string {
   return { name, words, options }
 }
 
-/** Runs a command in the name of the operator. Returns the text to print. Throws an Error for the operator. */
+/** Runs a command as the operator. Returns the text to print. Throws an Error for the operator. */
 export async function administer(deps: CommandDeps, { name, words, options }: CommandLine): Promise<string> {
   const command = commands[name]
   if (!command) throw new Error(usage)

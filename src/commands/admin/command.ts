@@ -20,12 +20,12 @@ export interface Options {
   status?: string
 }
 
-/** The parts that commands work with. */
+/** The parts for commands. */
 export interface CommandDeps {
   db: Db
   /** The tier of a new organization. */
   defaultTier: Tier
-  /** Whether there may be one organization only. */
+  /** Whether only one organization is allowed. */
   isOneOrganization(): Promise<boolean>
   /** The regions, without their platforms. Throws an Error for the operator for a bad CHOWDER_CONFIG_FILE. */
   regions(): Promise<readonly RegionPlace[]>
@@ -33,12 +33,12 @@ export interface CommandDeps {
   vault(): Promise<Vault>
   /** Prints a line about what a long command is doing. */
   report(line: string): void
-  /** Asks the operator, who types the answer. Null when nobody can answer, because the input is no terminal. */
+  /** Asks the operator for an answer. Null if the input is not a terminal. */
   ask(question: string): Promise<string | null>
 }
 
 interface Call extends CommandDeps {
-  /** The words after the name of the command: as many as `parameters` has. */
+  /** The words after the name of the command: as many as `parameters`. */
   words: readonly string[]
   options: Options
 }
@@ -47,11 +47,11 @@ export interface Command {
   /** The words after the name, as the usage shows them, such as `<org> <tier>`. */
   parameters: readonly string[]
   summary: string
-  /** The names of the options that it takes besides `--json`. */
+  /** The names of its options besides `--json`. */
   options?: readonly (keyof Options)[]
-  /** The type of its events; null when it changes nothing, or names the events itself. */
+  /** The type of its events; null if it changes nothing, or names the events itself. */
   event?: EventType
-  /** Throws an Error for the operator: one line that says what to do. */
+  /** Throws an Error for the operator: one line with the remedy. */
   run(call: Call): Promise<Output>
 }
 
@@ -65,7 +65,7 @@ export function table(headings: readonly string[], rows: readonly (readonly stri
     .join('\n')
 }
 
-/** A time as people read it: to the second, in UTC. */
+/** A time for people: to the second, in UTC. */
 export const shortTime = (time: Date | null): string =>
   time
     ? time

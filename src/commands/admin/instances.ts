@@ -16,7 +16,7 @@ import { toMicroseconds } from '#platform/timestamps.ts'
 import { type Command, shortTime, table } from './command.ts'
 import { eventLine, toEventData } from './trace.ts'
 
-/** More would not be read on a terminal; the list says when it is cut. */
+/** Too long a list is useless on a terminal; it says when it is cut. */
 const maxListed = 1000
 const shownEvents = 20
 
@@ -68,7 +68,7 @@ const selectOwned = (db: Db) =>
     .from(instances)
     .innerJoin(organizations, eq(organizations.id, instances.organizationId))
 
-/** Finds an instance by its id, or by its name where only one that is not terminated has it. */
+/** Finds an instance by its id, or by its name if only one unterminated instance has it. */
 async function findInstance(db: Db, idOrName: string): Promise<Owned> {
   const isMeant = isId(idOrName) ? eq(instances.id, idOrName) : and(eq(instances.name, idOrName), isNotTerminated)
   const [found, other] = await selectOwned(db).where(isMeant).limit(2)
@@ -79,7 +79,7 @@ async function findInstance(db: Db, idOrName: string): Promise<Owned> {
   throw new Error(`More than one instance is called ${JSON.stringify(idOrName)}. Give the id: list-instances shows it.`)
 }
 
-/** All that an operator may know of the row: no configuration, and no secret. */
+/** The part of the row for the operator: no configuration, and no secret. */
 function details(row: Owned) {
   const { instance } = row
   return {

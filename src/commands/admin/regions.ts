@@ -9,7 +9,7 @@ import { hasStatus, isNotTerminated } from '#instances/status.ts'
 import { didYouMean } from '#platform/command-line.ts'
 import { type Command, type CommandDeps, type Output, table } from './command.ts'
 
-/** Workers stop an agent within 30 s, and as many at once as they work on. */
+/** Workers stop an agent within 30 s, and as many at once as they have slots. */
 const drainTimeoutMs = 30 * 60_000
 const pauseMs = 1000
 const reportEveryMs = 10_000
@@ -47,12 +47,12 @@ async function show(db: Db, regions: readonly RegionPlace[]): Promise<Output> {
   return { text: table(['REGION', 'DRIVER', 'RUNNING', 'STATE'], cells), data: rows }
 }
 
-/** Stops what runs in a region. Throws an Error for the operator after half an hour; a second call goes on. */
+/** Stops the instances of a region. Throws an Error for the operator after half an hour; a second call continues. */
 async function empty({ db, report }: Pick<CommandDeps, 'db' | 'report'>, place: RegionPlace): Promise<void> {
   const deadline = performance.now() + drainTimeoutMs
   let reportedAt = performance.now()
   for (;;) {
-    await stopForDrain(db, place) // also what was started meanwhile
+    await stopForDrain(db, place) // including those started meanwhile
     const left = await countUndrained(db, place)
     if (left === 0) return
     if (performance.now() > deadline) {

@@ -5,9 +5,9 @@ import { isId } from '#platform/ids.ts'
 import { toMicroseconds } from '#platform/timestamps.ts'
 import type { Command } from './command.ts'
 
-/** The latest of an instance, the first of a request. */
+/** Maximum events: the latest of an instance, the first of a request. */
 const maxEvents = 500
-/** The instances that one request changed, such as all those of a provider whose key it changed. */
+/** The instances that one request changed, such as all those of a provider whose key it replaced. */
 const maxInstances = 100
 
 export const toEventData = (row: Event) => ({
@@ -29,7 +29,7 @@ const statusChange = ({ fromStatus, toStatus }: Event): string | null => {
   return fromStatus === null ? toStatus : `${fromStatus} → ${toStatus}`
 }
 
-/** One line: when, what, which instance and intent, how the status changed, who did it and why. */
+/** One line: time, event, instance and intent, change of status, actor and reason. */
 export function eventLine(row: Event): string {
   const actor = row.actorId === null ? row.actorType : `${row.actorType} ${row.actorId}`
   return [
@@ -87,7 +87,7 @@ async function eventsOfInstance(db: Db, id: string): Promise<Event[]> {
   return latest.reverse()
 }
 
-/** The steps that workers are at now, one line for each instance that is being worked on. */
+/** The current steps of workers, one line for each instance with an attempt. */
 async function stepsNow(db: Db, traced: readonly Event[]): Promise<string[]> {
   const ids = [...new Set(traced.map(({ instanceId }) => instanceId).filter((id) => id !== null))].slice(
     0,

@@ -13,21 +13,21 @@ interface DoctorRegion extends Region {
   }
 }
 
-/** The parts of the installation that the checks read. The doctor starts none of them. */
+/** The parts of the installation for the checks. The doctor starts none of them. */
 export interface DoctorDeps {
-  /** The settings of the doctor, which are those of Chowder where it runs as Chowder does. */
+  /** The doctor's settings; the same as Chowder's when it runs in the same environment. */
   config: Config
   db: Db
-  /** All of the installation, also those that no process here serves. */
+  /** The whole installation, including regions that no process here serves. */
   regions: readonly DoctorRegion[]
-  /** Absent when it is not known. */
+  /** Absent if it is unknown. */
   hostDisk?: HostDisk
   /** Null when the secret key is missing. */
   vault: Vault | null
   queue: Pick<ReconcileQueue, 'check' | 'ping' | 'oldestWaitMs'>
 }
 
-/** The areas that the doctor looks at, in the order of its report, each with the state that it expects. */
+/** The areas of the doctor, in the order of its report, each with its expected state. */
 export const areas = {
   schema: 'the database has the schema of this version',
   secrets: 'the secret key is there, and opens all that is sealed',
@@ -42,20 +42,20 @@ export const areas = {
 } as const
 export type Area = keyof typeof areas
 
-/** Something that is not as it must be. All texts are for the operator, and hold no secrets. */
+/** A deviation from the expected state. All texts are for the operator, and contain no secrets. */
 export interface Finding {
   area: Area
   what: string
   whatToDo: string
 }
 
-/** Looks for one kind of fault. A change under way is no fault. */
+/** Checks for one kind of fault. A change in progress is no fault. */
 export type Check = (deps: DoctorDeps, signal: AbortSignal) => AsyncIterable<Finding>
 
-/** What a check of one region works with. */
+/** The input of a check of one region. */
 export type RegionDeps = DoctorDeps & DoctorRegion
 
-/** Looks for a kind of fault in each region, and says in which it is when there are several. */
+/** Checks for a kind of fault in each region, and names the region when there are several. */
 export const inEachRegion = (check: (deps: RegionDeps, signal: AbortSignal) => AsyncIterable<Finding>): Check =>
   async function* (deps, signal) {
     for (const region of deps.regions) {
@@ -65,7 +65,7 @@ export const inEachRegion = (check: (deps: RegionDeps, signal: AbortSignal) => A
     }
   }
 
-/** The most findings of a check in a report. */
+/** Maximum findings of a check in a report. */
 export const maxFindings = 500
 
 /** The messages of an error and of its causes. */

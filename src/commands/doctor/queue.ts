@@ -7,7 +7,7 @@ import type { Check, DoctorDeps, Finding } from './finding.ts'
 
 const answerTimeoutMs = 5000
 const pauseMs = 200
-/** Workers take jobs in moments, and the queue never holds more jobs than workers can use soon. */
+/** Workers take jobs at once, and the queue never holds more jobs than workers need soon. */
 const maxWaitMs = 10 * 60_000
 
 const isReachable = ({ queue }: DoctorDeps) =>
@@ -25,7 +25,7 @@ const schemaIsBehind: Finding = {
   whatToDo: 'Run npm run migrate.',
 }
 
-/** The queue can be reached and has its schema, and workers take its jobs. */
+/** The queue is reachable and has its schema, and workers take its jobs. */
 export const queueAnswers: Check = async function* (deps) {
   const { queue } = deps
   if (!(await isReachable(deps))) {

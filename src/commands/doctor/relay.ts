@@ -4,14 +4,14 @@ import { relayUrlFor } from '#instances/gateway/relay-url.ts'
 import { installationAt } from '#relay/server.ts'
 import { type Check, describeError, inEachRegion } from './finding.ts'
 
-/** While processes run that have the relay, it answers at the address that agents have. */
+/** While processes with the relay run, it answers at the agents' address. */
 export const relayAnswers: Check = async function* (deps, signal) {
   const { config, db } = deps
   const isApart = config.RELAY_ROLE === 'relay'
   const roles = isApart ? ['relay'] : ['all', 'worker']
   const alive = await aliveProcesses(db)
   if (!alive.some(({ role }) => roles.includes(role))) {
-    // That no worker runs is a finding of the queue.
+    // A missing worker is a finding of the queue.
     if (!isApart || alive.length === 0) return
     const whatToDo = 'Start one with npm start -- relay, or set RELAY_ROLE to worker for all processes.'
     yield { area: 'relay', what: 'No relay runs: agents cannot ask models.', whatToDo }

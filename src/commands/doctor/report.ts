@@ -8,17 +8,17 @@ import { type Area, areas, type Finding } from './finding.ts'
 const names = Object.keys(areas) as Area[]
 const width = Math.max(...names.map((name) => name.length))
 
-/** With a finding about the schema nothing else is looked at: the other tables may not be there yet. */
+/** If the schema check fails, skips the others: the other tables may be missing. */
 const wasLookedAt = (area: Area, findings: readonly Finding[]) =>
   area === 'schema' || !findings.some((finding) => finding.area === 'schema')
 
-/** What is expected of each area. */
+/** The expected state of each area. */
 const expectations = (config: Config): Record<Area, string> => ({
   ...areas,
   access: `${areas.access}: ${describeAccess(config)}`,
 })
 
-/** The report for people: each area, whether it was looked at, and below it what was found there. */
+/** The report for people: each area, whether it was checked, and its findings. */
 export function describeFindings(config: Config, findings: readonly Finding[]): string {
   const expected = expectations(config)
   const lines = names.flatMap((name) => {
@@ -49,7 +49,7 @@ export const findingsAsData = (config: Config, findings: readonly Finding[]) => 
   findings: findings.map(({ area, what, whatToDo }) => ({ area, what, what_to_do: whatToDo })),
 })
 
-/** Stores the numbers of findings, which the metrics of workers show. */
+/** Stores the numbers of findings for the workers' metrics. */
 export async function storeFindings(db: Db, findings: readonly Finding[]): Promise<void> {
   const counts = Object.fromEntries(names.map((name) => [name, findings.filter(({ area }) => area === name).length]))
   await storeValue(db, doctorReportName, JSON.stringify({ at: Date.now() / 1000, findings: counts }))

@@ -6,7 +6,7 @@ import { inPages } from '#platform/pages.ts'
 import { describeError, type Finding, inEachRegion } from './finding.ts'
 
 const callTimeoutMs = 60_000
-/** The sandboxes whose rows are read at a time. */
+/** Sandboxes whose rows are read at a time. */
 const pageSize = 250
 
 const unreachable = (what: string, error: unknown): Finding => ({
@@ -32,7 +32,7 @@ export const orphanSandboxes = inEachRegion(async function* ({ db, sandboxes }, 
       return
     }
     if (page.done) return
-    // A row is written before its sandbox is created: the rows are read after the list.
+    // A row is written before its sandbox is created, so the rows are read after the list.
     const ids = page.value.map(({ id }) => id)
     const known = await existing(db, ids.filter(isId))
     for (const id of ids) {

@@ -20,7 +20,7 @@ async function keyFault(db: Db, vault: Vault | null): Promise<string | null> {
   return (await isKeyRight(db, vault)) ? null : 'The secret key is not the one that this database was sealed with.'
 }
 
-/** I7: the key that unseals the stored secrets is there. */
+/** I7: the key of the stored secrets is available. */
 export const secretKey: Check = async function* ({ db, vault }) {
   const what = await keyFault(db, vault)
   if (!what) return

@@ -6,7 +6,7 @@ import { budgetTexts } from '#platform/budget-texts.ts'
 import { budgetRefusals } from '#platform/metrics.ts'
 import { CallRefused } from '#relay/call.ts'
 
-/** As long as the grant of a token, which has the other budgets. */
+/** As long as the grant of a token, which contains the other budgets. */
 const cachedMs = 250
 /** While this many queries run, calls wait and share the next one. */
 const maxConcurrentQueries = 2

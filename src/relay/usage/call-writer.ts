@@ -7,17 +7,19 @@ import { usageLost } from '#platform/metrics.ts'
 import type { CallAmount, CountedUsage } from './cost.ts'
 import type { ToldRequest } from './read-request.ts'
 
-/** How long calls that begin or end wait for others, in ms: a short call is then written once, when it has ended. */
+/** How long a call's beginning or end waits for others, in ms: a short call is then written once, after its end. */
 const gatherMs = 20
 const retryMs = 1000
-/** Calls of one statement. */
+/** Calls per statement. */
 const batchSize = 500
-/** Ended calls that wait while the database is away. Those that end beyond it are lost, and counted in the metrics. */
+/**
+ * Maximum ended calls that wait while the database is unreachable. Further ones are lost, and counted in the metrics.
+ */
 const maxWaiting = 20_000
-/** SQLSTATE of data that PostgreSQL does not take: to write it again is no use. */
+/** SQLSTATE of data that PostgreSQL refuses: a retry would fail too. */
 const isOfData = (error: unknown) => /^2[23]/.test(String((error as { code?: unknown }).code))
 
-/** A call that a vendor has been asked. What the request tells is filled in as it comes. */
+/** A call that was sent to a vendor. Data of the request is filled in as it is parsed. */
 export interface BegunCall extends ToldRequest {
   id: string
   organizationId: string
@@ -34,20 +36,20 @@ interface EndedCall extends BegunCall {
 }
 
 /**
- * Writes the calls of a relay. A call that ends is one row of `model_calls`; one that is open for longer has a row of
- * `open_model_calls` meanwhile, which needs no disk. One statement writes all that came within 20 ms, so that there are
- * never more statements than calls. After a kill -9 of the relay, `settleLostCalls` finds its open calls, and those
- * that ended in the last 20 ms or so, as open ones. Only a call that also began within that time leaves nothing. A
- * crash of PostgreSQL loses no call of a relay that lives.
+ * Writes the calls of a relay. A call that ends is one row of `model_calls`. A longer open one has a row of
+ * `open_model_calls` meanwhile, which needs no disk. One statement writes all calls of 20 ms, so that there are never
+ * more statements than calls. After a kill -9 of the relay, `settleLostCalls` finds its open calls, and treats those
+ * that ended in the last 20 ms or so as open ones. Only a call that also began within that time leaves no trace. A
+ * crash of PostgreSQL loses no call of a living relay.
  */
 export interface CallWriter {
-  /** The call is open. Called again when its request tells more. */
+  /** The call is open. Called again when more of its request is parsed. */
   begin(call: BegunCall): void
-  /** The call has ended: what has been told of its usage, and an estimate of the rest. */
+  /** The call has ended: its reported usage, and an estimate of the rest. */
   end(call: BegunCall, outcome: CallOutcome, usage: CountedUsage | null, untold?: CallAmount | null): void
-  /** The vendor has not taken the call: it counts nothing. */
+  /** The vendor has not accepted the call, so it does not count. */
   drop(call: BegunCall): void
-  /** Writes what waits, and gives up after so many ms. */
+  /** Writes the waiting calls, and gives up after `timeoutMs`. */
   close(timeoutMs: number): Promise<void>
 }
 
@@ -64,7 +66,7 @@ const usageTypes =
   'outcome text, input_tokens int, cache_read_tokens int, cache_write_tokens int, output_tokens int, ' +
   'reasoning_tokens int, cost numeric, estimated_tokens int, estimated_cost numeric'
 
-// A call that was taken for lost, because its relay was held up, is corrected by its end.
+// A call that was counted as lost, because its relay was delayed, is corrected by its end.
 const writeQuery = `
   WITH gone AS (DELETE FROM open_model_calls WHERE id = ANY ($1::uuid[])),
   opened AS (
@@ -82,7 +84,7 @@ const writeQuery = `
     .join(', ')})`
 
 const maxTextLength = 512
-/** A text as PostgreSQL takes it. */
+/** Removes characters that PostgreSQL refuses. */
 export const storable = (text: string | null): string | null =>
   text === null ? null : text.slice(0, maxTextLength).replaceAll('\0', '').toWellFormed()
 
@@ -112,7 +114,7 @@ const rowOf = ({ usage, untold, outcome, ...call }: EndedCall) => ({
 
 /** `processId` is that of the relay in the table `processes`. */
 export function createCallWriter(db: Db, processId: string, log: Logger): CallWriter {
-  /** The open calls that have no row, or another one. */
+  /** The open calls without a row, or with an outdated one. */
   const begun = new Map<string, BegunCall>()
   /** The ids of open calls that may have a row. */
   const opened = new Set<string>()

@@ -5,7 +5,7 @@ import { findModel, ownPrice, type Price } from '#openclaw/models.ts'
 import { defaultRelease } from '#openclaw/releases.ts'
 import type { ToldUsage } from './read-usage.ts'
 
-/** The tokens of a call. Those of the cache are a part of the input, and those of reasoning a part of the output. */
+/** The tokens of a call. Those of the cache are part of the input, and those of reasoning part of the output. */
 export interface CountedUsage {
   inputTokens: number
   cacheReadTokens: number
@@ -16,7 +16,7 @@ export interface CountedUsage {
   cost: number | null
 }
 
-/** The use of a call beside the usage that its vendor reported. */
+/** The estimated use of a call beyond the usage reported by its vendor. */
 export interface CallAmount {
   tokens: number
   /** US dollars; null without a known price. */
@@ -26,10 +26,10 @@ export interface CallAmount {
 const priceProviders = { anthropic: 'anthropic', openai: 'openai', gemini: 'google' } as const
 const maxModels = 1000
 const maxModelLength = 256
-/** More tokens than any model takes: a greater number is no count of tokens. */
+/** More tokens than any model accepts: a larger number is no count of tokens. */
 const maxTokens = 1_000_000_000
 
-/** The names of genai-prices for the forms of OpenAI's usage. */
+/** The names in genai-prices for the formats of OpenAI's usage. */
 function flavorOf(provider: ModelProvider, path: string): string {
   if (provider !== 'openai') return 'default'
   if (path.startsWith('/v1/images/')) return 'images'
@@ -51,8 +51,8 @@ function catalogueOf(model: string, { input, output, cache_read, cache_write }: 
 const catalogues = new LRUCache<string, { provider: Provider | null }>({ max: maxModels })
 
 /**
- * The catalogue that has only this model: finding a model in the whole one takes longer than a call of the relay may.
- * The operator's own price wins, then that of genai-prices, then that of the models of the release.
+ * The catalogue with only this model: finding a model in the whole one takes too long for a call of the relay. The
+ * operator's own price wins, then that of genai-prices, then that of the release's models.
  */
 function findPrices(provider: ModelProvider, model: string): Provider | null {
   const key = `${provider} ${model}`
@@ -81,7 +81,10 @@ function priceOf(usage: Usage, model: string, options: Parameters<typeof calcPri
   }
 }
 
-/** What tokens may cost in US dollars, outside of any cache; null for an unknown model, or one without a known price. */
+/**
+ * An estimated cost of tokens in US dollars, without any cache; null for an unknown model, or one without a known
+ * price.
+ */
 export function estimateCost(
   provider: ModelProvider,
   model: string | null,
@@ -99,8 +102,8 @@ const isCount = (value: unknown): value is number =>
   typeof value === 'number' && Number.isFinite(value) && value >= 0 && value <= maxTokens
 
 /**
- * Counts the tokens that a vendor has told for a call of a path, and estimates their cost; null when none were told, or
- * they make no sense. `model` is used when the answer does not name one.
+ * Counts the tokens reported for a call of a path, and estimates their cost; null if none were reported, or they are
+ * implausible. `model` is used when the answer names none.
  */
 export function countUsage(
   provider: ModelProvider,

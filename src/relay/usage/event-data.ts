@@ -5,11 +5,12 @@ const carriageReturn = 0x0d
 const fieldName = Buffer.from('data:')
 
 /**
- * Reads the data of server-sent events, each of which is a JSON text, in pieces that are cut anywhere. Lines end with
- * `\n` or `\r\n`, as those of all vendors do.
+ * Extracts the data of server-sent events, each a JSON text, from pieces that are cut anywhere. Lines end with `
+ * ` or `\r
+ * `, like those of all vendors.
  */
 export function createEventDataReader(fields: FieldReader): Pick<FieldReader, 'read'> {
-  /** How much of the name has come at the beginning of the line; null for the line of another field. */
+  /** The length of the parsed prefix of the field name in this line; null for a line of another field. */
   let matched: number | null = 0
   let isBlank = true
   return {

@@ -8,18 +8,18 @@ const openObject = 0x7b
 const closeObject = 0x7d
 const space = 0x20
 
-/** A longer value is left out: those that vendors tell are shorter. */
+/** A longer value is skipped: those that vendors report are shorter. */
 const maxBytes = 16 * 1024
-/** What is kept of the end of a long text. */
+/** The kept end of a long text. */
 const tailBytes = 4096
 
-/** Stands for every element of an array. */
+/** Matches every element of an array. */
 const anyElement = '*'
 
-/** What paths go on with after a key: more keys, or the path that ends there. */
+/** The continuation of paths after a key: more keys, or the end of a path. */
 type Next = Branch | string | undefined
 
-/** The keys that paths go on with, as bytes, because keys are compared as they come. */
+/** The keys of a continuation, as bytes, because keys are compared byte by byte. */
 interface Branch {
   keys: { text: string; bytes: Buffer; next: Branch | string }[]
 }
@@ -44,41 +44,41 @@ function branchOf(paths: readonly string[]): Branch {
 const elementOf = ({ keys }: Branch, index: number): Next =>
   keys.find(({ text }) => text === String(index) || text === anyElement)?.next
 
-/** An object or an array that is open, and that a path leads into. */
+/** An open object or array that a path leads into. */
 interface Container {
   /** -1: it is an object. */
   index: number
   branch: Branch
-  /** Of the value that comes next, or is open. */
+  /** The continuation for the next or open value. */
   next: Next
 }
 
-/** The value of a field, of which the end has not come. */
+/** The value of a field before its end. */
 interface Kept {
   path: string
-  /** Whether it is a number, true, false or null: these have no last byte of their own. */
+  /** Whether it is a number, true, false or null: such values have no closing delimiter. */
   isBare: boolean
-  /** Whether only the end of its text is wanted. */
+  /** Whether only the end of its text is kept. */
   isTail: boolean
-  /** How many containers are open in it. */
+  /** The number of open containers in it. */
   depth: number
   parts: Buffer[]
   bytes: number
 }
 
 export interface FieldReader {
-  /** Reads the next piece of the text. Does not change it, and keeps none of its memory. */
+  /** Parses the next piece of the text. Does not change it, and keeps no reference to its memory. */
   read(piece: Buffer): void
-  /** Begins with another text. */
+  /** Resets the reader for the next document. */
   reset(): void
 }
 
 /**
- * Reads a few fields of a JSON text that comes in pieces, wherever it is cut. A path is keys with dots between them: the
- * index of an element of an array is its key, or `*` for any. No path may begin with another one. `onField` gets each
- * value once its last byte has come; that of a number has come when the next byte is none of it. Of the fields in
- * `tails` it gets the last 4 KiB, as JSON text that may begin anywhere. Memory holds only the value that is open, up to
- * 16 KiB, however long the text is. Of what is no JSON it may find no fields or wrong ones; it throws nothing.
+ * Extracts a few fields of a JSON text from pieces that are cut anywhere. A path is keys with dots between them: the
+ * index of an element of an array is its key, or `*` for any. No path may be the prefix of another one. `onField` gets
+ * each value after its last byte; the byte after a number ends it. Of the fields in `tails` it gets the last 4 KiB, as
+ * JSON text that may begin anywhere. Memory holds only the open value, up to 16 KiB, however long the text is. In
+ * invalid JSON it may find no fields or wrong ones; it throws nothing.
  */
 export function createFieldReader(
   paths: readonly string[],
@@ -87,16 +87,16 @@ export function createFieldReader(
 ): FieldReader {
   const root = branchOf(paths)
   const stack: Container[] = []
-  /** How many containers are open that no path leads into. */
+  /** The number of open containers that no path leads into. */
   let skipped = 0
   let kept: Kept | null = null
-  /** From where on the piece belongs to what is kept. */
+  /** The start of the kept part of the piece. */
   let keptFrom = 0
   let isKeyNext = false
   let isString = false
   /** Whether the next byte of the string is escaped. */
   let isEscaped = false
-  /** The bytes of the open key, up to as many as a key that is looked for can have. */
+  /** The bytes of the open key, at most the length of the longest wanted key. */
   const key = Buffer.alloc(64)
   /** -1: the open string is no key. */
   let keyLength = -1
@@ -111,7 +111,7 @@ export function createFieldReader(
   function keep(part: Buffer): void {
     if (!kept) return
     kept.bytes += part.length
-    // A copy: the piece would stay in memory with it.
+    // A copy: otherwise the piece would stay in memory with it.
     if (kept.isTail) kept.parts.push(Buffer.from(part.subarray(-tailBytes)))
     else if (kept.bytes <= maxBytes) kept.parts.push(Buffer.from(part))
     if (!kept.isTail || kept.bytes < 2 * tailBytes) return
@@ -143,7 +143,7 @@ export function createFieldReader(
     }
   }
 
-  /** The index after the string, or that of the end of the piece. Most of a text is in strings: this is the hot loop. */
+  /** The index after the string, or the end of the piece. Most of a text is in strings: this is the hot loop. */
   function readString(piece: Buffer, from: number): number {
     const { length } = piece
     let at = isEscaped ? from + 1 : from

@@ -15,10 +15,10 @@ const retryAfterSeconds = 2
 const isMetered = ({ method, path }: RelayedCall) => method === 'POST' && !free.test(path)
 
 /**
- * Meters the calls that a vendor charges for: their session, their model, and the usage that the vendor reported. A
- * call that was refused, or that the vendor has not answered because it could not be reached, counts nothing. Refuses a
- * call when one of its budgets is used up. The end user and the cause of a call are those of its session, which the
- * request names; in a long request it may come late, and then a call that is being sent is ended.
+ * Meters the calls that a vendor charges for: their session, their model, and the reported usage. A refused call, or
+ * one without an answer because the vendor could not be reached, does not count. Refuses a call when one of its budgets
+ * is used up. The end user and the cause of a call are those of its session, which the request names. In a long request
+ * that may come late; a call that is already being sent is then ended.
  */
 export const createMeter =
   (writer: CallWriter, reader: BudgetReader): ObserveCall =>
@@ -50,7 +50,10 @@ export const createMeter =
       return (model !== null || !asksPrice) && (session !== null || !needsSession)
     }
 
-    /** Checks the budgets that depend on the session, once it is known or the whole request has come. Throws CallRefused. */
+    /**
+     * Checks the budgets that depend on the session, once it is known or the whole request has come. Throws
+     * CallRefused.
+     */
     async function checkSession(): Promise<void> {
       const { cause } = request.told()
       const session = storable(request.told().session)
@@ -111,10 +114,10 @@ export const createMeter =
     }
   }
 
-/** Bytes of JSON for a token of a request, and of an answer, whose tokens come one or a few at a time in an event. */
+/** Bytes of JSON per token of a request, and of an answer, which has one or a few tokens in an event. */
 const bytesPerToken = { asked: 4, answered: 32 }
 
-/** What a call has used, by its bytes, beside what its vendor has told. */
+/** The estimated usage of a call from its bytes, beyond the usage reported by its vendor. */
 function estimateRest(
   usage: CountedUsage | null,
   { askedBytes, answeredBytes }: { askedBytes: number; answeredBytes: number },

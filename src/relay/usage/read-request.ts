@@ -2,9 +2,9 @@ import type { ModelProvider } from '#database/schema.ts'
 import { createFieldReader, type FieldReader } from './json-fields.ts'
 import { readOrigin, type ToldOrigin } from './runtime-line.ts'
 
-/** What a request says of itself, as far as it has come. */
+/** The parsed facts of a request so far. */
 export interface ToldRequest extends ToldOrigin {
-  /** The model that is asked; null when it is not told. */
+  /** The requested model; null if it is unknown. */
   model: string | null
 }
 
@@ -12,7 +12,7 @@ export interface RequestReader extends Pick<FieldReader, 'read'> {
   told(): ToldRequest
 }
 
-/** Where the system prompt is. OpenAI's may be the first item of the input. */
+/** The paths of the system prompt. OpenAI's may be the first item of the input. */
 const prompts: Record<ModelProvider, string[]> = {
   anthropic: ['system'],
   openai: ['instructions', 'input.0.content'],
@@ -23,7 +23,7 @@ const firstRole = 'input.0.role'
 /** The model in the path of a call of Gemini. */
 const modelInPath = /\/models\/([^/:]+):/
 
-/** Reads who asks a call, and for which model, as its bytes pass. */
+/** Parses the session and the model of a call as its bytes pass. */
 export function createRequestReader(provider: ModelProvider, path: string): RequestReader {
   const [, named = null] = modelInPath.exec(path) ?? []
   const told: ToldRequest = { model: named, session: null, cause: null }

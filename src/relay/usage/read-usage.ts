@@ -3,32 +3,32 @@ import type { ModelProvider } from '#database/schema.ts'
 import { createEventDataReader } from './event-data.ts'
 import { createFieldReader, type FieldReader } from './json-fields.ts'
 
-/** What an answer has said of its usage. */
+/** The usage parsed from an answer. */
 export interface ToldUsage {
-  /** The model that answered; null when it was not told. */
+  /** The model that answered; null if it was not reported. */
   model: string | null
-  /** The fields of the vendor, by the vendor's names; null when none were told. */
+  /** The vendor's fields by the vendor's names; null if none were reported. */
   usage: Record<string, unknown> | null
 }
 
 export interface UsageReader extends Pick<FieldReader, 'read'> {
-  /** What has been told so far: an answer that was cut has a part of it, or nothing. */
+  /** The usage so far: a cut answer has a part of it, or none. */
   told(): ToldUsage
 }
 
-/** Where each vendor tells the model and the usage: in an answer, and in the events of a stream. */
+/** The paths of the model and the usage for each vendor: in an answer, and in the events of a stream. */
 const paths: Record<ModelProvider, { model: string[]; usage: string[] }> = {
   // The first event has the input, and later ones the output so far.
   anthropic: { model: ['model', 'message.model'], usage: ['usage', 'message.usage'] },
-  // The last event of responses has all of the response, that of chat completions only the usage.
+  // The last event of responses has the whole response, that of chat completions only the usage.
   openai: { model: ['model', 'response.model'], usage: ['usage', 'response.usage'] },
   // Each event has the usage so far. Without `alt=sse` a stream is one array.
   gemini: { model: ['modelVersion', '*.modelVersion'], usage: ['usageMetadata', '*.usageMetadata'] },
 }
 
 /**
- * Reads the usage in an answer as its bytes pass; null for an answer that has none, such as audio, or that is
- * compressed. Memory holds nothing of the answer but the fields that it reads.
+ * Parses the usage in an answer as its bytes pass; null for an answer without one, such as audio, or a compressed one.
+ * Keeps only these fields of the answer in memory.
  */
 export function createUsageReader(provider: ModelProvider, headers: IncomingHttpHeaders): UsageReader | null {
   const type = headers['content-type'] ?? ''

@@ -1,14 +1,16 @@
 import type { CallCause } from '#database/usage-schema.ts'
 
-/** What an agent says of a call: its session, by the gateway's key, and its cause. Null is untold. */
+/**
+ * The origin of a call as its agent reports it: the gateway's key of the session, and the cause. Null means unknown.
+ */
 export interface ToldOrigin {
   session: string | null
   cause: CallCause | null
 }
 
 /**
- * OpenClaw ends each system prompt with a line of what it runs as. Whatever people write into the prompt comes before.
- * A call without such a line has no session.
+ * OpenClaw ends each system prompt with a line about its runtime. Text that people write into the prompt comes before
+ * it. A call without such a line has no session.
  */
 const beginning = 'Runtime: '
 const ownAgent = 'agent:main:'
@@ -16,10 +18,10 @@ const maxSessionLength = 512
 
 /** The API's own sessions: those with an id of a caller, and those of one chat completion. */
 const ofApi = /^[sc]-[0-9a-f]+$/
-/** What OpenClaw calls the channel of the API, of heartbeats and of its own work. */
+/** OpenClaw's names for the channels of the API, of heartbeats and of its own work. */
 const noChannel = 'webchat'
 
-/** Reads the line of what it runs as from the end of a system prompt, which is JSON text: a line end is an escape. */
+/** Parses the runtime line at the end of a system prompt, which is JSON text: a line end is an escape. */
 export function readOrigin(prompt: string): ToldOrigin {
   const at = prompt.lastIndexOf(beginning)
   const [line = ''] = at === -1 ? [] : prompt.slice(at + beginning.length).split(/\\[nr]|"/, 1)
@@ -30,7 +32,7 @@ export function readOrigin(prompt: string): ToldOrigin {
   return { session, cause: causeOf(session, told('channel')) }
 }
 
-/** In the session `main` the API, a heartbeat and OpenClaw itself look alike: then the cause is unknown. */
+/** In the session `main` the API, a heartbeat and OpenClaw itself cannot be distinguished, so the cause is unknown. */
 function causeOf(session: string, channel?: string): CallCause | null {
   if (/^(?:agent:[^:]+:)?cron:/.test(session)) return 'cron'
   if (/^(?:agent:[^:]+:)?subagent:/.test(session)) return 'subagent'
