@@ -87,7 +87,7 @@ export async function setBudgets(tx: Db, owner: BudgetOwner, budgetList: readonl
   }
   // In the order in which calls lock the use of budgets.
   for (const { id, limitUnits } of otherLimits.sort((a, b) => (a.id < b.id ? -1 : 1)))
-    await noteReached(tx, id, limitUnits)
+    await recordReached(tx, id, limitUnits)
   if (!hasChanged) return
   await recordEvent(tx, {
     organizationId: owner.organizationId,
@@ -105,7 +105,7 @@ const shownBudget = ({ name, scope, unit, limitUnits, period, mode }: Values): s
  * With another limit, the use is another share of it: records the threshold reached, so that only higher ones write
  * events.
  */
-const noteReached = (tx: Db, id: string, limitUnits: number) =>
+const recordReached = (tx: Db, id: string, limitUnits: number) =>
   tx.execute(sql`
     UPDATE budget_periods SET noted_percent = coalesce((
       SELECT max(level) FROM unnest(ARRAY[50, 80, 100]) AS level WHERE used::numeric * 100 >= ${limitUnits}::numeric * level

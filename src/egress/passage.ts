@@ -32,7 +32,7 @@ export function countBytes(records: EgressRecords, passage: Passage): void {
   passage.received += received
   egressBytes.inc({ direction: 'sent' }, sent)
   egressBytes.inc({ direction: 'received' }, received)
-  if (!passage.isToRelay) records.noteBytes(asked, { sent, received })
+  if (!passage.isToRelay) records.addBytes(asked, { sent, received })
 }
 
 interface RecheckParts {

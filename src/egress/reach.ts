@@ -128,7 +128,7 @@ export function createReach({ resolve, records, log }: ReachParts): Reach {
       const decision = decide(rules, asked, addresses)
       if (!decision.isAllowed) throw block(records, asked, decision.reason)
       const verdict = rules.mode === 'report' && !decision.isListed ? 'reported' : 'allowed'
-      records.note(asked, verdict)
+      records.record(asked, verdict)
       egressConnections.inc({ verdict, reason: '' })
     }
     return connect(host, addresses, port, signal)

@@ -37,9 +37,9 @@ interface Waiting extends Asked {
  */
 export interface EgressRecords {
   /** A connection was permitted or refused. */
-  note(asked: Asked, verdict: EgressVerdict, reason?: BlockReason): void
+  record(asked: Asked, verdict: EgressVerdict, reason?: BlockReason): void
   /** Adds bytes to a connection that was recorded. */
-  noteBytes(asked: Asked, bytes: { sent: number; received: number }): void
+  addBytes(asked: Asked, bytes: { sent: number; received: number }): void
   /** Writes the waiting records, and gives up after `timeoutMs`. */
   close(timeoutMs: number): Promise<void>
 }
@@ -141,14 +141,14 @@ export function createEgressRecords(db: Db, log: Logger): EgressRecords {
   }
 
   return {
-    note(asked, verdict, reason) {
+    record(asked, verdict, reason) {
       const entry = entryOf(asked)
       if (!entry) return egressUnrecorded.inc()
       entry.verdict = verdict
       entry.reason = reason ?? null
       entry.connections += 1
     },
-    noteBytes(asked, { sent, received }) {
+    addBytes(asked, { sent, received }) {
       const entry = entryOf(asked)
       if (!entry) return
       entry.sentBytes += sent

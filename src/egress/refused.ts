@@ -30,7 +30,7 @@ const words: Record<BlockReason, string> = {
 
 /** Counts and records a connection that a policy forbids, and returns the refusal for its client. */
 export function block(records: EgressRecords, asked: Asked, reason: BlockReason): EgressRefused {
-  records.note(asked, 'blocked', reason)
+  records.record(asked, 'blocked', reason)
   egressConnections.inc({ verdict: 'blocked', reason })
   const place = hostAndPort(asked.host, asked.port)
   return new EgressRefused(403, words[reason], egressTexts.blocked[reason]({ place, instanceId: asked.instanceId }))

@@ -29,7 +29,7 @@ export const currentOrigin = (): Origin => running.getStore()?.origin ?? worker
 export const hasEvent = (): boolean => running.getStore()?.hasEvent ?? false
 
 /** Called by all code that writes events. */
-export function noteEvent(): void {
+export function markEvent(): void {
   const store = running.getStore()
   if (store) store.hasEvent = true
 }

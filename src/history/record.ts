@@ -1,6 +1,6 @@
 import type { Db } from '#database/client.ts'
 import { type ChangedBy, events } from '#database/schema.ts'
-import { currentOrigin, noteEvent } from './actor.ts'
+import { currentOrigin, markEvent } from './actor.ts'
 import type { EventType } from './event-types.ts'
 
 interface Change {
@@ -16,7 +16,7 @@ interface Change {
  * writes none.
  */
 export function changedBy({ type, reason, silent }: Change = {}): ChangedBy {
-  noteEvent()
+  markEvent()
   const { actor, requestId, subject, type: requested } = currentOrigin()
   const eventType = type ?? requested
   return {
@@ -43,7 +43,7 @@ interface NewEvent {
 
 /** Writes an event with the current origin, in the transaction of `db` if it is one. Throws when neither gives a type. */
 export async function recordEvent(db: Db, event: NewEvent): Promise<void> {
-  noteEvent()
+  markEvent()
   const { actor, requestId, subject, type: requested } = currentOrigin()
   const type = event.type ?? requested
   if (type === undefined) throw new Error('an event without a type')

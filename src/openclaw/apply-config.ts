@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { GatewayConfig } from './config.ts'
-import { type ConfigPatch, looksApplied, patchFor } from './config-patch.ts'
+import { type ConfigPatch, isApplied, patchFor } from './config-patch.ts'
 import type { GatewayClient } from './gateway.ts'
 import { GatewayRefusal } from './gateway-errors.ts'
 import { isObject } from './json.ts'
@@ -97,7 +97,7 @@ export async function applyConfig(
     signal.throwIfAborted()
     const { shown, effective, hash } = await readConfig(gateway)
     const change = patchFor(shown, effective, wanted, options)
-    if (!change || (outcome?.startsWith('changed') && looksApplied(shown, wanted, options))) {
+    if (!change || (outcome?.startsWith('changed') && isApplied(shown, wanted, options))) {
       if (restarts) await Promise.race([gateway.closed, sleep(restartBeginsMs, undefined, { signal, ref: false })])
       return { restarts }
     }

@@ -17,14 +17,14 @@ const holdsRedacted = (value: unknown): boolean =>
   (isObject(value) && Object.values(value).some(holdsRedacted))
 
 /** Compares the visible parts: a hidden secret equals any text. */
-function looksSame(shown: unknown, wanted: unknown): boolean {
+function isSame(shown: unknown, wanted: unknown): boolean {
   if (shown === redacted) return typeof wanted === 'string'
   if (Array.isArray(shown) && Array.isArray(wanted)) {
-    return shown.length === wanted.length && shown.every((item, index) => looksSame(item, wanted[index]))
+    return shown.length === wanted.length && shown.every((item, index) => isSame(item, wanted[index]))
   }
   if (!isObject(shown) || !isObject(wanted)) return isDeepStrictEqual(shown, wanted)
   const keys = new Set([...Object.keys(shown), ...Object.keys(wanted)])
-  return [...keys].every((key) => looksSame(shown[key], wanted[key]))
+  return [...keys].every((key) => isSame(shown[key], wanted[key]))
 }
 
 const childPath = (path: string, key: string) => (path === '' ? key : `${path}.${key}`)
@@ -56,7 +56,7 @@ export function patchFor(
       const old = from[key]
       const fullOld = isObject(full) ? full[key] : undefined
       const next = to[key]
-      if (looksSame(old, next) && !holdsRedacted(old)) continue
+      if (isSame(old, next) && !holdsRedacted(old)) continue
       if (isObject(old) && isObject(next)) {
         const inner = difference(old, fullOld, next, keyPath)
         if (Object.keys(inner).length > 0) patch[key] = inner
@@ -74,5 +74,5 @@ export function patchFor(
 }
 
 /** Whether the visible, changeable parts of a running gateway's configuration are as wanted. */
-export const looksApplied = (shown: GatewayConfig, wanted: GatewayConfig, { keepsProxy = false } = {}): boolean =>
-  looksSame(changeablePart(shown, keepsProxy), changeablePart(wanted, keepsProxy))
+export const isApplied = (shown: GatewayConfig, wanted: GatewayConfig, { keepsProxy = false } = {}): boolean =>
+  isSame(changeablePart(shown, keepsProxy), changeablePart(wanted, keepsProxy))

@@ -43,7 +43,7 @@ export interface Pace {
    */
   wait(keyId: string, signal: AbortSignal): Promise<boolean>
   /** Records an answer of the vendor, and the pause that it asks for, if any. */
-  note(keyId: string, status: number, waitMs: number | null): void
+  record(keyId: string, status: number, waitMs: number | null): void
 }
 
 export function createPace({ longestPauseMs, shortestPauseMs, longestWaitMs, spacingMs }: PaceTimes): Pace {
@@ -66,7 +66,7 @@ export function createPace({ longestPauseMs, shortestPauseMs, longestWaitMs, spa
         if (pause.until <= at || performance.now() >= latest) return true
       }
     },
-    note(keyId, status, waitMs) {
+    record(keyId, status, waitMs) {
       if (!pausingStatuses.has(status)) return
       const until = performance.now() + Math.min(waitMs ?? shortestPauseMs, longestPauseMs)
       const pause = pauses.get(keyId)

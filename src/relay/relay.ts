@@ -125,7 +125,7 @@ export function createRelay({ findGrant, pace, places, upstreams, observe, log }
           answer(status, answered, waitMs) {
             relayCalls.inc({ provider, status: String(status) })
             outageOf(provider).recovered()
-            pace.note(key.id, status, waitMs)
+            pace.record(key.id, status, waitMs)
             observer.answer?.(status, answered)
           },
           chunk: (bytes) => observer.chunk?.(bytes),

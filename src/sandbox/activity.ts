@@ -8,9 +8,9 @@ export function switchesIn(status: string): number | null {
 }
 
 /**
- * The activity of a gateway, from all processes of its sandbox and the switches of its main thread; null when it is not
- * among them. Of its children only the last one counts: a thread that waits for a child starts no other one meanwhile,
- * and work that a child does in the background says nothing about the gateway.
+ * The activity of a gateway, from all processes of its sandbox and the switches of its main thread; null if it is not
+ * among them. Only its last child counts: a thread that waits for a child starts no other one meanwhile, and background
+ * work of a child is no evidence about the gateway.
  */
 export function activityOf(pid: number, processes: readonly ProcessStat[], switches: number | null): Activity | null {
   const gateway = processes.find((process) => process.pid === pid)

@@ -18,47 +18,47 @@ export interface SandboxPaths {
   /** The sandbox's own folder, the root of {@link SandboxFiles}. */
   home: string
   port: number
-  /** The URL of the proxy through which programs reach other hosts; absent where they need none. */
+  /** The URL of the proxy for connections to other hosts; absent if programs need none. */
   proxy?: string
-  /** Whether the proxy asks for the credentials of the agent: it does not know whose a connection is. */
+  /** Whether the proxy requires the agent's credentials, because it cannot identify its connections. */
   proxyAsksWho?: boolean
-  /** The second room; absent where there is one. */
+  /** The separate room; absent without one. */
   room?: RoomPaths
 }
 
-/** How the gateway reaches the room where its agent's tools run. */
+/** The way from the gateway to the room of its agent's tools. */
 export interface RoomPaths {
-  /** A program that is called as `ssh` is, and passes a command to the room. */
+  /** A program with the interface of `ssh` that passes a command to the room. */
   ssh: string
-  /** The folder in the room that `place` of the RoomSpec is below. */
+  /** The folder in the room that contains `place` of the RoomSpec. */
   root: string
 }
 
-/** A room of the agent's tools, which holds one folder of the sandbox and has no network. */
+/** A room of the agent's tools, which contains one folder of the sandbox and has no network. */
 export interface RoomSpec {
-  /** The folder that the room shares with the gateway, and that of the room's socket, relative to the home. */
+  /** The folder that the room shares with the gateway, and the folder of the room's socket, relative to the home. */
   folder: string
   socketFolder: string
-  /** Where the shared folder is in the room, below its root. */
+  /** The path of the shared folder in the room, below its root. */
   place: string
-  /** A folder in the shared one that the room sees empty and cannot change. */
+  /** A folder in the shared one that the room sees as empty and read-only. */
   hidden: string
 }
 
-/** What a sandbox may use. */
+/** The resource limits of a sandbox. */
 export interface Resources {
   memoryMb: number
   cpus: number
   /** Processes and threads. */
   pids: number
-  /** Of its own folder; no file is larger. 0 is no limit. */
+  /** Of its own folder, and of each file. 0 means no limit. */
   diskMb: number
 }
 
-/** The limits that the platform keeps for a sandbox; null for one that it does not keep. */
+/** The limits that the platform enforces for a sandbox; null for each one that it does not. */
 export type KeptLimits = { [Name in keyof Resources]: number | null }
 
-/** Those of a sandbox that does not run. */
+/** The enforced limits of a stopped sandbox. */
 export const noKeptLimits: KeptLimits = { memoryMb: null, cpus: null, pids: null, diskMb: null }
 
 export interface SandboxSpec {
@@ -69,18 +69,18 @@ export interface SandboxSpec {
   release: string
   /** The gateway's argument vector. It never holds a secret: those are in files of mode 0600. */
   command(paths: SandboxPaths): readonly string[]
-  /** The gateway's whole environment; nothing of the control plane's own is added. */
+  /** The gateway's whole environment, without any of the control plane's own. */
   env(paths: SandboxPaths): Record<string, string>
   resources: Resources
   /**
-   * The second room; absent where tools run beside the gateway. Only for a driver with `hasTwoRooms`. Its folders must
+   * The separate room; absent if tools run beside the gateway. Only for a driver with `hasTwoRooms`. Its folders must
    * exist when the gateway is started.
    */
   room?: RoomSpec
   labels: Record<string, string>
 }
 
-/** The address at which the control plane connects to the gateway. */
+/** The gateway's address for the control plane. */
 export type Endpoint =
   | { kind: 'tcp'; host: string; port: number; headers?: Record<string, string> }
   | { kind: 'unix'; path: string }
@@ -93,14 +93,16 @@ export interface Observation {
   endpoint: Endpoint | null
   /** null when the sandbox is absent. */
   paths: SandboxPaths | null
-  /** The end of the gateway of a stopped sandbox, if it was seen. The exit code for a signal is 128 + its number. */
+  /**
+   * The end of the gateway of a stopped sandbox, if it was observed. The exit code for a signal is 128 + its number.
+   */
   exit?: { code: number | null; oom: boolean }
 }
 
 /** A sandbox in the list of all. */
 export interface Listed extends Pick<Observation, 'state'> {
   id: string
-  /** Absent where a sandbox has one address for all its life, and while it does not run. */
+  /** Absent if a sandbox keeps one address for its whole life, and while it does not run. */
   endpoint?: Endpoint
 }
 
@@ -108,7 +110,7 @@ export interface ExecOptions {
   timeoutMs: number
   cwd?: string
   stdin?: Buffer
-  /** The most bytes of output of each stream; the rest is dropped. */
+  /** Maximum bytes of output of each stream; the rest is dropped. */
   maxBytes?: number
 }
 
@@ -122,28 +124,28 @@ export interface ExecResult {
 /** A line of a gateway's output, without its end. */
 export interface LogLine {
   text: string
-  /** Whether the line is longer than 16 KiB: the rest of it is left out. */
+  /** Whether the line is longer than 16 KiB: its rest is omitted. */
   isCut: boolean
 }
 
-/** Lines of a gateway's output, of all its runs, in their order: at most 1 MiB. */
+/** Lines of a gateway's output, of all its runs, in order: at most 1 MiB. */
 export interface LogPage {
   lines: LogLine[]
-  /** What follows the last line and has no end yet. Lines after `position` begin with it. */
+  /** The text after the last line, which has no end yet. Lines after `position` begin with it. */
   rest: LogLine | null
-  /** Stands for the end of the last line: give it as `after` to read on. Only its driver understands it. */
+  /** The end of the last line: pass it as `after` to read on. Opaque to all but its driver. */
   position: string
   /** Whether lines after `after` are missing, because the log was shortened meanwhile or they were too many. */
   hasGap: boolean
 }
 
-/** What a sandbox uses. Null stands for what is not known. */
+/** The resource use of a sandbox. Null means unknown. */
 export interface Usage {
   /** When the gateway was started; null when it does not run. */
   since: Date | null
   /** The memory of all its processes. */
   memoryBytes: number | null
-  /** Null also when there is no limit. */
+  /** Null also without a limit. */
   memoryLimitBytes: number | null
   /** The processor time of its processes since `since`. */
   cpuSeconds: number | null
@@ -165,7 +167,7 @@ export const noUsage: Usage = {
 /** What a gateway has done so far. The counts only grow. */
 export interface Activity {
   /**
-   * How often its main thread has waited: its voluntary context switches. An event loop that turns waits many times a
+   * How often its main thread has waited: its voluntary context switches. A working event loop waits many times a
    * second, also at rest. A main thread that computes, is blocked or is stopped never does.
    */
   switches: number
@@ -183,7 +185,7 @@ export interface FileStat {
   mode: number
 }
 
-/** A file that is open for reading, also while another file replaces it at its path. */
+/** A file that is open for reading, even while another file replaces it at its path. */
 export interface OpenFile {
   size: number
   modifiedAt: Date
@@ -192,15 +194,15 @@ export interface OpenFile {
    * the file has become shorter. Closes the file at the end, or when the stream is destroyed. Call it once.
    */
   content(range?: { start: number; end: number }): Readable
-  /** Closes a file whose content is not read. */
+  /** Closes an unread file. */
   close(): Promise<void>
 }
 
 /**
  * Files in a sandbox's own folder, whether the gateway runs or not. Paths are relative to the folder, with `/`. Throws
- * a SandboxPathError for a path that leaves the folder or leads through a symbolic link, wherever that points, and for
- * anything but plain files and folders; no call waits for a pipe. Throws SandboxAbsentError when there is no sandbox,
- * and SandboxCapacityError when its disk is full.
+ * a SandboxPathError for a path that leaves the folder or leads through any symbolic link, and for anything but plain
+ * files and folders; no call waits for a pipe. Throws SandboxAbsentError when there is no sandbox, and
+ * SandboxCapacityError when its disk is full.
  */
 export interface SandboxFiles {
   /**
@@ -215,13 +217,13 @@ export interface SandboxFiles {
   /** null when the path does not exist. A link is not followed. */
   stat(path: string, signal: AbortSignal): Promise<FileStat | null>
   /**
-   * null when there is no such file. Throws a SandboxPathError for a file of more than `maxBytes`. The signal ends the
-   * content too.
+   * null when there is no such file. Throws a SandboxPathError for a file of more than `maxBytes`. The signal also ends
+   * the content.
    */
   read(path: string, options: { maxBytes: number }, signal: AbortSignal): Promise<OpenFile | null>
   /**
-   * Writes a file atomically: it has its old or its new content, also after a failure, an abort or a kill half-way.
-   * Makes missing folders. The sandbox's own user owns the file. By default the mode is that of the replaced file, and
+   * Writes a file atomically: it has its old or its new content, even after a failure, an abort or a kill half-way.
+   * Makes missing folders. The sandbox's own user owns the file. The default mode is that of the replaced file, and
    * 0600 for a new one. Throws a SandboxPathError for more than `maxBytes`.
    */
   write(
@@ -244,11 +246,11 @@ export interface SandboxFiles {
 const retryAfterSeconds = 5
 
 /**
- * The platform could not be reached, failed, or is overloaded. The call may have had its effect or not, and may succeed
- * later. The platform's error is the cause, for the log only: it may name hosts and paths.
+ * The platform was unreachable, failed, or is overloaded. The call may have had its effect, and may succeed later. The
+ * platform's error is the cause, for the log only: it may name hosts and paths.
  */
 export class SandboxUnavailableError extends AppError {
-  /** Whether the log of the driver has the outage: one line for all the calls that it makes fail. */
+  /** Whether the driver has logged the outage: one line for all calls that it makes fail. */
   readonly isLogged: boolean
 
   constructor(cause: unknown, { isLogged = false } = {}) {
@@ -258,20 +260,20 @@ export class SandboxUnavailableError extends AppError {
   }
 }
 
-/** Reports progress with a line for people; a passing one is out of date with the next. */
+/** Reports progress with a line for people; the next line replaces a temporary one. */
 export type Progress = (line: string, isPassing?: boolean) => void
 
 /**
- * The platform where instances run, each in a sandbox under the instance's id. Every method can be repeated after a
- * crash: create finds the existing sandbox; start, stop and destroy do nothing when their work is done. A driver
- * reports the state of its platform and decides nothing. Every method throws its signal's reason soon after an abort,
- * and SandboxUnavailableError when a remote platform fails.
+ * The platform of instances, each in a sandbox under the instance's id. Every method can be repeated after a crash:
+ * create finds the existing sandbox; start, stop and destroy do nothing when their work is done. A driver reports the
+ * state of its platform and decides nothing. Every method throws its signal's reason soon after an abort, and
+ * SandboxUnavailableError when a remote platform fails.
  */
 export interface SandboxDriver {
   readonly name: string
   /** A sentence for operators on how agents are isolated from this machine and from each other. */
   readonly isolation: string
-  /** Whether the tools of an agent can run in a room of their own; absent where they cannot. */
+  /** Whether the tools of an agent can run in a separate room; absent if they cannot. */
   readonly hasTwoRooms?: boolean
   /**
    * Whether there may be one organization only: agents reach what the user that runs Chowder does, its secret key and each
@@ -279,26 +281,23 @@ export interface SandboxDriver {
    */
   readonly isForOneOrganization?: boolean
   /**
-   * The sentence for operators while a remote platform cannot be reached; null when it answers. Attempts that fail
-   * while there is one are not counted. Absent for a platform that is this host.
+   * The sentence for operators while a remote platform is unreachable; null when it answers. Attempts that fail during
+   * an outage are not counted. Absent for a platform that is this host.
    */
   outage?(signal: AbortSignal): Promise<string | null>
   /**
-   * Looks whether what keeps running sandboxes from their platform is in place, and adds what is missing: programs on
-   * that machine may have removed it. Returns whether something was missing. Absent where there is nothing to look at.
+   * Restores missing rules that keep running sandboxes from their platform: programs on that machine may have removed
+   * some. Returns whether any were missing. Absent if there are no such rules.
    */
   protect?(signal: AbortSignal): Promise<boolean>
-  /**
-   * The address at which sandboxes reach the services of this host that they may reach, and at which those listen.
-   * Absent where it is 127.0.0.1.
-   */
+  /** The address of this host for sandboxes, and for services that listen for them. Absent if it is 127.0.0.1. */
   hostAddress?(signal: AbortSignal): Promise<string>
   /**
-   * Makes a release available to the sandboxes. Takes minutes on the first call, and no time when it is available.
-   * Throws InstallError.
+   * Makes a release available to the sandboxes. Takes minutes on the first call, and returns at once later. Throws
+   * InstallError.
    */
   prepare(release: string, progress: Progress, signal: AbortSignal): Promise<void>
-  /** The same for the plugin of a chat channel, which programs in the sandbox find beside the release. */
+  /** The same for the plugin of a chat channel, which is installed beside the release. */
   prepareChannel(release: string, channel: string, progress: Progress, signal: AbortSignal): Promise<void>
   create(spec: SandboxSpec, signal: AbortSignal): Promise<void>
   /** Returns when the gateway's process exists, which may be before it is ready. */
@@ -308,48 +307,49 @@ export interface SandboxDriver {
   destroy(id: string, signal: AbortSignal): Promise<void>
   observe(id: string, signal: AbortSignal): Promise<Observation>
   /**
-   * The ids of sandboxes whose gateways end, within a second, until the signal is aborted, which throws its reason. Those
-   * that end while nobody follows may be missing, and an id may come again. Absent where the platform does not tell.
+   * The ids of sandboxes whose gateways end, within a second, until the signal is aborted, which throws its reason.
+   * Ends that occur while no caller follows may be missing, and an id may come again. Absent if the platform does not
+   * report ends.
    */
   ends?(signal: AbortSignal): AsyncIterable<string>
-  /** Tells a gateway that works from one that hangs; null when it does not run, and when it is not known. */
+  /** The activity that distinguishes a working gateway from a hung one; null if it does not run, or is unknown. */
   activity(id: string, signal: AbortSignal): Promise<Activity | null>
   /** Every sandbox of this installation, also those without a row. */
   list(signal: AbortSignal): AsyncIterable<Listed>
   /**
    * Runs a program as the gateway's user beside the gateway; call it only while the sandbox runs. At its deadline the
-   * exit code is null; nothing is thrown.
+   * exit code is null; this throws nothing.
    */
   exec(id: string, argv: readonly string[], options: ExecOptions, signal: AbortSignal): Promise<ExecResult>
   /**
-   * The last lines of the gateway's output or, with `after`, the first ones behind that position. Nothing of a sandbox
-   * that does not exist. They are the tenant's data and may hold secrets: they must not be logged.
+   * The last lines of the gateway's output or, with `after`, the first ones behind that position; none without a
+   * sandbox. They are the tenant's data and may contain secrets: they must not be logged.
    */
   readLog(id: string, options: { lines: number; after?: string | undefined }, signal: AbortSignal): Promise<LogPage>
   /**
-   * Changes the limits of a sandbox that runs, and returns those that its platform keeps from now on: all null when it
-   * does not run. The limit of memory stays as it is while more than the new one is used. The size that a file may
-   * have, `diskMb`, changes with the next start.
+   * Changes the limits of a running sandbox. Returns those that its platform now enforces: all null if it does not run.
+   * Keeps the memory limit while more than the new one is used. The maximum file size of `diskMb` changes with the next
+   * start.
    */
   limit(id: string, resources: Resources, signal: AbortSignal): Promise<KeptLimits>
-  /** The sizes of the folders of sandboxes, measured now, also of stopped ones. Leaves out those that are not known. */
+  /** The measured sizes of the folders of sandboxes, including stopped ones. Omits unknown ones. */
   diskUse(ids: readonly string[], signal: AbortSignal): Promise<Map<string, number>>
   /**
-   * The memory that the limit of a sandbox counts now, in bytes; null when it is not known. Of two rooms that have the
-   * limit each for itself, the memory of the fuller one.
+   * The memory that counts against the limit of a sandbox, in bytes; null if unknown. If two rooms each have the limit,
+   * the memory of the fuller one.
    */
   memoryUse(id: string, signal: AbortSignal): Promise<number | null>
-  /** What the sandbox uses now. Everything is null for a sandbox that does not exist. */
+  /** The current use of the sandbox. Everything is null for a sandbox that does not exist. */
   measure(id: string, signal: AbortSignal): Promise<Usage>
   files(id: string): SandboxFiles
   /**
-   * Calls `use` with files for calls that follow each other, of which the platform makes one. Absent where single calls
-   * are as cheap; see {@link useFiles}.
+   * Calls `use` with files for successive calls, which the platform combines into one. Absent if single calls are as
+   * cheap; see {@link useFiles}.
    */
   filesBatch?<T>(id: string, use: (files: SandboxFiles) => Promise<T>): Promise<T>
 }
 
-/** Calls `use` with the files of a sandbox, for several calls, one after another. */
+/** Calls `use` with the files of a sandbox, for several successive calls. */
 export const useFiles = <T>(
   sandboxes: Pick<SandboxDriver, 'files' | 'filesBatch'>,
   id: string,

@@ -1,7 +1,7 @@
 /**
- * `link`: the path leads to a symbolic link, or through one. `not_directory`: a part of it is no folder and would have to
- * be. `special`: it is neither file nor folder. `forbidden`: its permissions forbid the call. `locked`: the tenant holds
- * a lease on the file. `changed`: the file became shorter while it was read.
+ * `link`: the path leads to a symbolic link, or through one. `not_directory`: a part of it must be a folder and is
+ * none. `special`: it is neither file nor folder. `forbidden`: its permissions forbid the call. `locked`: the tenant
+ * holds a lease on the file. `changed`: the file became shorter while it was read.
  */
 export type PathFault =
   | 'outside'
@@ -29,17 +29,19 @@ export class SandboxPathError extends Error {
   }
 }
 
-/** There is no sandbox of that id: it was not made yet, or was deleted. */
+/** There is no sandbox with that id: it was not created yet, or was deleted. */
 export class SandboxAbsentError extends Error {
   override name = 'SandboxAbsentError'
 }
 
-/** The platform has no room left for the call. An immediate retry is useless. */
+/** The platform has no room for the call. An immediate retry is useless. */
 export class SandboxCapacityError extends Error {
   override name = 'SandboxCapacityError'
 }
 
-/** The platform does not do what it was asked. The message says why, and what to do; the owner of the agent reads it. */
+/**
+ * The platform cannot carry out the call. The message has the reason and the remedy; the owner of the agent reads it.
+ */
 export class SandboxProblemError extends Error {
   override name = 'SandboxProblemError'
 }

@@ -15,7 +15,7 @@ const orWhenMissing =
 
 interface FileEnd {
   bytes: Buffer
-  /** The size of the whole file, up to these bytes. */
+  /** The size of the whole file, up to this number of bytes. */
   size: number
 }
 
@@ -27,7 +27,7 @@ async function readEnd(path: string, bytes: number): Promise<FileEnd> {
   return { bytes: content.subarray(0, bytesRead), size: size - content.length + bytesRead }
 }
 
-/** The bytes from `start` on: 1 MiB, and more only up to the end of a line that is longer. */
+/** The bytes from `start` on: 1 MiB, or more up to the end of a longer line. */
 async function readFrom(path: string, start: number): Promise<Buffer> {
   const file = await open(path, 'r').catch(orWhenMissing(null))
   if (!file) return nothing
@@ -42,8 +42,8 @@ async function readFrom(path: string, start: number): Promise<Buffer> {
 }
 
 /**
- * Limits a log to which a program appends to 5 MB, and keeps the 5 MB before them. The log is copied and truncated,
- * since the program keeps the file open; output between the two steps is lost.
+ * Limits a log to which a program appends to 5 MB, and keeps the previous 5 MB. The log is copied and truncated,
+ * because the program keeps the file open; output between the two steps is lost.
  */
 export async function rotateLog(path: string): Promise<void> {
   const size = await stat(path).then(({ size }) => size, orWhenMissing(0))
@@ -53,8 +53,8 @@ export async function rotateLog(path: string): Promise<void> {
 }
 
 /**
- * A position in a log: bytes from the beginning of the file, and which file. The log that is truncated goes on under
- * the same name, but then the copy beside it has another time.
+ * A position in a log: the offset in bytes, and the file's identity. A truncated log keeps its name, but the time of
+ * the copy beside it changes.
  */
 interface Position {
   offset: number
@@ -66,7 +66,7 @@ const fromText = (text: string): Position => {
   return { offset, copiedAt }
 }
 
-/** The last lines of both files, of which the second one grows. */
+/** The last lines of both files; the second one grows. */
 async function lastPage(path: string, count: number, copiedAt: number): Promise<LogPage> {
   const [before, current] = await Promise.all(
     [`${path}.1`, path].map((part) => readEnd(part, maxPageBytes).catch(orWhenMissing({ bytes: nothing, size: 0 }))),
@@ -85,7 +85,7 @@ async function lastPage(path: string, count: number, copiedAt: number): Promise<
   }
 }
 
-/** The first lines behind a position. A line that has no end yet waits for it. */
+/** The first lines behind a position, without a line that has no end yet. */
 async function nextPage(path: string, count: number, after: Position, copiedAt: number): Promise<LogPage> {
   const hasGap = after.copiedAt !== copiedAt
   const start = hasGap ? 0 : after.offset
@@ -102,8 +102,8 @@ async function nextPage(path: string, count: number, after: Position, copiedAt: 
 }
 
 /**
- * Reads lines of a log: the last ones, or those behind a position. Lines that were copied away before they were read are
- * a gap. Returns nothing when there is no log.
+ * Reads lines of a log: the last ones, or those behind a position. Lines that were copied away unread are a gap.
+ * Returns null when there is no log.
  */
 export async function readLog(
   path: string,

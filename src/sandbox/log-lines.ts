@@ -1,7 +1,7 @@
 import { StringDecoder } from 'node:string_decoder'
 import type { LogLine } from './driver.ts'
 
-/** A page of a log holds no more bytes than that, whatever the number of its lines. */
+/** Maximum bytes of a page of a log, whatever the number of its lines. */
 export const maxPageBytes = 1024 * 1024
 const maxLineBytes = 16 * 1024
 const newline = 0x0a
@@ -12,7 +12,7 @@ export function toLogLine(bytes: Buffer): LogLine {
   return { text: text.replace(/\r$/, ''), isCut: bytes.length > maxLineBytes }
 }
 
-/** The lines that have an end, and the bytes after the last end. */
+/** The complete lines, and the bytes after the last one. */
 export function splitLines(bytes: Buffer): { lines: Buffer[]; rest: Buffer } {
   const lines: Buffer[] = []
   let start = 0

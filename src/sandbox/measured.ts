@@ -13,7 +13,7 @@ function outcomeOf(error: unknown, signal: AbortSignal): string {
   if (signal.aborted) return 'aborted'
   if (error instanceof SandboxAbsentError) return 'absent'
   if (error instanceof SandboxCapacityError) return 'no_room'
-  if (error instanceof SandboxPathError) return 'ok' // a fault of the request, not of the platform
+  if (error instanceof SandboxPathError) return 'ok' // an error of the request, not of the platform
   return error instanceof AppError ? error.kind : 'failed'
 }
 

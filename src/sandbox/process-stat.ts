@@ -1,7 +1,7 @@
 /** The kernel's unit of process times, on every architecture that Node.js has. */
 export const ticksPerSecond = 100
 
-/** A process, as /proc/<pid>/stat describes it. */
+/** A process, as in /proc/<pid>/stat. */
 export interface ProcessStat {
   pid: number
   /** A letter of proc(5). */
@@ -19,7 +19,7 @@ export interface ProcessStat {
 /** Parses /proc/<pid>/stat; returns null for any other text. */
 export function parseStat(stat: string): ProcessStat | null {
   const pid = Number.parseInt(stat, 10)
-  // The program's name, in parentheses, may hold anything, parentheses too.
+  // The program's name, in parentheses, may contain any characters, including parentheses.
   const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
   const [state, parent, , session, terminal] = fields
   const [threads, startTime] = [fields[17], fields[19]]

@@ -6,7 +6,7 @@ import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { describe, expect, test } from 'vitest'
 import { type ConfigInputs, mergeForFile, renderConfig } from '#openclaw/config.ts'
-import { looksApplied, patchFor } from '#openclaw/config-patch.ts'
+import { isApplied, patchFor } from '#openclaw/config-patch.ts'
 import { gatewayCommand, gatewayEnv } from '#openclaw/launch.ts'
 import { listedModels } from '#openclaw/models.ts'
 
@@ -273,7 +273,7 @@ describe('patchFor', () => {
     const patched = JSON.stringify(patchFor(shown, {}, wanted, { keepsProxy: true }))
     for (const key of ['secrets', 'auth', 'proxy', 'apiKey']) expect(patched).not.toContain(`"${key}"`)
     expect(
-      looksApplied({ ...wanted, ...shown, gateway: wanted.gateway, models: wanted.models }, wanted, {
+      isApplied({ ...wanted, ...shown, gateway: wanted.gateway, models: wanted.models }, wanted, {
         keepsProxy: true,
       }),
     ).toBe(true)
@@ -284,7 +284,7 @@ describe('patchFor', () => {
     const given = { proxy: { proxyUrl: hidden, enabled: true } }
     expect(patchFor(given, {}, {}, { keepsProxy })).toEqual({ patch: { proxy: { enabled: null } }, replacePaths: [] })
     expect(patchFor({ proxy: { proxyUrl: hidden } }, {}, {}, { keepsProxy })).toBeNull()
-    expect(looksApplied({ proxy: { proxyUrl: hidden } }, {}, { keepsProxy })).toBe(true)
+    expect(isApplied({ proxy: { proxyUrl: hidden } }, {}, { keepsProxy })).toBe(true)
     const own = { proxy: { proxyUrl: 'http://mine:1' } }
     expect(patchFor({}, {}, own)).toEqual({ patch: own, replacePaths: [] })
     expect(patchFor(own, {}, own)).toBeNull()
@@ -303,8 +303,8 @@ describe('patchFor', () => {
   })
 
   test('a secret is applied when it is present', () => {
-    expect(looksApplied({ a: { apiKey: hidden }, meta: {} }, { a: { apiKey: 'k' } })).toBe(true)
-    expect(looksApplied({ a: { apiKey: hidden } }, { a: {} })).toBe(false)
-    expect(looksApplied({ a: {} }, { a: { apiKey: 'k' } })).toBe(false)
+    expect(isApplied({ a: { apiKey: hidden }, meta: {} }, { a: { apiKey: 'k' } })).toBe(true)
+    expect(isApplied({ a: { apiKey: hidden } }, { a: {} })).toBe(false)
+    expect(isApplied({ a: {} }, { a: { apiKey: 'k' } })).toBe(false)
   })
 })

@@ -1,25 +1,25 @@
 import { describe, expect, it, test } from 'vitest'
 import { countUsage } from '#relay/usage/cost.ts'
-import { createUsageReader, type ToldUsage } from '#relay/usage/read-usage.ts'
+import { createUsageReader, type ReportedUsage } from '#relay/usage/read-usage.ts'
 import { cutAnthropicStream, type VendorAnswer, vendorAnswers } from '../support/vendor-answers.ts'
 
 type Answer = Pick<VendorAnswer, 'provider' | 'type' | 'body'>
 
-function told({ provider, type, body }: Answer, cuts: number[] = []): ToldUsage | undefined {
+function readAnswer({ provider, type, body }: Answer, cuts: number[] = []): ReportedUsage | undefined {
   const reader = createUsageReader(provider, { 'content-type': type })
   const bytes = Buffer.from(body)
   const before = Buffer.from(bytes)
   for (const [index, from] of [0, ...cuts].entries()) reader?.read(bytes.subarray(from, cuts[index]))
   expect(bytes.equals(before)).toBe(true)
-  return reader?.told()
+  return reader?.result()
 }
 
 describe.each(vendorAnswers)('$name', (answer) => {
   it('says its usage and its model, whole and in single bytes', () => {
     const { provider, path, inputTokens, cacheReadTokens, cacheWriteTokens, outputTokens, reasoningTokens } = answer
-    const whole = told(answer)
+    const whole = readAnswer(answer)
     expect(whole?.model).toBe(answer.model)
-    expect(countUsage(provider, path, whole as ToldUsage, null)).toEqual({
+    expect(countUsage(provider, path, whole as ReportedUsage, null)).toEqual({
       inputTokens,
       cacheReadTokens,
       cacheWriteTokens,
@@ -27,19 +27,23 @@ describe.each(vendorAnswers)('$name', (answer) => {
       reasoningTokens,
       cost: expect.any(Number),
     })
-    expect(told(answer, [...Array(Buffer.byteLength(answer.body)).keys()].slice(1))).toEqual(whole)
+    expect(readAnswer(answer, [...Array(Buffer.byteLength(answer.body)).keys()].slice(1))).toEqual(whole)
   })
 
   it('says the same wherever it is cut', () => {
-    const whole = told(answer)
-    for (let cut = 1; cut < Buffer.byteLength(answer.body); cut += 1) expect(told(answer, [cut])).toEqual(whole)
+    const whole = readAnswer(answer)
+    for (let cut = 1; cut < Buffer.byteLength(answer.body); cut += 1) expect(readAnswer(answer, [cut])).toEqual(whole)
   })
 })
 
 describe('an answer that is cut', () => {
-  it('has what was told so far: the input, and what Anthropic says at its beginning of the output', () => {
-    const cut = told({ provider: 'anthropic', type: 'text/event-stream; charset=utf-8', body: cutAnthropicStream })
-    expect(countUsage('anthropic', '/v1/messages', cut as ToldUsage, null)).toMatchObject({
+  it('returns the usage so far: the input, and the first count of output', () => {
+    const cut = readAnswer({
+      provider: 'anthropic',
+      type: 'text/event-stream; charset=utf-8',
+      body: cutAnthropicStream,
+    })
+    expect(countUsage('anthropic', '/v1/messages', cut as ReportedUsage, null)).toMatchObject({
       inputTokens: 21_203,
       outputTokens: 1,
     })
@@ -47,9 +51,9 @@ describe('an answer that is cut', () => {
 
   it('has no usage where the vendor says it last', () => {
     const answer = vendorAnswers.find(({ name }) => name === 'OpenAI responses, streamed') as VendorAnswer
-    const cut = told({ ...answer, body: answer.body.slice(0, answer.body.indexOf('response.completed')) })
+    const cut = readAnswer({ ...answer, body: answer.body.slice(0, answer.body.indexOf('response.completed')) })
     expect(cut).toEqual({ model: 'gpt-5-2025-08-07', usage: null })
-    expect(countUsage('openai', answer.path, cut as ToldUsage, null)).toBeNull()
+    expect(countUsage('openai', answer.path, cut as ReportedUsage, null)).toBeNull()
   })
 })
 

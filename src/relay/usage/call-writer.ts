@@ -5,7 +5,7 @@ import type { CallOutcome } from '#database/usage-schema.ts'
 import { type Logger, logFirstAndRecovery } from '#platform/log.ts'
 import { usageLost } from '#platform/metrics.ts'
 import type { CallAmount, CountedUsage } from './cost.ts'
-import type { ToldRequest } from './read-request.ts'
+import type { ParsedRequest } from './read-request.ts'
 
 /** How long a call's beginning or end waits for others, in ms: a short call is then written once, after its end. */
 const gatherMs = 20
@@ -20,7 +20,7 @@ const maxWaiting = 20_000
 const isOfData = (error: unknown) => /^2[23]/.test(String((error as { code?: unknown }).code))
 
 /** A call that was sent to a vendor. Data of the request is filled in as it is parsed. */
-export interface BegunCall extends ToldRequest {
+export interface BegunCall extends ParsedRequest {
   id: string
   organizationId: string
   instanceId: string
@@ -32,7 +32,7 @@ export interface BegunCall extends ToldRequest {
 interface EndedCall extends BegunCall {
   outcome: CallOutcome
   usage: CountedUsage | null
-  untold: CallAmount | null
+  estimated: CallAmount | null
 }
 
 /**
@@ -46,7 +46,7 @@ export interface CallWriter {
   /** The call is open. Called again when more of its request is parsed. */
   begin(call: BegunCall): void
   /** The call has ended: its reported usage, and an estimate of the rest. */
-  end(call: BegunCall, outcome: CallOutcome, usage: CountedUsage | null, untold?: CallAmount | null): void
+  end(call: BegunCall, outcome: CallOutcome, usage: CountedUsage | null, estimated?: CallAmount | null): void
   /** The vendor has not accepted the call, so it does not count. */
   drop(call: BegunCall): void
   /** Writes the waiting calls, and gives up after `timeoutMs`. */
@@ -99,7 +99,7 @@ const whoOf = (call: BegunCall) => ({
   age_ms: performance.now() - call.beganAt,
 })
 
-const rowOf = ({ usage, untold, outcome, ...call }: EndedCall) => ({
+const rowOf = ({ usage, estimated, outcome, ...call }: EndedCall) => ({
   ...whoOf(call),
   outcome,
   input_tokens: usage?.inputTokens,
@@ -108,8 +108,8 @@ const rowOf = ({ usage, untold, outcome, ...call }: EndedCall) => ({
   output_tokens: usage?.outputTokens,
   reasoning_tokens: usage?.reasoningTokens,
   cost: usage?.cost,
-  estimated_tokens: untold?.tokens,
-  estimated_cost: untold?.cost,
+  estimated_tokens: estimated?.tokens,
+  estimated_cost: estimated?.cost,
 })
 
 /** `processId` is that of the relay in the table `processes`. */
@@ -177,9 +177,9 @@ export function createCallWriter(db: Db, processId: string, log: Logger): CallWr
       begun.set(call.id, call)
       schedule()
     },
-    end(call, outcome, usage, untold = null) {
+    end(call, outcome, usage, estimated = null) {
       if (ended.length >= maxWaiting) usageLost.inc()
-      else ended.push({ ...call, outcome, usage, untold })
+      else ended.push({ ...call, outcome, usage, estimated })
       close(call)
     },
     drop: close,

@@ -3,7 +3,7 @@ import { LRUCache } from 'lru-cache'
 import type { ModelProvider } from '#database/schema.ts'
 import { findModel, ownPrice, type Price } from '#openclaw/models.ts'
 import { defaultRelease } from '#openclaw/releases.ts'
-import type { ToldUsage } from './read-usage.ts'
+import type { ReportedUsage } from './read-usage.ts'
 
 /** The tokens of a call. Those of the cache are part of the input, and those of reasoning part of the output. */
 export interface CountedUsage {
@@ -108,16 +108,20 @@ const isCount = (value: unknown): value is number =>
 export function countUsage(
   provider: ModelProvider,
   path: string,
-  told: ToldUsage,
+  reported: ReportedUsage,
   model: string | null,
 ): CountedUsage | null {
   const catalogue = findProvider({ providerId: priceProviders[provider] })
-  if (!told.usage || !catalogue) return null
-  const priced = (told.model ?? model ?? 'unknown').slice(0, maxModelLength)
+  if (!reported.usage || !catalogue) return null
+  const priced = (reported.model ?? model ?? 'unknown').slice(0, maxModelLength)
   const [modelField, usageField] = provider === 'gemini' ? ['modelVersion', 'usageMetadata'] : ['model', 'usage']
   let usage: Usage
   try {
-    ;({ usage } = extractUsage(catalogue, { [modelField]: priced, [usageField]: told.usage }, flavorOf(provider, path)))
+    ;({ usage } = extractUsage(
+      catalogue,
+      { [modelField]: priced, [usageField]: reported.usage },
+      flavorOf(provider, path),
+    ))
   } catch {
     return null
   }

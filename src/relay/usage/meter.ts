@@ -27,7 +27,7 @@ export const createMeter =
     const { organizationId, instanceId, provider, path, budgets, hasUserBudgets } = call
     const request = createRequestReader(provider, path)
     const begun: BegunCall = {
-      ...request.told(),
+      ...request.result(),
       id: newId(),
       organizationId,
       instanceId,
@@ -46,7 +46,7 @@ export const createMeter =
     let answeredBytes = 0
 
     const namesAll = () => {
-      const { model, session } = request.told()
+      const { model, session } = request.result()
       return (model !== null || !asksPrice) && (session !== null || !needsSession)
     }
 
@@ -55,8 +55,8 @@ export const createMeter =
      * CallRefused.
      */
     async function checkSession(): Promise<void> {
-      const { cause } = request.told()
-      const session = storable(request.told().session)
+      const { cause } = request.result()
+      const session = storable(request.result().session)
       if (!needsSession || (session === null && askedBytes < length)) return
       needsSession = false
       try {
@@ -73,7 +73,7 @@ export const createMeter =
         requireLeft(budgets.filter(({ scope }) => scope === 'total'))
         if (asksPrice || needsSession) await body.readAhead(namesAll)
         length = body.length ?? (body.hasEnded() ? askedBytes : length)
-        const { model } = request.told()
+        const { model } = request.result()
         if (asksPrice && estimateCost(provider, model, 1, 1) === null) requirePrice(budgets, model)
         await checkSession()
         if (hasEnded) return
@@ -85,7 +85,7 @@ export const createMeter =
         askedBytes += bytes.length
         request.read(bytes)
         if (isAdmitted) void checkSession().catch(refuse)
-        const { model, session, cause } = request.told()
+        const { model, session, cause } = request.result()
         if (model === begun.model && session === begun.session) return
         Object.assign(begun, { model, session, cause })
         if (isAdmitted) writer.begin(begun)
@@ -101,15 +101,15 @@ export const createMeter =
       end(end) {
         hasEnded = true
         if (!isTaken(answered, end)) return writer.drop(begun)
-        const told = usageReader?.told() ?? { model: null, usage: null }
+        const reported = usageReader?.result() ?? { model: null, usage: null }
         const asked = begun.model
-        const usage = countUsage(provider, path, told, asked)
-        begun.model = told.model ?? asked
+        const usage = countUsage(provider, path, reported, asked)
+        begun.model = reported.model ?? asked
         const isWhole = end === 'answered'
         const estimate = isWhole && usage ? null : estimateRest(usage, { askedBytes, answeredBytes })
         const cost = estimate && estimateCost(provider, begun.model, estimate.input, estimate.output)
-        const untold = estimate && { tokens: estimate.input + estimate.output, cost }
-        writer.end(begun, isWhole ? 'answered' : 'cut', usage, untold)
+        const estimated = estimate && { tokens: estimate.input + estimate.output, cost }
+        writer.end(begun, isWhole ? 'answered' : 'cut', usage, estimated)
       },
     }
   }

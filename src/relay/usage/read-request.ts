@@ -1,15 +1,15 @@
 import type { ModelProvider } from '#database/schema.ts'
 import { createFieldReader, type FieldReader } from './json-fields.ts'
-import { readOrigin, type ToldOrigin } from './runtime-line.ts'
+import { type CallOrigin, readOrigin } from './runtime-line.ts'
 
 /** The parsed facts of a request so far. */
-export interface ToldRequest extends ToldOrigin {
+export interface ParsedRequest extends CallOrigin {
   /** The requested model; null if it is unknown. */
   model: string | null
 }
 
 export interface RequestReader extends Pick<FieldReader, 'read'> {
-  told(): ToldRequest
+  result(): ParsedRequest
 }
 
 /** The paths of the system prompt. OpenAI's may be the first item of the input. */
@@ -26,17 +26,17 @@ const modelInPath = /\/models\/([^/:]+):/
 /** Parses the session and the model of a call as its bytes pass. */
 export function createRequestReader(provider: ModelProvider, path: string): RequestReader {
   const [, named = null] = modelInPath.exec(path) ?? []
-  const told: ToldRequest = { model: named, session: null, cause: null }
+  const result: ParsedRequest = { model: named, session: null, cause: null }
   let isOfUser = false
   const fields = createFieldReader(
     ['model', firstRole, ...prompts[provider]],
     (field, value) => {
       if (typeof value !== 'string') return
-      if (field === 'model') told.model ??= value
+      if (field === 'model') result.model ??= value
       else if (field === firstRole) isOfUser = value === 'user'
-      else if (!isOfUser && told.session === null) Object.assign(told, readOrigin(value))
+      else if (!isOfUser && result.session === null) Object.assign(result, readOrigin(value))
     },
     prompts[provider],
   )
-  return { read: fields.read, told: () => told }
+  return { read: fields.read, result: () => result }
 }

@@ -4,7 +4,7 @@ import { createEventDataReader } from './event-data.ts'
 import { createFieldReader, type FieldReader } from './json-fields.ts'
 
 /** The usage parsed from an answer. */
-export interface ToldUsage {
+export interface ReportedUsage {
   /** The model that answered; null if it was not reported. */
   model: string | null
   /** The vendor's fields by the vendor's names; null if none were reported. */
@@ -13,7 +13,7 @@ export interface ToldUsage {
 
 export interface UsageReader extends Pick<FieldReader, 'read'> {
   /** The usage so far: a cut answer has a part of it, or none. */
-  told(): ToldUsage
+  result(): ReportedUsage
 }
 
 /** The paths of the model and the usage for each vendor: in an answer, and in the events of a stream. */
@@ -35,15 +35,15 @@ export function createUsageReader(provider: ModelProvider, headers: IncomingHttp
   const isStream = /^text\/event-stream\b/i.test(type)
   const isReadable = (headers['content-encoding'] ?? 'identity') === 'identity'
   if (!isReadable || !(isStream || /\bjson\b/i.test(type))) return null
-  const told: ToldUsage = { model: null, usage: null }
+  const result: ReportedUsage = { model: null, usage: null }
   const { model, usage } = paths[provider]
   const fields = createFieldReader([...model, ...usage], (path, value) => {
-    if (model.includes(path)) told.model = typeof value === 'string' && value !== '' ? value : told.model
+    if (model.includes(path)) result.model = typeof value === 'string' && value !== '' ? value : result.model
     else if (typeof value === 'object' && value !== null) {
       const known = Object.entries(value).filter(([, count]) => count !== null)
-      told.usage = { ...told.usage, ...Object.fromEntries(known) }
+      result.usage = { ...result.usage, ...Object.fromEntries(known) }
     }
   })
   const { read } = isStream ? createEventDataReader(fields) : fields
-  return { read, told: () => told }
+  return { read, result: () => result }
 }

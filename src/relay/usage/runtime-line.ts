@@ -3,7 +3,7 @@ import type { CallCause } from '#database/usage-schema.ts'
 /**
  * The origin of a call as its agent reports it: the gateway's key of the session, and the cause. Null means unknown.
  */
-export interface ToldOrigin {
+export interface CallOrigin {
   session: string | null
   cause: CallCause | null
 }
@@ -22,14 +22,14 @@ const ofApi = /^[sc]-[0-9a-f]+$/
 const noChannel = 'webchat'
 
 /** Parses the runtime line at the end of a system prompt, which is JSON text: a line end is an escape. */
-export function readOrigin(prompt: string): ToldOrigin {
+export function readOrigin(prompt: string): CallOrigin {
   const at = prompt.lastIndexOf(beginning)
   const [line = ''] = at === -1 ? [] : prompt.slice(at + beginning.length).split(/\\[nr]|"/, 1)
-  const told = (name: string) => new RegExp(`(?:^| \\| )${name}=([^|]*?)(?: \\||$)`).exec(line)?.[1]
-  const key = told('session') ?? ''
+  const field = (name: string) => new RegExp(`(?:^| \\| )${name}=([^|]*?)(?: \\||$)`).exec(line)?.[1]
+  const key = field('session') ?? ''
   if (key === '' || key.length > maxSessionLength) return { session: null, cause: null }
   const session = key.startsWith(ownAgent) ? key.slice(ownAgent.length) : key
-  return { session, cause: causeOf(session, told('channel')) }
+  return { session, cause: causeOf(session, field('channel')) }
 }
 
 /** In the session `main` the API, a heartbeat and OpenClaw itself cannot be distinguished, so the cause is unknown. */

@@ -3,7 +3,7 @@ import type { Activity } from '#sandbox/driver.ts'
 import { type ProcessStat, parseStat } from '#sandbox/process-stat.ts'
 
 /** Prints the kernel's figures of all processes of a container. Processes may end meanwhile. */
-export const lookAtProcesses = [
+export const processProbe = [
   'sh',
   '-c',
   'cat /proc/[0-9]*/stat; grep -sH ^voluntary_ctxt_switches: /proc/[0-9]*/status; true',
@@ -16,9 +16,9 @@ const oldest = (processes: readonly ProcessStat[]): ProcessStat | null =>
   processes.reduce<ProcessStat | null>((a, b) => (a && Number(a.startTime) <= Number(b.startTime) ? a : b), null)
 
 /**
- * The activity of the gateway of a container, from the output of `lookAtProcesses`; null when it has none. The gateway
- * is the child of the supervisor, which init has started before it took any orphan over. The agent could write anything
- * into the names of its processes.
+ * The activity of the gateway of a container, from the output of `processProbe`; null if it has none. The gateway is
+ * the child of the supervisor, which init started before it adopted any orphan. The agent could write anything into the
+ * names of its processes.
  */
 export function activityIn(output: string): Activity | null {
   const lines = output.split('\n')

@@ -11,14 +11,14 @@ export interface FilesSession {
   readonly isOver: boolean
   /** Carries out a call, with content for a write. Throws the error of the file access in the container. */
   ask(call: FilesCall, content?: AsyncIterable<Buffer>): Promise<unknown>
-  /** Part of the file that the last `read` has opened. The caller reads to the end, or ends the session. */
+  /** Part of the file opened by the last `read`. The caller reads to the end, or ends the session. */
   content(range: FilesRange): AsyncGenerator<Buffer, void>
   /** Fulfilled once the connection is closed. */
   readonly over: Promise<void>
   end(): void
 }
 
-/** The most content in one frame, which both ends hold in memory. */
+/** Maximum content in one frame, which both ends hold in memory. */
 const maxDataBytes = 1024 * 1024
 const maxErrorLength = 500
 
@@ -79,7 +79,7 @@ export function createFilesSession(socket: Duplex): FilesSession {
     async ask(call, content) {
       await send(headFrame(call))
       const answer = next()
-      // When the content is too long, or the disk is full, the answer comes before the end of the content.
+      // If the content is too long or the disk is full, the answer comes before the end of the content.
       if (content) await Promise.race([sendAll(content), answer])
       return resultIn(await answer)
     },

@@ -10,11 +10,11 @@ type Release = (session: FilesSession) => void
 
 const endSession: Release = (session) => session.end()
 
-/** The most programs that run at the same time for one sandbox, whose memory they share. Further calls wait. */
+/** Maximum concurrent programs for one sandbox, because they share its memory. Further calls wait. */
 const maxSessions = 16
 const pauseMs = 50
 
-/** Opens sessions of sandboxes by `open`, as many at the same time as the memory of each has room for. */
+/** Opens sessions of sandboxes with `open`, as many at the same time as the memory of each permits. */
 export function limitSessions(
   open: (id: string, signal: AbortSignal) => Promise<FilesSession>,
 ): (id: string) => OpenSession {
@@ -78,7 +78,7 @@ type StoredStat = Omit<FileStat, 'modifiedAt'> & { modifiedAt: string }
 
 const statOf = (stat: StoredStat): FileStat => ({ ...stat, modifiedAt: new Date(stat.modifiedAt) })
 
-/** The files of a sandbox, accessed by the files program. Each call takes a session of its own from `open`. */
+/** The files of a sandbox, accessed by the files program. Each call opens its own session with `open`. */
 export function filesBy(open: OpenSession, release: Release = endSession): SandboxFiles {
   const ask = (call: FilesCall, signal: AbortSignal, content?: AsyncIterable<Buffer>) =>
     askProgram(open, call, signal, { release, ...(content && { content }) })
@@ -127,8 +127,8 @@ export function filesBy(open: OpenSession, release: Release = endSession): Sandb
 }
 
 /**
- * Calls `use` with files whose calls share one session. The next call opens another one when a call has failed, since
- * that ends the program.
+ * Calls `use` with files whose calls share one session. A failed call ends the program, so the next call opens another
+ * session.
  */
 export async function filesBatch<T>(open: OpenSession, use: (files: SandboxFiles) => Promise<T>): Promise<T> {
   let session: FilesSession | null = null
@@ -143,7 +143,7 @@ export async function filesBatch<T>(open: OpenSession, use: (files: SandboxFiles
   }
 }
 
-/** A file that a session has opened, which takes no other call until the file is read. */
+/** An open file of a session, which takes no other call until the file is read. */
 function openFile(
   session: FilesSession,
   { size, modifiedAt }: { size: number; modifiedAt: number },
@@ -162,7 +162,7 @@ function openFile(
     content(range = { start: 0, end: size }) {
       const content = Readable.from(session.content(range), { objectMode: false })
       content.once('close', () => {
-        if (!content.readableEnded) session.end() // the program still sends the rest
+        if (!content.readableEnded) session.end() // the program is still sending the rest
         done()
       })
       return addAbortSignal(signal, content)

@@ -9,16 +9,16 @@ export interface ReleaseSource {
   root: string
   /** Relative to `root`. */
   files: readonly string[]
-  /** A command that is run beside the files in the image. The folder to install into is added as its last argument. */
+  /** A command that is run beside the files in the image. Its last argument is the folder to install into. */
   install: string
   /** The folder of the release, with its `node_modules`, below the folder of the install. */
   folder(base: string): string
 }
 
 export interface BuildOptions {
-  /** The network of the build's own containers, as of docker build's `--network`. */
+  /** The network of the build's own containers, as in docker build's `--network`. */
   network: string
-  /** A file of certificates that the build and the agents trust besides the usual ones, or null. */
+  /** A file of additional certificates for the build and the agents, or null. */
   extraCaFile: string | null
   /** The image of Node.js to build on. */
   nodeImage: string
@@ -29,14 +29,14 @@ export interface ImageBuild {
   name: string
   /** The parameters of `POST /build`. */
   options: { t: string; networkmode: string; buildargs: Record<string, string>; rm: true; forcerm: true }
-  /** A tar of everything that goes into the image. */
+  /** A tar of all files for the image. */
   context(): Readable
 }
 
 /** Matches the names of images. */
 export const imageName = /^chowder-openclaw:v\d+-[0-9a-f]{12}$/
 const sandboxFolder = join(import.meta.dirname, '..')
-/** The programs in the image, with all that they import, by their paths below src/sandbox. */
+/** The programs in the image with all their imports, by their paths below src/sandbox. */
 export const programFiles = [
   'command-as-user.ts',
   'disk-use.sh',
@@ -62,7 +62,7 @@ export const programFiles = [
   'container/image/strip-types.mjs',
   'container/image/supervisor.ts',
 ]
-/** Lets the files of a release import each other as they do in this project. */
+/** Makes the imports between the files of a release work as in this project. */
 const releaseManifest = '{ "type": "module", "imports": { "#*": "./src/*" } }\n'
 const extraCaPath = '/etc/chowder/extra-ca.pem'
 interface Entry {
@@ -88,7 +88,7 @@ function tarOf(context: readonly Entry[]): Readable {
   return tar as unknown as Readable
 }
 
-/** Describes the build of the image of a release. The image's name changes with everything that goes into it. */
+/** Describes the build of the image of a release. The image's name changes with any of its content. */
 export async function imageBuild(
   release: string,
   source: ReleaseSource,

@@ -7,10 +7,7 @@ export interface Output {
 const headerBytes = 8
 const stderrNumber = 2
 
-/**
- * Parses the output of a program without a terminal, for which dockerd puts both streams into one. Reads only on
- * demand.
- */
+/** Parses the output of a program without a terminal, in which dockerd combines both streams. Reads only on demand. */
 export async function* readOutput(source: AsyncIterable<Buffer>): AsyncGenerator<Output, void> {
   let header = Buffer.alloc(0)
   let left = 0

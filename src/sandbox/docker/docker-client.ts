@@ -6,7 +6,7 @@ import { StartupError } from '#platform/startup-error.ts'
 import { SandboxAbsentError, SandboxCapacityError, SandboxPathError, SandboxUnavailableError } from '#sandbox/driver.ts'
 import { isLoopback } from '#settings/exposure.ts'
 
-/** Longer than dockerd was seen to need on a busy host for any call that does not wait by itself. */
+/** Longer than the slowest observed call of dockerd on a busy host. */
 const usualDeadlineMs = 30_000
 const pingDeadlineMs = 5000
 
@@ -16,12 +16,12 @@ interface CallOptions {
 
 /** Calls of dockerd, each with a deadline. */
 export interface DockerClient {
-  /** The sentence for operators while dockerd cannot be reached; null when it answers within 5 s. */
+  /** The sentence for operators while dockerd is unreachable; null when it answers within 5 s. */
   outage(signal: AbortSignal): Promise<string | null>
   /**
-   * Makes calls of dockerd, which are given the signal that ends them. Throws the signal's reason, SandboxCapacityError
-   * on a full disk, the InstallError of the calls, and SandboxUnavailableError for every other failure and past the
-   * deadline (30 s by default): the call may have had its effect or not.
+   * Makes calls of dockerd, which get the signal that ends them. Throws the signal's reason, SandboxCapacityError on a
+   * full disk, the InstallError of the calls, and SandboxUnavailableError for every other failure and past the deadline
+   * (30 s by default): the call may have had its effect or not.
    */
   call<T>(
     signal: AbortSignal,
@@ -44,19 +44,19 @@ export interface DockerTls {
   key: Buffer
 }
 
-/** Where dockerd listens. */
+/** The address of dockerd. */
 export interface DockerdAddress {
   /** The value of DOCKER_HOST: `unix:///path` or `tcp://host:port`. */
   host: string
-  /** For `tcp://`; null for a connection without TLS, which is allowed to this machine only. */
+  /** For `tcp://`; null for a connection without TLS, which is permitted only to this machine. */
   tls: DockerTls | null
 }
 
 type Connection = { protocol: 'http' | 'https' } & ({ socketPath: string } | { host: string; port: number })
 
 /**
- * Parses an address of dockerd. Throws a StartupError when it is none, and when it leads to another machine without
- * TLS: everybody who reaches that port, or the network on the way, would have the rights of root there.
+ * Parses an address of dockerd. Throws a StartupError for an invalid one, and for another machine without TLS:
+ * everybody who reaches that port, or the network on the way, would have the rights of root there.
  */
 export function connectionTo({ host, tls }: DockerdAddress): Connection & Partial<DockerTls> {
   const [, path] = /^unix:\/\/(\/.+)$/.exec(host) ?? []
@@ -75,7 +75,7 @@ export function connectionTo({ host, tls }: DockerdAddress): Connection & Partia
 }
 
 /**
- * Sends the options of a create in the body only. Dockerode would send them in the query too, which has no room for
+ * Sends the options of a create in the body only. Dockerode would send them in the query too, which is too small for
  * them.
  */
 export function inBody<T extends object>(options: T): T {
@@ -87,10 +87,10 @@ const statusOf = (error: unknown) => (error as { statusCode?: number }).statusCo
 
 const startIt = 'start it, or set DOCKER_HOST. Agents are created once it answers.'
 
-/** OpenSSL's names for a certificate that the caller does not accept. */
+/** OpenSSL's names for a rejected certificate. */
 const untrusted = /^(UNABLE_TO_|SELF_SIGNED_|DEPTH_ZERO_|CERT_|ERR_TLS_CERT_ALTNAME_INVALID$)/
 
-/** Why dockerd cannot be reached, and what the operator can do about it; null when the error has another reason. */
+/** The reason why dockerd is unreachable, and the operator's remedy; null for an unrelated error. */
 function remedy(error: unknown): string | null {
   const { code = '', syscall, message = '' } = error as NodeJS.ErrnoException
   if (syscall === 'connect' && code === 'EACCES')
@@ -110,22 +110,22 @@ const unreachable = (host: string, error: unknown): string =>
   `dockerd cannot be reached at ${host}: ${remedy(error) ?? startIt}`
 
 /**
- * Creates a client of dockerd, which calls nothing yet. With a log it says once when dockerd cannot be reached, and once
- * when it answers again. Throws a StartupError for a bad address.
+ * Creates a client of dockerd without calling it. Logs once when dockerd becomes unreachable, and once when it answers
+ * again. Throws a StartupError for a bad address.
  */
 export function createDockerClient(address: DockerdAddress, log?: Pick<Logger, 'info' | 'warn'>): DockerClient {
   const { host } = address
-  // Every option that Dockerode would else read from the environment.
+  // All options that Dockerode would otherwise read from the environment.
   const docker = new Docker({ host: '', ...connectionTo(address) })
   let isAway = false
 
-  function noteAnswer(): void {
+  function recordAnswer(): void {
     if (isAway) log?.info(`dockerd answers again at ${host}`)
     isAway = false
   }
 
   /** Returns whether the outage was logged. */
-  function noteAbsence(error: unknown): boolean {
+  function recordAbsence(error: unknown): boolean {
     if (!isAway) log?.warn(unreachable(host, error))
     isAway = true
     return log !== undefined
@@ -143,18 +143,18 @@ export function createDockerClient(address: DockerdAddress, log?: Pick<Logger, '
     const limit = AbortSignal.any([signal, deadline.signal])
     try {
       const answer = await pTimeout(calls(docker, limit), { milliseconds: Number.POSITIVE_INFINITY, signal: limit })
-      noteAnswer()
+      recordAnswer()
       return answer
     } catch (error) {
       signal.throwIfAborted()
-      if (statusOf(error) > 0 && remedy(error) === null) noteAnswer()
+      if (statusOf(error) > 0 && remedy(error) === null) recordAnswer()
       if (statuses.includes(statusOf(error))) return null
       if (/no space left on device|disk quota exceeded/i.test(String(error)))
         throw new SandboxCapacityError('the disk has no room left for this sandbox', { cause: error })
       if (error instanceof SandboxPathError || error instanceof SandboxAbsentError) throw error
       if (error instanceof InstallError) throw error
       const cause = deadline.signal.aborted ? deadline.signal.reason : error
-      throw new SandboxUnavailableError(cause, { isLogged: remedy(error) !== null && noteAbsence(error) })
+      throw new SandboxUnavailableError(cause, { isLogged: remedy(error) !== null && recordAbsence(error) })
     } finally {
       clearTimeout(timer)
     }
@@ -168,7 +168,7 @@ export function createDockerClient(address: DockerdAddress, log?: Pick<Logger, '
       } catch (error) {
         signal.throwIfAborted()
         const { cause } = error as Error
-        // A proxy before dockerd may allow no ping, but other calls.
+        // A proxy in front of dockerd may forbid ping, but not other calls.
         const isRefused = Math.floor(statusOf(cause) / 100) === 4 && remedy(cause) === null
         return isRefused ? null : unreachable(host, cause)
       }

@@ -1,7 +1,7 @@
 import type Docker from 'dockerode'
 import type { Logger } from '#platform/log.ts'
 import { poll } from '#platform/poll.ts'
-import { activityIn, lookAtProcesses } from '#sandbox/container/activity.ts'
+import { activityIn, processProbe } from '#sandbox/container/activity.ts'
 import { filesBatch, filesBy, limitSessions } from '#sandbox/container/files.ts'
 import type { Admission } from '#sandbox/container/image/forwarder.ts'
 import type { ReleaseSource } from '#sandbox/container/image.ts'
@@ -29,7 +29,7 @@ import { relayElsewhere, requireReachable } from './other-host.ts'
 import { forwarderKey, labels, ownership, roomContainer, roomName, sandboxContainer, sandboxName } from './profile.ts'
 
 export interface DockerDriverOptions {
-  /** The sandboxes of other installations on the same host are not seen. */
+  /** The sandboxes of other installations on the same host are ignored. */
   installation: string
   dockerd: DockerdAddress
   /**
@@ -39,32 +39,32 @@ export interface DockerDriverOptions {
   publishAddress: string | null
   /** The name of the agents' network and of its bridge. */
   network: string
-  /** The network by which the relay reaches other hosts, if it is in a container as well. */
+  /** The relay's network to other hosts, if the relay is in a container as well. */
   egressNetwork: string | null
-  /** The port of the relay at the address of this host in the network; null when agents reach the relay otherwise. */
+  /** The relay's port at the address of this host in the network; null if the relay is elsewhere. */
   relayPort: number | null
   /**
-   * Where agents reach the relay otherwise; null for nowhere. They reach nothing else if it names an IPv4 address, or if
-   * their network is internal.
+   * The relay's URL when it is not on the Docker host; null if there is none. Agents reach no other host if it names an
+   * IPv4 address, or if their network is internal.
    */
   relayUrl: string | null
   buildNetwork: string
   extraCaFile: string | null
   nodeImage: string
   releaseSource(release: string): ReleaseSource
-  /** The requests that the forwarder lets through to a gateway. */
+  /** The requests that the forwarder passes to a gateway. */
   admission: Admission
-  /** Gets one line when dockerd cannot be reached, and one when it answers again. */
+  /** Gets one line when dockerd becomes unreachable, and one when it answers again. */
   log?: Pick<Logger, 'info' | 'warn'>
 }
 
-/** The time that dockerd needs besides the grace time. */
+/** The time that dockerd needs in addition to the grace time. */
 const stopMarginMs = 20_000
 const removalTimeoutMs = 10_000
 const retryMs = 200
 const killedCode = 137
 const duTimeoutMs = 5000
-const lookTimeoutMs = 10_000
+const probeTimeoutMs = 10_000
 
 const isolation = {
   published:
@@ -75,8 +75,8 @@ const isolation = {
 
 /**
  * Creates the driver of an installation's sandboxes on the host of a dockerd: a container and a volume for each
- * instance, named by its id, which live on when this process ends. Calls nothing of dockerd yet. Throws a StartupError
- * for a bad address.
+ * instance, named by its id, which outlive this process. Makes no call of dockerd yet. Throws a StartupError for a bad
+ * address.
  */
 export function createDockerDriver(options: DockerDriverOptions): SandboxDriver {
   const { installation, publishAddress, admission } = options
@@ -120,13 +120,13 @@ export function createDockerDriver(options: DockerDriverOptions): SandboxDriver 
     return published ? { kind: 'tcp', host: published.HostIp, port: Number(published.HostPort) } : null
   }
 
-  /** The proxy, which listens where the relay does, if sandboxes have no other way out. */
+  /** The proxy, which listens at the relay's address, if sandboxes have no other way out. */
   async function proxyFor(signal: AbortSignal): Promise<string | null> {
     if (relayPort !== null) return `http://${await network.hostAddress(signal)}:${relayPort}`
     return elsewhere !== null || (await network.make(signal)).internal ? relayUrl : null
   }
 
-  /** Adds the rules of the firewall that are missing. Returns whether there were any. */
+  /** Adds missing firewall rules. Returns whether any were missing. */
   async function protect(image: string, signal: AbortSignal): Promise<boolean> {
     const added = await Promise.all(firewalled.map((each) => each.protect(image, signal)))
     return added.includes(true)
@@ -161,7 +161,7 @@ export function createDockerDriver(options: DockerDriverOptions): SandboxDriver 
     await make(wanted, signal)
   }
 
-  /** 409: another create was quicker, and its container is used. */
+  /** 409: another create was faster, and its container is used. */
   async function make(container: Docker.ContainerCreateOptions, signal: AbortSignal): Promise<void> {
     await client.callUnless([409], signal, (docker, abortSignal) =>
       docker.createContainer({ ...inBody(container), abortSignal }),
@@ -177,19 +177,19 @@ export function createDockerDriver(options: DockerDriverOptions): SandboxDriver 
     let started = true
     for (const name of names) started &&= (await startContainer(name, signal)) ?? false
     if (started) return
-    // A container was deleted, or the network that it was made with. The agent's files are in the volume.
+    // A container was deleted, or the network that it was created with. The agent's files are in the volume.
     await removeContainer(client, sandboxName(id), signal, { force: false })
     throw new SandboxAbsentError(`there is no sandbox ${id}`)
   }
 
-  /** Null when there is no such container, or not its network. */
+  /** Null if the container is missing, or its network. */
   const startContainer = (name: string, signal: AbortSignal) =>
     client.callUnless([404], signal, async (docker, abortSignal) => {
       await docker
         .getContainer(name)
         .start({ abortSignal })
         .catch((error) => {
-          if (error.statusCode !== 304) throw error // another start was quicker
+          if (error.statusCode !== 304) throw error // another start was faster
         })
       return true
     })
@@ -271,7 +271,7 @@ export function createDockerDriver(options: DockerDriverOptions): SandboxDriver 
       const { IP, PublicPort } = Ports.find(({ PrivatePort }) => PrivatePort === forwarderPort) ?? {}
       yield { id, state, ...(IP && PublicPort && { endpoint: { kind: 'tcp' as const, host: IP, port: PublicPort } }) }
     }
-    // A volume without a container belongs to a sandbox that is half-made or half-removed.
+    // A volume without a container belongs to a half-created or half-removed sandbox.
     const { Volumes } = await client.call(signal, (docker, abortSignal) =>
       docker.listVolumes({ filters: { label: [`${labels.installation}=${installation}`] }, abortSignal }),
     )
@@ -295,9 +295,9 @@ export function createDockerDriver(options: DockerDriverOptions): SandboxDriver 
     async activity(id, signal) {
       const container = await inspect(id, signal)
       if (!container?.State.Running) return null
-      const options = { timeoutMs: lookTimeoutMs }
-      const looked = await execBeside(client, container.Id, pathsOf(container), lookAtProcesses, options, signal)
-      return looked && activityIn(looked.stdout)
+      const options = { timeoutMs: probeTimeoutMs }
+      const probed = await execBeside(client, container.Id, pathsOf(container), processProbe, options, signal)
+      return probed && activityIn(probed.stdout)
     },
     list,
     ends: (signal) => followEnds(client, installation, signal),
@@ -346,7 +346,8 @@ export function createDockerDriver(options: DockerDriverOptions): SandboxDriver 
 const pathsOf = ({ Config }: Docker.ContainerInspectInfo): SandboxPaths => JSON.parse(Config.Labels[labels.paths] ?? '')
 
 /**
- * Removes a container, a running one only by force. A container that does not exist, or is being removed, is no error.
+ * Removes a container, a running one only with force. A container that does not exist, or is being removed, is no
+ * error.
  */
 const removeContainer = (client: DockerClient, name: string, signal: AbortSignal, { force = true } = {}) =>
   client.callUnless([404, 409], signal, (docker, abortSignal) =>

@@ -33,6 +33,6 @@ export async function* followEnds(
       }
     }
   } catch {
-    signal.throwIfAborted() // else dockerd has cut the stream: the next call says why it cannot be reached
+    signal.throwIfAborted() // otherwise dockerd has cut the stream: the next call reports why it is unreachable
   }
 }

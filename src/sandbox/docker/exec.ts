@@ -8,7 +8,7 @@ import { type ExecOptions, type ExecResult, SandboxPathError, type SandboxPaths 
 import type { DockerClient } from './docker-client.ts'
 
 const defaultMaxBytes = 1024 * 1024
-/** The time that dockerd may need besides the program's own. */
+/** The time that dockerd may need in addition to the program's own. */
 const marginMs = 15_000
 const pollMs = 20
 /** The exit code of a program that was killed, at its deadline or otherwise. */

@@ -20,7 +20,8 @@ export interface FilesContainerOptions {
 }
 
 /**
- * Starts the files program of a sandbox in a container beside the sandbox, which is made unless it exists. Throws SandboxUnavailableError when the container does not start in 20 s.
+ * Starts the files program of a sandbox in a container beside the sandbox, which is created unless it exists. Throws
+ * SandboxUnavailableError when the container does not start within 20 s.
  */
 export async function openFilesSession(
   id: string,
@@ -30,14 +31,14 @@ export async function openFilesSession(
   let name = ''
   async function attempt(): Promise<FilesSession | null> {
     const { Image, Config } = await inspect(id, signal)
-    // The image with the programs of this Chowder if it exists, else the image of the sandbox.
+    // The image with the programs of this Chowder if it exists, otherwise the image of the sandbox.
     const current = await images.nameOf(Config.Labels[labels.release] ?? '').catch(() => null)
     const image = current && (await images.exists(current, signal)) ? current : Image
     name = `${sandboxName(id)}-files-${image.slice(-12)}`
     const program = { Cmd: [node, ...nodeFlags, `${programs}/files-program.js`] }
     const running = await startProgram(client, name, program, signal)
     if (running) return createFilesSession(running.socket)
-    // 404: the sandbox was deleted meanwhile, or this container has just ended. 409: another call was quicker.
+    // 404: the sandbox was deleted meanwhile, or this container has just ended. 409: another call was faster.
     await client.callUnless([404, 409], signal, (docker, abortSignal) =>
       docker.createContainer({ ...inBody(filesContainer(installation, id, name, image)), abortSignal }),
     )

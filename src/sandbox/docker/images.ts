@@ -5,26 +5,26 @@ import type { Progress } from '#sandbox/driver.ts'
 import type { DockerClient } from './docker-client.ts'
 
 export interface Images {
-  /** The name of a release's image. It changes with anything that goes into it. */
+  /** The name of a release's image. It changes with any of its content. */
   nameOf(release: string): Promise<string>
   exists(name: string, signal: AbortSignal): Promise<boolean>
   /**
    * Builds the image of a release unless it exists. Concurrent callers share one build, which is aborted with the last
-   * of them. A crash or failure half-way leaves no image of that name; the next attempt reuses the finished layers.
+   * of them. A crash or failure half-way leaves no image with that name; the next attempt reuses the finished layers.
    * Throws InstallError when the build fails, and SandboxUnavailableError after 15 minutes.
    */
   make(release: string, progress: Progress, signal: AbortSignal): Promise<void>
 }
 
 export const buildDeadlineMs = 15 * 60_000
-/** The first characters of a line of progress of the install, among the output of the builder. */
+/** The prefix of the install's progress lines in the output of the builder. */
 const progressMark = 'chowder: '
-/** The mark of the line with the reason of a failed install. */
+/** The prefix of the line with the reason of a failed install. */
 const failureMark = 'chowder-failure: '
 /** Characters of the builder's output in an error. */
 const maxOutput = 1000
 
-/** The error of a failed build: the reason that the install gives, or one derived from the output of the builder. */
+/** The error of a failed build: the reason given by the install, or one derived from the output of the builder. */
 const failed = (output: string, failure = '') =>
   new InstallError('The image of OpenClaw could not be built', output, failure.replace(/\.$/, '') || undefined)
 

@@ -9,8 +9,8 @@ export const diskUseDeadlineMs = 60_000
 const megabyte = 1024 * 1024
 
 /**
- * Changes the limits of a container that runs. Returns whether that of memory is the new one, which it is unless more
- * is used; null for a container that does not run.
+ * Changes the limits of a running container. Returns whether the new memory limit applies, which it does unless more is
+ * used; null for a container that does not run.
  */
 export async function changeLimits(
   client: DockerClient,
@@ -29,7 +29,7 @@ export async function changeLimits(
   return answer && { hasNewMemory }
 }
 
-/** The limits of a container after their change. */
+/** The limits of a container after a change. */
 export function keptLimits(
   { HostConfig }: Docker.ContainerInspectInfo,
   { hasNewMemory }: { hasNewMemory: boolean },
@@ -39,7 +39,7 @@ export function keptLimits(
   return { memoryMb: hasNewMemory ? memoryMb : before || null, cpus, pids, diskMb: null }
 }
 
-/** Dockerode has the call, but cannot ask for the volumes alone: dockerd would measure images as well. */
+/** Dockerode has the call, but not its filter for volumes: dockerd would measure images as well. */
 const askDiskUse = (docker: Docker, abortSignal: AbortSignal): Promise<{ Volumes?: Docker.VolumeInspectInfo[] }> =>
   new Promise((resolve, reject) => {
     const call = {

@@ -4,7 +4,7 @@ import { maxPageBytes, toLogLine } from '#sandbox/log-lines.ts'
 import type { DockerClient } from './docker-client.ts'
 
 const deadlineMs = 15_000
-/** Most lines that are read to go on from a position: dockerd finds the last lines quickly, and others slowly. */
+/** Maximum lines read to continue from a position: dockerd finds the last lines quickly, and others slowly. */
 const maxFollowedLines = 1000
 const newline = 0x0a
 const nanosecondDigits = 9
@@ -13,7 +13,7 @@ async function* only(bytes: Buffer): AsyncGenerator<Buffer, void> {
   yield bytes
 }
 
-/** A position: the time of the last line that was read, and the number of lines of that very time. */
+/** A position: the time of the last line that was read, and the number of lines with exactly that time. */
 interface Position {
   time: string
   count: number
@@ -25,7 +25,7 @@ const fromText = (text: string): Position => {
 }
 const beginning: Position = { time: '', count: 0 }
 
-/** dockerd's time, such as `2026-11-27T06:52:41.082000001Z`, as the seconds that its parameter `since` takes. */
+/** Converts dockerd's time, such as `2026-11-27T06:52:41.082000001Z`, to the seconds of its parameter `since`. */
 function sinceOf(time: string): string {
   const [seconds = '', fraction = ''] = time.replace(/Z$/, '').split('.')
   return `${Date.parse(`${seconds}Z`) / 1000}.${fraction.padEnd(nanosecondDigits, '0')}`
@@ -36,7 +36,7 @@ interface TimedLine {
   bytes: Buffer
 }
 
-/** dockerd puts the time before each line, and before each further part of a line that is longer than 16 KiB. */
+/** dockerd writes the time before each line, and before each further part of a line that is longer than 16 KiB. */
 function joinParts(parts: readonly Output[]): { lines: TimedLine[]; rest: Buffer } {
   const lines: TimedLine[] = []
   const open = { stdout: [] as Buffer[], stderr: [] as Buffer[] }
@@ -51,14 +51,14 @@ function joinParts(parts: readonly Output[]): { lines: TimedLine[]; rest: Buffer
   return { lines, rest: Buffer.concat([...open.stdout, ...open.stderr]) }
 }
 
-/** The lines behind a position. dockerd also sends those of the very time of the position. */
+/** The lines behind a position. dockerd also sends those with exactly the time of the position. */
 function behind(lines: TimedLine[], { time, count }: Position) {
   const first = lines.findIndex((line) => line.time !== time)
   const known = first < 0 ? lines.length : first
   return { lines: lines.slice(Math.min(known, count)), hasGap: known < count }
 }
 
-/** How many lines a page has room for, from the first one on. */
+/** The number of lines that fit in a page, from the first one on. */
 function roomFor(lines: readonly TimedLine[]): number {
   let room = maxPageBytes
   const overflowing = lines.findIndex(({ bytes }) => {
@@ -75,7 +75,7 @@ function positionOf(lines: readonly TimedLine[], after: Position): Position {
   return { time, count: time === after.time ? after.count + count : count }
 }
 
-/** Reads lines that a container has written: the last ones, or those behind a position. */
+/** Reads lines of a container's log: the last ones, or those behind a position. */
 export async function readLog(
   client: DockerClient,
   container: string,
@@ -83,7 +83,7 @@ export async function readLog(
   signal: AbortSignal,
 ): Promise<LogPage> {
   const from = after === undefined ? beginning : fromText(after)
-  // One more, since the newest line may have no end yet.
+  // One more, because the newest line may have no end yet.
   const tail = after === undefined ? wanted + 1 : maxFollowedLines + from.count
   const parts = await client.callUnless(
     [404],

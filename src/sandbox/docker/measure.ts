@@ -9,11 +9,11 @@ const statsOptions = { stream: false, 'one-shot': true } as const
 /** Null for a container that does not exist. */
 export const statsOf = (client: DockerClient, id: string, signal: AbortSignal): Promise<Docker.ContainerStats | null> =>
   client.callUnless([404, 409], signal, (docker, abortSignal) => {
-    const options = { ...statsOptions, abortSignal } // which the types do not know
+    const options = { ...statsOptions, abortSignal } // missing in the types
     return docker.getContainer(id).stats(options)
   })
 
-/** As `docker stats` shows it: without the files that the kernel only caches. */
+/** The memory that `docker stats` shows: without the files that the kernel only caches. */
 export function memoryIn(stats: Docker.ContainerStats | null): number | null {
   const memory = stats?.memory_stats
   if (memory?.usage === undefined) return null
@@ -22,7 +22,7 @@ export function memoryIn(stats: Docker.ContainerStats | null): number | null {
 }
 
 /**
- * Measures a running container. Everything is unknown for a stopped one: its volume is measured from inside only.
+ * Measures a running container. Everything is unknown for a stopped one: its volume is measured only from inside.
  * `runDu` runs the program `du` on the sandbox's own folder, in the container.
  */
 export async function measureContainer(
@@ -52,7 +52,7 @@ export async function measureContainer(
   }
 }
 
-/** The number is the agent's own: it could have another program run as `du`. */
+/** The number comes from the agent: it could run another program as `du`. */
 function diskIn(du: ExecResult | null): number | null {
   const bytes = /^(\d{1,15})\t/.exec(du?.stdout ?? '')?.[1]
   return bytes === undefined ? null : Number(bytes)

@@ -12,13 +12,13 @@ const noAddress = 'com.docker.network.bridge.inhibit_ipv4'
 const bridgeName = 'com.docker.network.bridge.name'
 const firewallDeadlineMs = 60_000
 const maxErrorLength = 500
-/** The line that the firewall program prints for each rule that it adds. */
+/** The firewall program prints this line for each rule that it adds. */
 const addedLine = /^added to /m
 const anew = 'Remove it, so that it is made anew, or name another network.'
 
 /**
- * The options of a network whose containers cannot reach each other. An internal network leads to no other host, and the
- * host has no address in it.
+ * The options of a network whose containers cannot reach each other. An internal network leads to no other host, and
+ * the host has no address in it.
  */
 export const networkOptions = (name: string, { internal }: { internal: boolean }): Docker.NetworkCreateOptions => ({
   Name: name,
@@ -32,20 +32,22 @@ export const networkOptions = (name: string, { internal }: { internal: boolean }
 export const bridgeOf = ({ Id, Options }: Docker.NetworkInspectInfo): string =>
   Options?.[bridgeName] ?? `br-${Id.slice(0, 12)}`
 
-/** A network on the host of dockerd whose containers are kept from that host: that of the agents, or of their relay. */
+/**
+ * A network on the host of dockerd that the firewall separates from that host: that of the agents, or of their relay.
+ */
 export interface FirewalledNetwork {
   /**
-   * Makes the network unless it exists, and returns whether no way leads out of it. Throws a StartupError when a network
-   * of that name lets its containers reach each other, or has IPv6.
+   * Creates the network unless it exists, and returns whether it is internal. Throws a StartupError if a network of
+   * that name lets its containers reach each other, or has IPv6.
    */
   make(signal: AbortSignal): Promise<{ internal: boolean }>
   /**
-   * Keeps the containers of the network from the host and from the metadata service: a short-lived container of the
-   * image adds the firewall rules unless they exist. Returns whether it has added one. Throws SandboxUnavailableError
-   * when that fails; no agent may be started then. With a relay they reach that, and no other host.
+   * Blocks connections from the network's containers to the host and the metadata service: a short-lived container of
+   * the image adds missing firewall rules. Returns whether it has added one. Throws SandboxUnavailableError when that
+   * fails; no agent may be started then. With a relay the containers reach only the relay.
    */
   protect(image: string, signal: AbortSignal): Promise<boolean>
-  /** The address of the host in the network. Makes the network unless it exists. */
+  /** The address of the host in the network. Creates the network unless it exists. */
   hostAddress(signal: AbortSignal): Promise<string>
 }
 
@@ -65,11 +67,11 @@ interface Known {
 interface NetworkOptions {
   /** Whether other containers on the network reach the forwarders of the agents. */
   reachable: boolean
-  /** The relay, where it is not in the network; without an address at that of the host in the network. */
+  /** The relay, if it is not in the network; without an address, at the host's address in the network. */
   relay: { address: string | null; port: number } | null
 }
 
-/** The network of that name. It is made internal where the control plane is in it, and the host need not reach it. */
+/** The network with that name. It is created internal if the control plane is in it, and the host need not reach it. */
 export function firewalledNetwork(
   client: DockerClient,
   name: string,
@@ -105,7 +107,10 @@ export function firewalledNetwork(
     return await existing(signal)
   }
 
-  /** Removes firewall containers whose maker was killed before it started them. Started ones remove themselves. */
+  /**
+   * Removes firewall containers that were never started because their creator was killed. Started ones remove
+   * themselves.
+   */
   async function removeUnstarted(signal: AbortSignal): Promise<void> {
     const filters = { label: [`${labels.role}=firewall`], status: ['created'] }
     const unstarted = await client.call(signal, (docker, abortSignal) =>

@@ -6,11 +6,11 @@ import { connectionTo, type DockerdAddress } from './docker-client.ts'
 interface Reached {
   dockerd: DockerdAddress
   publishAddress: string
-  /** null when agents reach the relay elsewhere than on the host of dockerd. */
+  /** null when the relay is not on the host of dockerd. */
   relayPort: number | null
 }
 
-/** Throws a StartupError when Chowder and the agents of a dockerd on another machine would not reach each other. */
+/** Throws a StartupError if Chowder and the agents of a dockerd on another machine could not reach each other. */
 export function requireReachable({ dockerd, publishAddress, relayPort }: Reached): void {
   const connection = connectionTo(dockerd)
   if (!('host' in connection) || isLoopback(connection.host)) return
@@ -25,7 +25,7 @@ export function requireReachable({ dockerd, publishAddress, relayPort }: Reached
     )
 }
 
-/** The relay on another machine that the firewall can name: one at an IPv4 address, without TLS; null for any other. */
+/** The relay on another machine, if the firewall can name it: at an IPv4 address, without TLS; null for any other. */
 export function relayElsewhere(relayUrl: string | null): { address: string; port: number } | null {
   if (relayUrl === null) return null
   const { protocol, hostname, port } = new URL(relayUrl)

@@ -32,23 +32,23 @@ export const labels = {
   spec: 'chowder.spec',
 } as const
 
-/** The purpose of a container that Chowder makes. */
+/** The purpose of a container of Chowder. */
 export type Role = 'sandbox' | 'room' | 'files' | 'firewall'
 
 /** The name of an instance's container, and of its volume. */
 export const sandboxName = (id: string): string => `chowder-${id}`
 
-/** Open files of each process. */
+/** Maximum open files of each process. */
 const openFiles = (pids: number) => {
   const limit = openFilesOf(pids)
   return { Name: 'nofile', Soft: limit, Hard: limit }
 }
 const noCoreFiles = { Name: 'core', Soft: 0, Hard: 0 }
-/** When the host has no memory left, the kernel ends agents before anything else. */
+/** When the host runs out of memory, the kernel kills agents first. */
 const oomScore = 800
 const megabyte = 1024 * 1024
 
-/** The size of a file; 0 megabytes is no limit. */
+/** The maximum size of a file; 0 megabytes means no limit. */
 const fileSize = (diskMb: number) => {
   const limit = diskMb > 0 ? diskMb * megabyte : -1
   return { Name: 'fsize', Soft: limit, Hard: limit }
@@ -68,10 +68,10 @@ const confined: Docker.HostConfig = {
 /** Agents have no name server, since lookups could carry data out. The proxy resolves names. */
 export const noNameServer = ['127.0.0.1']
 
-/** The limits of a container that can be changed while it runs. */
+/** The limits that can be changed while a container runs. */
 export const limitsOf = ({ memoryMb, cpus, pids }: Resources) => ({
   Memory: memoryMb * megabyte,
-  // Memory and swap together. Without the limit the agent would swap, and slow down the host.
+  // Memory and swap together: otherwise the agent would swap, and slow down the host.
   MemorySwap: memoryMb * megabyte,
   NanoCpus: Math.round(cpus * 1e9),
   PidsLimit: pids,
@@ -86,16 +86,16 @@ export interface SandboxSetup {
   /** The folder of the release in the image. */
   releaseFolder: string
   network: string
-  /** The address of the host at which the forwarder's port is published; null for nowhere. */
+  /** The address of the host for the forwarder's published port; null if it is not published. */
   publishAddress: string | null
   admission: Admission
-  /** The URL of the proxy, the only way of the agent to other hosts; null where it needs none. */
+  /** The URL of the proxy, if it is the agent's only way to other hosts; null otherwise. */
   proxy: string | null
 }
 
 /**
- * The container of a sandbox. Its label `chowder.spec` is a digest of all other options. No option holds a secret,
- * since everybody who may call dockerd sees them.
+ * The container of a sandbox. Its label `chowder.spec` is a digest of all other options. No option contains a secret,
+ * because every user of dockerd sees them.
  */
 export function sandboxContainer(spec: SandboxSpec, setup: SandboxSetup): Docker.ContainerCreateOptions {
   const { installation, image, releaseFolder, network, publishAddress, admission, proxy } = setup
@@ -145,12 +145,12 @@ export function sandboxContainer(spec: SandboxSpec, setup: SandboxSetup): Docker
   }
 }
 
-/** The name of the container of an instance's second room. */
+/** The name of the container of an instance's separate room. */
 export const roomName = (id: string): string => `${sandboxName(id)}-room`
 
 /**
- * The container of the second room of a sandbox: the tools of its agent run there, with one folder of the sandbox and
- * without a network. It starts again when the agent has ended its program.
+ * The container of the separate room of a sandbox: its agent's tools run there, with one folder of the sandbox and
+ * without a network. It restarts when the agent has ended its program.
  */
 export function roomContainer(
   { id, organizationId, resources }: Pick<SandboxSpec, 'id' | 'organizationId' | 'resources'>,
@@ -162,7 +162,7 @@ export function roomContainer(
     Type: 'volume' as const,
     Source: sandboxName(id),
     Target: target,
-    // The types want what is for new volumes alone.
+    // The types require options for new volumes only.
     VolumeOptions: { NoCopy: true, Subpath: `${volumeHome}/${path}` } as Docker.MountSettings['VolumeOptions'],
   })
   return {
@@ -214,7 +214,7 @@ export const filesContainer = (
     ...confined,
     AutoRemove: true,
     NetworkMode: 'none',
-    // Not by the volume's name: dockerd would make a deleted volume anew.
+    // Not by the volume's name: dockerd would recreate a deleted volume.
     VolumesFrom: [sandboxName(id)],
     Memory: 512 * 1024 * 1024,
     MemorySwap: 512 * 1024 * 1024,
@@ -230,24 +230,24 @@ export const filesContainer = (
 export const firewallContainer = (image: string, bridge: string, port: number | null): Docker.ContainerCreateOptions =>
   inHostNetwork(image, [`${programs}/firewall.sh`, bridge, ...(port === null ? [] : [String(port)])])
 
-/** Where the relay listens. */
+/** The relay's address. */
 interface RelayEndpoint {
   address: string
   port: number
-  /** Whether that is the host of dockerd. */
+  /** Whether it is the host of dockerd. */
   isOnHost: boolean
 }
 
-/** The tables and chains that the connections to the relay pass. */
+/** The tables and chains of connections to the relay. */
 const relayChains = {
   onHost: 'mangle:PREROUTING mangle:INPUT',
   elsewhere: 'filter:DOCKER-USER',
 }
 
 /**
- * Lets the containers of a bridge reach one address and port, and no other host: the proxy is there too. What is
- * rejected fails at once, where programs would wait for what is dropped. The rules must come before those that the
- * firewall has added meanwhile.
+ * Permits the containers of a bridge to reach one address and port, and no other host: the proxy is there too. Rejected
+ * connections fail at once; dropped ones would make programs wait. The rules must precede those that the firewall has
+ * added meanwhile.
  */
 const relayRules = `
 set -e
@@ -270,9 +270,7 @@ for each in $5; do
   echo "added to $table $chain"
 done`
 
-/**
- * A container in the host's network that lets the containers of a bridge reach the relay, and no host beside it.
- */
+/** A container in the host's network that permits the containers of a bridge to reach the relay and no other host. */
 export const relayContainer = (
   image: string,
   bridge: string,

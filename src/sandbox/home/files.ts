@@ -65,17 +65,19 @@ async function writeNew(path: string, content: Readable, options: NewFile, signa
   await file.datasync()
 }
 
-/** What `rm` says of files that the tenant may not remove, and of folders that a program has written into meanwhile. */
+/**
+ * Messages of `rm` about files that the tenant may not remove, and folders that a program has written into meanwhile.
+ */
 const refused = /^(?:\/bin\/)?rm: .*: (?:Permission denied|Operation not permitted)$/m
 const written = /^(?:\/bin\/)?rm: .*: Directory not empty$/m
-/** Of what `rm` says, which may be a line for each file. */
+/** Maximum length of the output of `rm`, which may be a line for each file. */
 const mostSaid = 65_536
 /** Another process of the tenant may hold its output open. */
 const endMs = 1000
 
 /**
- * Removes a folder by `rm`, which uses open folders, as the tenant: so it removes only files that the tenant may
- * remove. Throws a SandboxPathError where it may not, and another error, which names no file, where `rm` fails otherwise.
+ * Removes a folder with `rm`, which uses open folders, as the tenant: so it removes only files that the tenant may
+ * remove. Throws a SandboxPathError if it may not, and another error, without a file name, if `rm` fails otherwise.
  */
 async function removeTree(
   folder: FileHandle,
@@ -86,7 +88,7 @@ async function removeTree(
   const [program, ...rest] = commandAsUser(uid, ['/bin/rm', '-rf', '--', `./${name}`])
   const child = spawn(program, rest, {
     cwd: `/proc/${process.pid}/fd/${folder.fd}`,
-    env: {}, // so that it speaks English
+    env: {}, // for English messages
     stdio: ['ignore', 'ignore', 'pipe'],
     signal,
     killSignal: 'SIGKILL', // the tenant may have stopped it
@@ -104,9 +106,7 @@ async function removeTree(
   throw new Error(`the removal of a folder failed with ${code}: ${/: ([\w ]+)\n/.exec(said)?.[1]}`)
 }
 
-/**
- * The files of a sandbox. The control plane reads and writes them with the rights of the folder's owner, and no more.
- */
+/** The files of a sandbox. The control plane accesses them with exactly the rights of the folder's owner. */
 export function filesIn(findHome: () => Promise<Home>): SandboxFiles {
   /** Runs a call on the home; returns null when the path, or a folder on the way to it, does not exist. */
   async function inHome<T>(path: string, signal: AbortSignal, call: (home: Home) => Promise<T>): Promise<T | null> {
@@ -121,7 +121,7 @@ export function filesIn(findHome: () => Promise<Home>): SandboxFiles {
     }
   }
 
-  /** Runs a call on the folder that holds the path's last name. */
+  /** Runs a call on the folder that contains the path's last name. */
   const inFolder = <T>(
     { path, folders }: HomePath,
     missing: 'make' | 'leave',
@@ -170,7 +170,7 @@ export function filesIn(findHome: () => Promise<Home>): SandboxFiles {
         try {
           const source = Buffer.isBuffer(content) ? Readable.from([content]) : content
           await writeNew(upload, source, { shownPath: path, uid: home.uid, mode: mode ?? oldMode, maxBytes }, signal)
-          // Folders are made last: a failed write leaves none behind.
+          // Folders are made last, so that a failed write leaves none behind.
           await using folder = await openBelow(home, parsed.folders, true)
           await rename(upload, entryPath(folder, name))
           return true

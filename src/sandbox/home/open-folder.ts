@@ -8,7 +8,7 @@ const { O_DIRECTORY, O_NOFOLLOW, O_RDONLY } = constants
 /** A sandbox's own folder on this machine. */
 export interface Home {
   path: string
-  /** The owner of what is written; null when that is the control plane's own user. */
+  /** The owner of written files; null for the control plane's own user. */
   uid: number | null
   /** A folder on the same file system that the tenant cannot reach. */
   uploads: string
@@ -90,7 +90,7 @@ export const entryPath = (folder: FileHandle, name: string): string => `/proc/se
 
 const openFolder = (path: string) => open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW)
 
-/** Opens a folder by the path of its entry. Linux gives the same code for a link as for a file. */
+/** Opens a folder by the path of its entry. Linux returns the same code for a link as for a file. */
 async function openEntry(path: string, shownPath: string): Promise<FileHandle> {
   try {
     return await openFolder(path)
@@ -100,7 +100,7 @@ async function openEntry(path: string, shownPath: string): Promise<FileHandle> {
   }
 }
 
-/** Opens a folder below the home, one name at a time and through no link. With `make`, missing folders are made. */
+/** Opens a folder below the home, one name at a time and through no link. `make` creates missing folders. */
 export async function openBelow(home: Home, folders: readonly string[], make = false): Promise<FileHandle> {
   let folder = await openFolder(home.path)
   for (const [index, name] of folders.entries()) {

@@ -9,7 +9,7 @@ const { O_NOFOLLOW, O_NONBLOCK, O_RDONLY, S_IROTH } = constants
 const chunkBytes = 256 * 1024
 const maxDateMs = 8.64e15
 
-/** The nearest Date: a file system can hold times, which the tenant sets at will, that a Date cannot. */
+/** The nearest Date: the tenant can set file times that a Date cannot hold. */
 export const dateOf = (ms: number) => new Date(Math.max(-maxDateMs, Math.min(maxDateMs, ms)))
 
 function contentOf(

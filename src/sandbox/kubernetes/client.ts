@@ -7,7 +7,7 @@ import type { Cluster } from './cluster.ts'
 import { createRequests, KubernetesRefusal, type List, type OnFrame, type Query } from './requests.ts'
 import { type Change, watchFromNow } from './watch.ts'
 
-/** Longer than the API was seen to need for any call that does not wait by itself. */
+/** Longer than the slowest observed call of the API. */
 const usualDeadlineMs = 30_000
 const pageSize = 500
 /** The owner of the fields that Chowder sets. */
@@ -15,10 +15,10 @@ const fieldManager = 'chowder'
 
 /** Calls of the API of a cluster, in one namespace, each with a deadline. */
 export interface KubernetesClient {
-  /** The sentence for operators while the API cannot be reached; null when it answers. */
+  /** The sentence for operators while the API is unreachable; null when it answers. */
   outage(signal: AbortSignal): Promise<string | null>
   /**
-   * Makes calls, which are given the signal that ends them. Throws the signal's reason, the errors of sandboxes, and
+   * Makes calls, which get the signal that ends them. Throws the signal's reason, the errors of sandboxes, and
    * SandboxUnavailableError for every other failure and past the deadline (30 s by default): a call may have had its
    * effect or not.
    */
@@ -31,36 +31,40 @@ export interface KubernetesClient {
   find<T extends KubernetesObject>(path: string, signal: AbortSignal): Promise<T | null>
   /** The objects with these labels or fields, in pages: one that was deleted or added meanwhile may be missing. */
   list<T extends KubernetesObject>(path: string, query: Query, signal: AbortSignal): AsyncGenerator<T>
-  /** Creates an object, or gives it the fields of this one, by server-side apply. */
+  /** Creates an object, or sets the fields of this one, by server-side apply. */
   apply(path: string, wanted: KubernetesObject, signal: AbortSignal): Promise<void>
-  /** Creates an object unless one of its name exists. */
+  /** Creates an object unless one with its name exists. */
   create(path: string, wanted: KubernetesObject, signal: AbortSignal): Promise<void>
   /** Changes fields of an object; false when there is none. */
   merge(path: string, fields: unknown, signal: AbortSignal): Promise<boolean>
-  /** Begins to remove an object, if it exists, and is the one with this uid. */
+  /** Begins to remove an object, if it exists and has this uid. */
   remove(path: string, options: { graceSeconds?: number; uid?: string | undefined }, signal: AbortSignal): Promise<void>
-  /** An object now, and after each of its changes; null while it does not exist. Goes on until it is left. */
+  /**
+   * The current object, and again after each change; null while it does not exist. Continues until the loop is left.
+   */
   follow<T extends KubernetesObject>(path: string, name: string, signal: AbortSignal): AsyncGenerator<T | null>
-  /** The changes of the objects with these labels from now on, of which some may be missing. Goes on until it is left. */
+  /** Future changes of the objects with these labels; some may be missing. Continues until the loop is left. */
   changes<T extends KubernetesObject>(path: string, query: Query, signal: AbortSignal): AsyncGenerator<Change<T>>
   /** Opens a WebSocket at a path with a query. */
   open(path: string, onFrame: OnFrame, signal: AbortSignal): Promise<WebSocket>
 }
 
-/** Errors that are thrown as they are. */
+/** Errors that are rethrown unchanged. */
 const ownErrors = [SandboxAbsentError, SandboxPathError, SandboxProblemError, SandboxUnavailableError, InstallError]
 
-/** Creates a client, which calls nothing yet. The log gets one line when the API is away, and one when it is back. */
+/**
+ * Creates a client without calling the API. Logs one line when the API becomes unreachable, and one when it is back.
+ */
 export function createKubernetesClient(
   cluster: Cluster,
   namespace: string,
   log?: Pick<Logger, 'info' | 'warn'>,
 ): KubernetesClient {
-  const requests = createRequests(cluster, namespace, noteAnswer)
+  const requests = createRequests(cluster, namespace, recordAnswer)
   const { server, ask } = requests
   let isAway = false
 
-  function noteAnswer(): void {
+  function recordAnswer(): void {
     if (isAway) log?.info(`Kubernetes answers again at ${server}`)
     isAway = false
   }
@@ -97,7 +101,7 @@ export function createKubernetesClient(
     }
   }
 
-  /** Makes calls as `call` does; null when the API answers one of these statuses. */
+  /** Makes calls with `call`; null when the API answers one of these statuses. */
   const callUnless = <T>(codes: readonly number[], signal: AbortSignal, calls: (signal: AbortSignal) => Promise<T>) =>
     call(signal, (limited) =>
       calls(limited).catch((error: unknown) => {

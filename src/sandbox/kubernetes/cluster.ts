@@ -7,9 +7,9 @@ import { parse } from 'yaml'
 
 /** The API of a cluster, and the credentials for it. */
 export interface Cluster {
-  /** The URL of the API, without a slash at its end. */
+  /** The URL of the API, without a trailing slash. */
   server: string
-  /** The options of TLS and the headers of a call. Read for each call, since tokens and certificates are renewed. */
+  /** The TLS options and the headers of a call. Read for each call, because tokens and certificates are renewed. */
   access(): Promise<Access>
 }
 
@@ -18,7 +18,7 @@ interface Access {
   headers: Record<string, string>
 }
 
-/** Where Kubernetes puts the credentials of a pod. */
+/** The folder of a pod's credentials. */
 export const serviceAccount = '/var/run/secrets/kubernetes.io/serviceaccount'
 const execTimeoutMs = 30_000
 /** A credential of a program is renewed before it expires. */
@@ -36,7 +36,7 @@ export function ownCluster(env: NodeJS.ProcessEnv = process.env): Cluster {
   }
 }
 
-/** The parts of a kubeconfig that are read. */
+/** The used parts of a kubeconfig. */
 interface Kubeconfig {
   'current-context'?: string
   contexts?: { name: string; context: { cluster: string; user: string } }[]
@@ -58,7 +58,7 @@ interface Credential {
   expirationTimestamp?: string
 }
 
-/** Runs the program of a kubeconfig that gives credentials, such as that of a cloud, and again before they expire. */
+/** Runs the credential program of a kubeconfig, such as that of a cloud, and again before the credentials expire. */
 function credentialsOf({ apiVersion, command, args = [], env = [] }: CredentialProgram, folder: string) {
   let known: Credential = { expirationTimestamp: new Date(0).toISOString() }
   return async (): Promise<Credential> => {
@@ -76,8 +76,8 @@ function credentialsOf({ apiVersion, command, args = [], env = [] }: CredentialP
 }
 
 /**
- * The cluster of the current context of a kubeconfig. Throws an Error when it has none, or asks for what only kubectl
- * has: a proxy, or an `auth-provider`.
+ * The cluster of the current context of a kubeconfig. Throws an Error if there is none, or it requires a feature of
+ * kubectl: a proxy, or an `auth-provider`.
  */
 export async function clusterOf(kubeconfig: string): Promise<Cluster> {
   const folder = dirname(resolve(kubeconfig))

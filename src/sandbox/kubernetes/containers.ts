@@ -16,9 +16,11 @@ import type { Resources, RoomSpec, SandboxPaths, SandboxSpec } from '#sandbox/dr
 import { openFilesOf } from '#sandbox/open-files.ts'
 import type { KubernetesSetup } from './settings.ts'
 
-/** The names of the containers of a pod: `room` has the tools of the agent, with two rooms. */
+/** The names of the containers of a pod: a separate `room` has the tools of the agent. */
 export const containerNames = { agent: 'agent', room: 'room' } as const
-/** Before the command of another program of a pod: a pod runs a moment before its first one has made the folders. */
+/**
+ * Prefix of the command of another program of a pod: a pod runs a moment before its first program has made the folders.
+ */
 export const withFolders = [
   '/bin/sh',
   '-c',
@@ -26,13 +28,13 @@ export const withFolders = [
   'sh',
 ] as const
 const roomSocket = 'exec.sock'
-/** The share of its limits that the room requests: its programs mostly wait. */
+/** The part of its limits that the room requests: its programs mostly wait. */
 const roomRequestPercent = 1
 const idleSeconds = '30'
 
 /** The requirements of the profile `restricted` of the Pod Security Standards for a container, and more. */
 const confined = {
-  // That of the image is in the volume, where the container runtime would make it for root.
+  // The image's working folder is in the volume, where the container runtime would create it for root.
   workingDir: '/',
   securityContext: {
     allowPrivilegeEscalation: false,
@@ -52,7 +54,7 @@ const roomVolumes: V1Volume[] = [
   { name: 'room-shm', emptyDir: { medium: 'Memory', sizeLimit: '64Mi' } },
 ]
 
-/** The volumes that the containers of a pod mount: the one of a claim, and those that end with the pod. */
+/** The volumes mounted by the containers of a pod: the one of a claim, and those that end with the pod. */
 export const volumesOf = (claimName: string, { withRoom }: { withRoom: boolean }): V1Volume[] => [
   { name: 'agent', persistentVolumeClaim: { claimName } },
   { name: 'tmp', emptyDir: { sizeLimit: '256Mi' } },
@@ -60,7 +62,7 @@ export const volumesOf = (claimName: string, { withRoom }: { withRoom: boolean }
   ...(withRoom ? roomVolumes : []),
 ]
 
-/** The parts of a cpu that Kubernetes counts in. */
+/** Kubernetes counts cpus in thousandths. */
 const millicpus = (cpus: number) => `${Math.max(1, Math.round(cpus * 1000))}m`
 
 function resourcesOf({ memoryMb, cpus }: Resources, requestPercent: number): NonNullable<V1Container['resources']> {
@@ -71,7 +73,7 @@ function resourcesOf({ memoryMb, cpus }: Resources, requestPercent: number): Non
   }
 }
 
-/** The limits of each process, as the programs of a pod take them. */
+/** The limits of each process, for the programs of a pod. */
 const limitsOf = ({ diskMb, pids }: Pick<Resources, 'diskMb' | 'pids'>) => [diskMb, openFilesOf(pids)].map(String)
 const ofFilesPod = { diskMb: 0, pids: 512 }
 
@@ -118,8 +120,8 @@ export function agentContainer(
 }
 
 /**
- * The container where the tools of an agent run, with one folder of the volume. It reaches no network, nor what others of
- * the pod leave in memory.
+ * The container where the tools of an agent run, with one folder of the volume. It has no network, and no access to the
+ * memory volumes of the pod's other containers.
  */
 export function roomContainer(image: string, resources: Resources, room: RoomSpec): V1Container {
   const shared = `${roomRoot}/${room.place}`
@@ -141,7 +143,7 @@ export function roomContainer(image: string, resources: Resources, room: RoomSpe
   }
 }
 
-/** The container for the program that reads and writes the files of an agent that does not run. It ends by itself. */
+/** The container of the files program for an agent that does not run. It ends by itself. */
 export const filesContainer = (image: string): V1Container => ({
   ...confined,
   name: containerNames.agent,

@@ -38,15 +38,15 @@ import { exitOf, hasEnded, isRunning } from './states.ts'
 import { createUse } from './use.ts'
 
 const removalTimeoutMs = 40_000
-/** For a pod whose programs may be killed. */
+/** The grace time of a pod whose programs may be killed. */
 const gone = { graceSeconds: 1, until: 'gone' } as const
 const retryMs = 300
 const portOf: Record<string, number> = { 'http:': 80, 'https:': 443 }
 
 /**
  * Creates the driver of an installation's sandboxes in a namespace of a Kubernetes cluster: a StatefulSet, a volume, a
- * Service and a NetworkPolicy for each instance, named by its id, which live on when this process ends. Calls nothing of
- * the cluster yet.
+ * Service and a NetworkPolicy for each instance, named by its id, which outlive this process. Makes no call of the
+ * cluster yet.
  */
 export function createKubernetesDriver(options: KubernetesDriverOptions): SandboxDriver {
   const { installation, relayUrl } = options
@@ -71,7 +71,7 @@ export function createKubernetesDriver(options: KubernetesDriverOptions): Sandbo
     return `${options.repository}:${name.slice(name.indexOf(':') + 1)}`
   }
 
-  /** Pods have no name server, so that they are given the address of the relay's name. */
+  /** Pods have no name server, so they get the address of the relay's name. */
   async function findRelay(): Promise<RelayPlace> {
     const host = relayUrl.hostname.replace(/^\[|\]$/g, '')
     const port = relayUrl.port === '' ? (portOf[relayUrl.protocol] ?? 0) : Number(relayUrl.port)
@@ -101,8 +101,8 @@ export function createKubernetesDriver(options: KubernetesDriverOptions): Sandbo
     const pod = await findPod(id, signal)
     if (pod && isRunning(pod)) return
     if (pod && (hasEnded(pod) || pod.metadata?.deletionTimestamp)) await removePod(client, podPath(id), gone, signal)
-    // The pod for files ends while the agent's pod is scheduled: it must not write any more, and another node gets a
-    // volume of one node only after that.
+    // The pod for files ends while the agent's pod is scheduled: it must stop writing, and another node gets a volume
+    // of one node only after that.
     const filesPath = `core/pods/${filesPodName(id)}`
     await client.remove(filesPath, { graceSeconds: gone.graceSeconds }, signal)
     if (set.spec?.replicas !== 1 && !(await client.merge(setPath(id), { spec: { replicas: 1 } }, signal)))
@@ -157,7 +157,7 @@ export function createKubernetesDriver(options: KubernetesDriverOptions): Sandbo
     for await (const pod of client.list<V1Pod>('core/pods', query, signal))
       if (isRunning(pod)) running.add(pod.metadata?.labels?.[labels.instance] ?? '')
     const seen = new Set<string>()
-    // A volume without a StatefulSet belongs to a sandbox that is half-made or half-removed.
+    // A volume without a StatefulSet belongs to a half-created or half-removed sandbox.
     for (const path of ['apps/statefulsets', 'core/persistentvolumeclaims']) {
       for await (const { metadata } of client.list<V1StatefulSet | V1PersistentVolumeClaim>(path, query, signal)) {
         const id = metadata?.labels?.[labels.instance] ?? ''

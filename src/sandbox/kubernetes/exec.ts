@@ -10,7 +10,7 @@ import { containerNames, withFolders } from './containers.ts'
 import type { OnFrame } from './requests.ts'
 
 const defaultMaxBytes = 1024 * 1024
-/** The time that Kubernetes may need besides the program's own. */
+/** The time that Kubernetes may need in addition to the program's own. */
 const marginMs = 15_000
 /** The exit code of a program that was killed, at its deadline or otherwise. */
 const killedCode = 137
@@ -26,7 +26,7 @@ export interface Program {
   ended: Promise<number>
 }
 
-/** Output in the format of dockerd, so that both drivers read it with the same code. */
+/** Output in the format of dockerd, so that both drivers use the same reader. */
 function framed(channel: number, bytes: Buffer): Buffer {
   const header = Buffer.alloc(headerBytes)
   header[0] = channel
@@ -45,9 +45,9 @@ function exitCodeIn(bytes: Buffer): number {
 type OpenSocket = (onFrame: OnFrame) => Promise<WebSocket>
 
 /**
- * The stream over a WebSocket of the API. `take` gives the bytes of a frame that are to be read, null for their end.
- * Input goes to the channel 0. It has no end of its own: before version 1.30 the API has none either, and closes the
- * whole connection.
+ * The stream over a WebSocket of the API. `take` returns the bytes of a frame to read, null for their end. Input goes
+ * to the channel 0. The stream has no half-close: before version 1.30 the API has none either, and closes the whole
+ * connection.
  */
 export async function channelStream(
   open: OpenSocket,
@@ -96,7 +96,7 @@ export async function startProgram(
   const query = new URLSearchParams({ container: containerNames.agent, stdin: 'true', stdout: 'true', stderr: 'true' })
   for (const part of argv) query.append('command', part)
   const ended = Promise.withResolvers<number>()
-  ended.promise.catch(() => {}) // whoever waits for it sees it
+  ended.promise.catch(() => {}) // its consumer handles the rejection
   const socket = await channelStream(
     (onFrame) => client.open(`core/pods/${pod}/exec?${query}`, onFrame, signal),
     (channel, bytes) => {
@@ -114,7 +114,7 @@ export async function startProgram(
   return { socket, ended: ended.promise }
 }
 
-/** Runs a program by `exec.sh` with a folder, a deadline and so many bytes of input. */
+/** Runs a program by `exec.sh` with a folder, a deadline and a number of input bytes. */
 const runIt = `cd "$1" || exit 126
 bytes=$2
 shift 2
@@ -160,7 +160,7 @@ export function execIn(
             if (part.length > 0) chunks[stream].push(part)
           }
         })()
-        await reading.catch(() => {}) // the connection has ended: `ended` says whether the program has too
+        await reading.catch(() => {}) // the connection has ended: `ended` reports whether the program has too
         const code = await ended
         const isLate = code === killedCode && performance.now() - startedAt >= timeoutMs
         const textOf = (parts: Buffer[]) => Buffer.concat(parts).toString()

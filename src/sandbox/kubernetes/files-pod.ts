@@ -28,9 +28,9 @@ export interface FilesPodOptions {
 const program = [...withFolders, node, ...nodeFlags, `${programs}/files-program.js`]
 
 /**
- * Starts the files program of a sandbox: in the pod of the agent while there is one, also after its gateway has ended by
- * itself, since many volumes can be on one node only; else in a pod that is made for it. Throws SandboxProblemError or SandboxUnavailableError when that does not
- * start in 50 s.
+ * Starts the files program of a sandbox. While the agent's pod exists, even after its gateway has ended by itself, the
+ * program runs there, because many volumes can be on one node only; otherwise in a pod that is created for it. Throws
+ * SandboxProblemError or SandboxUnavailableError when that does not start within 50 s.
  */
 export async function openFilesSession(
   id: string,
@@ -41,7 +41,7 @@ export async function openFilesSession(
   /** The pod whose start is waited for. */
   let awaited: { pod: V1Pod | null; name: string } = { pod: null, name }
 
-  /** null when the pod does not run (any more). */
+  /** null when the pod does not run or no longer runs. */
   const startIn = async (pod: string): Promise<FilesSession | null> => {
     try {
       return await client.call(signal, async (limited) =>
@@ -63,7 +63,7 @@ export async function openFilesSession(
       return null
     }
     const pod = await client.find<V1Pod>(`core/pods/${name}`, signal)
-    // One whose image could not be pulled would wait for it after the setting was corrected.
+    // A pod whose image could not be pulled would keep waiting after the setting was corrected.
     const isOutdated = pod && !isRunning(pod) && pod.spec?.containers[0]?.image !== image
     if (!pod) await client.create('core/pods', filesPod(id, image, setup), signal)
     else if (hasEnded(pod) || isOutdated) await client.remove(`core/pods/${name}`, { graceSeconds: 1 }, signal)

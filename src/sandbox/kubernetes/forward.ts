@@ -14,15 +14,15 @@ const connectTimeoutMs = 15_000
 const channels = { data: 0 } as const
 const portBytes = 2
 
-/** The unix sockets that lead to gateways, by connections of the API, for a Chowder outside of the cluster. */
+/** Unix sockets that lead to gateways over connections of the API, for a Chowder outside of the cluster. */
 export interface Forwards {
-  /** The path of the socket of a sandbox, at which this process listens from now on. */
+  /** The path of the socket of a sandbox. This process listens there from now on. */
   open(id: string): Promise<string>
-  /** Stops to listen. Connections that are open end with their pod. */
+  /** Stops listening. Open connections end with their pod. */
   close(id: string): void
 }
 
-/** Creates the sockets in a folder. The last process that listens at a socket replaces the one before it. */
+/** Creates the sockets in a folder. The last process that listens at a socket replaces the former one. */
 export function createForwards(client: KubernetesClient, folder: string): Forwards {
   const servers = new Map<string, Promise<Server>>()
   const pathOf = (id: string) => join(folder, id)
@@ -40,7 +40,7 @@ export function createForwards(client: KubernetesClient, folder: string): Forwar
         const content = started.has(channel) ? bytes : bytes.subarray(portBytes)
         started.add(channel)
         if (content.length === 0) return undefined
-        return channel === channels.data ? content : null // an error: nobody listens there
+        return channel === channels.data ? content : null // an error: no process listens there
       },
     )
     for (const [from, to] of [

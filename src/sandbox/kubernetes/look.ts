@@ -5,7 +5,7 @@ import { type ProcessStat, parseStat, ticksPerSecond } from '#sandbox/process-st
 const pageBytes = 4096
 
 /** The output of `image/look.sh`. An agent that controls the processes of its pod could print anything. */
-export interface Look {
+export interface Probe {
   memoryBytes: number | null
   cpuSeconds: number
   processes: number
@@ -15,8 +15,8 @@ export interface Look {
 const numberIn = (text: string | undefined): number | null =>
   text !== undefined && /^\d{1,15}$/.test(text) ? Number(text) : null
 
-/** The memory of the control group, as Kubernetes counts it, or else the sum of the processes. */
-export function readLook(output: string): Look {
+/** The memory of the control group, as Kubernetes counts it, or the sum of the processes. */
+export function readProbe(output: string): Probe {
   const found = Map.groupBy(output.split('\n'), (line) => line.slice(0, line.indexOf(' ')))
   const rests = (name: string) => (found.get(name) ?? []).map((line) => line.slice(name.length + 1))
   const processes = rests('stat').map(parseStat)
@@ -38,9 +38,8 @@ const first = (processes: readonly ProcessStat[]): ProcessStat | null =>
 const initPid = 1
 
 /**
- * The activity of the gateway of a pod, from the output of `lookAtProcesses`; null when it has none. The processes that
- * Kubernetes has started have no parent in the pod. The oldest of them is the supervisor, and its first child the
- * gateway.
+ * The activity of the gateway of a pod, from the output of `processProbe`; null if it has none. The processes started
+ * by Kubernetes have no parent in the pod. The oldest of them is the supervisor, and its first child the gateway.
  */
 export function activityIn(output: string): Activity | null {
   const lines = output.split('\n')

@@ -12,7 +12,7 @@ import type { SandboxPaths, SandboxSpec } from '#sandbox/driver.ts'
 import { agentContainer, containerPaths, filesContainer, roomContainer, volumesOf } from './containers.ts'
 import type { KubernetesSetup } from './settings.ts'
 
-/** The pod's own; a stop names another time. */
+/** The default of the pod; a stop sets another time. */
 const graceSeconds = 30
 const filesSeconds = 600
 
@@ -30,7 +30,7 @@ export const annotations = {
   spec: 'chowder.dev/spec',
 } as const
 
-/** The name of the objects of an instance, but for its pods. */
+/** The name of an instance's objects, except its pods. */
 export const objectName = (id: string): string => `chowder-${id}`
 /** StatefulSets number their pods. */
 export const podName = (id: string): string => `${objectName(id)}-0`
@@ -56,7 +56,7 @@ const confinedPod = {
     runAsUser: agentUid,
     runAsGroup: agentUid,
     fsGroup: agentUid,
-    // Else each start would change the group of all files.
+    // Otherwise each start would change the group of all files.
     fsGroupChangePolicy: 'OnRootMismatch',
     seccompProfile: { type: 'RuntimeDefault' },
   },
@@ -86,8 +86,8 @@ export function pathsOf(set: V1StatefulSet): SandboxPaths {
 }
 
 /**
- * The StatefulSet of a sandbox, with no replica. Its annotation `chowder.dev/spec` is a digest of all else. Nothing in
- * it is secret: whoever may read the objects of the namespace sees it.
+ * The StatefulSet of a sandbox, with no replica. Its annotation `chowder.dev/spec` is a digest of all other fields. It
+ * contains no secrets: every reader of the namespace's objects sees it.
  */
 export function statefulSet(
   spec: SandboxSpec,
@@ -114,7 +114,7 @@ export function statefulSet(
       replicas: 0,
       serviceName: objectName(spec.id),
       selector: { matchLabels: { [labels.instance]: spec.id, [labels.role]: 'sandbox' } },
-      // A changed template holds from the next start on.
+      // A changed template applies from the next start on.
       updateStrategy: { type: 'OnDelete' },
       template: {
         metadata: { labels: own },
@@ -123,8 +123,8 @@ export function statefulSet(
           ...placement(setup),
           ...namesOf(relay),
           hostname: 'agent',
-          // The first process of the pod takes over the processes whose parents have ended, and reaps them. With a room
-          // each container has processes of its own, and `init.sh` does so.
+          // The first process of the pod adopts orphaned processes, and reaps them. With a separate room each container
+          // has its own processes, and `init.sh` does so.
           shareProcessNamespace: !spec.room,
           terminationGracePeriodSeconds: graceSeconds,
           containers: [
@@ -145,7 +145,7 @@ export function statefulSet(
 /** The folder of the release in images. */
 export const releaseFolderIn = (folder: (base: string) => string): string => folder(releasesBase)
 
-/** The size of the volume of a sandbox whose disk has no limit: a volume must have one. */
+/** The size of the volume of a sandbox without a disk limit: a volume must have one. */
 const unlimitedVolumeMb = 10_240
 
 /** The volume of a sandbox. */
@@ -162,7 +162,10 @@ export function volumeClaim({ id, resources }: SandboxSpec, setup: KubernetesSet
   }
 }
 
-/** The address of a sandbox in the cluster, which stays while its pods change. Chowder checks gateways before they are ready. */
+/**
+ * The address of a sandbox in the cluster, which stays while its pods change. Chowder checks gateways before they are
+ * ready.
+ */
 export function service(id: string, installation: string): V1Service {
   return {
     apiVersion: 'v1',
@@ -177,8 +180,8 @@ export function service(id: string, installation: string): V1Service {
 }
 
 /**
- * What reaches the pods of a sandbox, and what they reach: the control plane and the relay, where the egress proxy is
- * too. A Chowder outside of the cluster comes in by the API, past the policy.
+ * The permitted connections of a sandbox's pods: from the control plane, and to the relay, where the egress proxy is
+ * too. A Chowder outside of the cluster connects through the API, past the policy.
  */
 export function networkPolicy(id: string, setup: KubernetesSetup, relay: RelayPlace): V1NetworkPolicy {
   const { controlNamespace } = setup
@@ -201,7 +204,7 @@ export function networkPolicy(id: string, setup: KubernetesSetup, relay: RelayPl
   }
 }
 
-/** A pod on the volume of a sandbox that does not run, for the program that reads and writes its files. It ends by itself. */
+/** A pod on the volume of a sandbox that does not run, for the files program. It ends by itself. */
 export function filesPod(id: string, image: string, setup: KubernetesSetup): V1Pod {
   return {
     apiVersion: 'v1',

@@ -6,14 +6,17 @@ import { podName } from './objects.ts'
 import { type Problem, problemOf } from './problems.ts'
 import { hasEnded, isOver, isRunning, runsContainer } from './states.ts'
 
-/** Less than the step of a start has, so that the reason is known before it. */
+/** Shorter than the step of a start, so that the reason is known before the step ends. */
 const startTimeoutMs = 50_000
-/** After that a start does not wait for what only someone can mend. */
+/** After this time a start no longer waits for a problem that needs a person. */
 const patienceMs = 15_000
-const lookMs = 3000
-/** The time that Kubernetes needs besides the grace time: old kubelets look again after half a minute, and some later. */
+const pollMs = 3000
+/**
+ * The time that Kubernetes needs in addition to the grace time: old kubelets check again after half a minute, some
+ * later.
+ */
 const stopMarginMs = 45_000
-/** For a node to start no container any more of a pod that is being removed. */
+/** Time until a node starts no more containers of a pod that is being removed. */
 const settleMs = 2000
 const retryMs = 300
 
@@ -33,7 +36,7 @@ async function eventsOf(
   return found.sort((a, b) => timeOf(a).localeCompare(timeOf(b)))
 }
 
-/** The reason why a pod does not run; null when it is unknown. Without a pod, the events of its StatefulSet have it. */
+/** The reason why a pod does not run; null if unknown. Without a pod, the events of its StatefulSet have it. */
 export const findProblem = async (
   client: KubernetesClient,
   pod: V1Pod | null,
@@ -53,23 +56,23 @@ export async function waitForPod(client: KubernetesClient, id: string, signal: A
     for await (const now of client.follow<V1Pod>('core/pods', podName(id), limited)) {
       pod = now
       if (pod && isRunning(pod)) return true
-      if (pod && hasEnded(pod) && !pod.metadata?.deletionTimestamp) return true // observe tells how
+      if (pod && hasEnded(pod) && !pod.metadata?.deletionTimestamp) return true // observe reports the reason
     }
     return false
   })()
-  const looking = poll(
+  const polling = poll(
     async () => {
       problem = await findProblem(client, pod, podName(id), limited)
       const tooLong = performance.now() - startedAt > patienceMs
       return problem?.isLasting && tooLong
     },
-    { pauseMs: lookMs, timeoutMs: startTimeoutMs, signal: limited },
+    { pauseMs: pollMs, timeoutMs: startTimeoutMs, signal: limited },
   ).then(() => false)
   try {
-    if (await Promise.race([watching, looking])) return
+    if (await Promise.race([watching, polling])) return
   } finally {
     over.abort(new Error('the wait is over'))
-    await Promise.allSettled([watching, looking])
+    await Promise.allSettled([watching, polling])
     signal.throwIfAborted()
   }
   const found = problem as Problem | null
@@ -81,9 +84,9 @@ export async function waitForPod(client: KubernetesClient, id: string, signal: A
 }
 
 /**
- * Removes a pod, if there is one, and waits until its programs have ended, or until it does not exist. One whose
- * programs have ended is forgotten at once: kubelets do that seconds later, old ones half a minute, and until then there
- * is no other one of its name.
+ * Removes a pod, if there is one, and waits until its programs have ended, or until it does not exist. Deletes one with
+ * ended programs at once: kubelets do that seconds later, old ones half a minute, and no other pod can have its name
+ * until then.
  */
 export async function removePod(
   client: KubernetesClient,
@@ -103,7 +106,7 @@ export async function removePod(
     hasRunSince ||= runsContainer(now)
     if (!isOver(now)) return false
     overAt ??= performance.now()
-    // One that did not run when it was removed may just be started by its node.
+    // A pod that did not run when it was removed may just be started by its node.
     if (hasRunSince || performance.now() - overAt > settleMs)
       await client.remove(path, { graceSeconds: 0, uid }, signal)
     return until === 'ended'

@@ -1,9 +1,9 @@
 import type { CoreV1Event, V1ContainerStatus, V1Pod } from '@kubernetes/client-node'
 
-/** Why the pod of an agent does not run, and what to do. */
+/** The reason why the pod of an agent does not run, and the remedy. */
 export interface Problem {
   text: string
-  /** Whether to wait is useless: only what someone does ends it. */
+  /** Whether waiting is useless, because the problem needs a person. */
   isLasting: boolean
 }
 

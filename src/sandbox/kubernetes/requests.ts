@@ -4,7 +4,7 @@ import WebSocket from 'ws'
 import type { Cluster } from './cluster.ts'
 
 const connectTimeoutMs = 15_000
-/** How often a call is made that the API asks to make later. */
+/** Maximum repetitions of a call that the API asks to repeat later. */
 const maxTries = 4
 const maxRetryAfterMs = 15_000
 
@@ -14,7 +14,7 @@ const protocols = ['v5.channel.k8s.io', 'v4.channel.k8s.io']
 const tooManyRequests = 429
 export const firstServerError = 500
 
-/** The API's answer to a call that it has refused or could not carry out. The message is for the log only. */
+/** The API's answer to a call that it refused or could not carry out. The message is for the log only. */
 export class KubernetesRefusal extends Error {
   override name = 'KubernetesRefusal'
   readonly code: number
@@ -46,13 +46,13 @@ export interface List<T> {
 export type OnFrame = (channel: number, bytes: Buffer) => void
 
 /**
- * The requests of the API of a cluster, in one namespace; paths are relative to that, such as `core/pods/a`. They throw a
- * KubernetesRefusal for what the API has refused or could not carry out, and the errors of the network.
+ * The requests of the API of a cluster, in one namespace; paths are relative to that, such as `core/pods/a`. They throw
+ * a KubernetesRefusal when the API refuses or fails, and the errors of the network.
  */
 export interface KubernetesRequests {
   readonly server: string
   send(method: Method, path: string, asked: Asked, signal: AbortSignal): Promise<Response>
-  /** Sends a request whose answer is JSON, and sends it again when the API asks for that. */
+  /** Sends a request with a JSON answer, and repeats it if the API asks for that. */
   ask(method: Method, path: string, asked: Asked, signal: AbortSignal): Promise<unknown>
   /** Opens a WebSocket. */
   open(path: string, onFrame: OnFrame, signal: AbortSignal): Promise<WebSocket>
@@ -78,7 +78,7 @@ const retryAfterOf = (text: string | null): number | null => {
   return text === null || !(seconds >= 0) ? null : Math.min(seconds * 1000, maxRetryAfterMs)
 }
 
-/** The headers of a call, and connections with its options of TLS, which are kept until these change. */
+/** The headers of a call, and connections with its TLS options, which are kept until these change. */
 function createAccess(cluster: Cluster) {
   let known: { options: string; dispatcher: Dispatcher } | undefined
   return async (): Promise<{ headers: Record<string, string>; dispatcher: Dispatcher }> => {
@@ -89,10 +89,7 @@ function createAccess(cluster: Cluster) {
   }
 }
 
-/**
- * Creates the requests to a cluster. `onAnswer` is called when the API has answered. Calls
- * nothing yet.
- */
+/** Creates the requests to a cluster. Calls `onAnswer` after each answer of the API. Makes no call yet. */
 export function createRequests(cluster: Cluster, namespace: string, onAnswer: () => void): KubernetesRequests {
   const { server } = cluster
   const access = createAccess(cluster)
@@ -114,7 +111,7 @@ export function createRequests(cluster: Cluster, namespace: string, onAnswer: ()
     throw new KubernetesRefusal(response.status, status.message ?? `HTTP ${response.status}`, retryAfterMs)
   }
 
-  /** Makes a call, and makes it again when the API asks for that. */
+  /** Makes a call, and repeats it if the API asks for that. */
   async function ask(method: Method, path: string, asked: Asked, signal: AbortSignal): Promise<unknown> {
     for (let tries = 1; ; tries += 1) {
       try {

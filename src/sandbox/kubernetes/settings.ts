@@ -5,14 +5,14 @@ import type { Cluster } from './cluster.ts'
 
 /** The settings of the objects of sandboxes. */
 export interface KubernetesSetup {
-  /** The sandboxes of other installations in the same namespace are not seen. */
+  /** The sandboxes of other installations in the same namespace are ignored. */
   installation: string
-  /** The namespace of the control plane, for the rules of the network; null for one outside of the cluster. */
+  /** The namespace of the control plane, for the network policies; null for one outside of the cluster. */
   controlNamespace: string | null
-  /** The requests that the forwarder lets through to a gateway. */
+  /** The requests that the forwarder passes to a gateway. */
   admission: Admission
   storageClass: string | null
-  /** How much of its limits an agent requests of its node. */
+  /** The part of its limits that an agent requests of its node. */
   requestPercent: number
   runtimeClass: string | null
 }
@@ -20,7 +20,7 @@ export interface KubernetesSetup {
 export interface KubernetesDriverOptions extends KubernetesSetup {
   cluster: Cluster
   namespace: string
-  /** The folder for the sockets that lead to gateways; null where Chowder reaches the addresses of Services. */
+  /** The folder for the sockets that lead to gateways; null if Chowder reaches the addresses of Services. */
   socketFolder: string | null
   relayUrl: URL
   /** The repository of the images of releases. Their tags depend on the next three. */
@@ -28,6 +28,6 @@ export interface KubernetesDriverOptions extends KubernetesSetup {
   extraCaFile: string | null
   nodeImage: string
   releaseSource(release: string): ReleaseSource
-  /** Gets one line when the API cannot be reached, and one when it answers again. */
+  /** Gets one line when the API becomes unreachable, and one when it answers again. */
   log?: Pick<Logger, 'info' | 'warn'>
 }

@@ -1,23 +1,23 @@
 import type { V1Pod } from '@kubernetes/client-node'
 import pMap from 'p-map'
-import { activityIn as activityInContainer, lookAtProcesses } from '#sandbox/container/activity.ts'
+import { activityIn as activityInContainer, processProbe } from '#sandbox/container/activity.ts'
 import { podPrograms, roomPrograms } from '#sandbox/container/layout.ts'
 import { type KeptLimits, noKeptLimits, noUsage, type SandboxDriver } from '#sandbox/driver.ts'
 import type { KubernetesClient } from './client.ts'
 import { containerNames } from './containers.ts'
 import { execIn } from './exec.ts'
-import { activityIn, type Look, readLook } from './look.ts'
+import { activityIn, type Probe, readProbe } from './look.ts'
 import { podName } from './objects.ts'
 import { isRunning, startOf } from './states.ts'
 
-const lookTimeoutMs = 10_000
-/** Pods that are looked into at the same time. */
-const looksAtOnce = 8
+const probeTimeoutMs = 10_000
+/** Pods probed at the same time. */
+const maxConcurrent = 8
 const megabyte = 1024 * 1024
-const lookProgram = `${podPrograms}/look.sh`
+const probeProgram = `${podPrograms}/look.sh`
 
 /** The room prints it for a program beside the gateway: a program that is started there from outside has a network. */
-const lookInRoom = ['env', 'HOME=/agent/home/home', `${roomPrograms}/room-ssh.py`, 'room', lookProgram]
+const probeInRoom = ['env', 'HOME=/agent/home/home', `${roomPrograms}/room-ssh.py`, 'room', probeProgram]
 const units: Record<string, number> = { Ki: 1024, Mi: megabyte, Gi: 1024 * megabyte }
 
 /** Kubernetes writes 1024Mi as 1Gi. */
@@ -45,19 +45,19 @@ export function createUse(
   }
 
   const run = async (id: string, command: readonly string[], signal: AbortSignal): Promise<string> =>
-    (await execIn(client, podName(id), '/', command, { timeoutMs: lookTimeoutMs }, signal)).stdout
+    (await execIn(client, podName(id), '/', command, { timeoutMs: probeTimeoutMs }, signal)).stdout
 
-  /** null when no program can be run in the pod now. */
-  const tryLook = (id: string, command: readonly string[], signal: AbortSignal): Promise<Look | null> =>
-    run(id, command, signal).then(readLook, () => {
+  /** null when no program can run in the pod now. */
+  const tryProbe = (id: string, command: readonly string[], signal: AbortSignal): Promise<Probe | null> =>
+    run(id, command, signal).then(readProbe, () => {
       signal.throwIfAborted()
       return null
     })
 
   /** null for a sandbox whose pod does not run. */
-  async function look(id: string, signal: AbortSignal): Promise<{ pod: V1Pod; seen: Look | null } | null> {
+  async function probe(id: string, signal: AbortSignal): Promise<{ pod: V1Pod; seen: Probe | null } | null> {
     const pod = await findRunning(id, signal)
-    return pod && { pod, seen: await tryLook(id, [lookProgram], signal) }
+    return pod && { pod, seen: await tryProbe(id, [probeProgram], signal) }
   }
 
   return {
@@ -65,7 +65,7 @@ export function createUse(
       const pod = await findRunning(id, signal)
       if (!pod) return null
       const read = hasRoom(pod) ? activityInContainer : activityIn
-      return read(await run(id, lookAtProcesses, signal))
+      return read(await run(id, processProbe, signal))
     },
     async limit(id, _resources, signal) {
       const pod = await findRunning(id, signal)
@@ -73,21 +73,21 @@ export function createUse(
     },
     async diskUse(ids, signal) {
       signal.throwIfAborted()
-      const measure = async (id: string) => [id, (await look(id, signal))?.seen?.diskBytes ?? null] as const
-      const found = await pMap(ids, measure, { concurrency: looksAtOnce })
+      const measure = async (id: string) => [id, (await probe(id, signal))?.seen?.diskBytes ?? null] as const
+      const found = await pMap(ids, measure, { concurrency: maxConcurrent })
       return new Map(found.filter((pair): pair is [string, number] => pair[1] !== null))
     },
     async memoryUse(id, signal) {
-      const looked = await look(id, signal)
-      if (!looked?.seen) return null
-      const room = hasRoom(looked.pod) ? await tryLook(id, lookInRoom, signal) : null
-      // Each has the limit for itself.
-      return Math.max(looked.seen.memoryBytes ?? 0, room?.memoryBytes ?? 0)
+      const probed = await probe(id, signal)
+      if (!probed?.seen) return null
+      const room = hasRoom(probed.pod) ? await tryProbe(id, probeInRoom, signal) : null
+      // Each room has the limit for itself.
+      return Math.max(probed.seen.memoryBytes ?? 0, room?.memoryBytes ?? 0)
     },
     async measure(id, signal) {
-      const looked = await look(id, signal)
-      if (!looked) return noUsage
-      const { pod, seen } = looked
+      const probed = await probe(id, signal)
+      if (!probed) return noUsage
+      const { pod, seen } = probed
       const { memoryMb } = limitsOf(pod)
       return {
         since: startOf(pod),

@@ -12,7 +12,9 @@ export interface Change<T> {
   object: T
 }
 
-/** The changes after a version, until the API ends the watch. Throws a KubernetesRefusal for a version that is too old. */
+/**
+ * The changes after a version, until the API ends the watch. Throws a KubernetesRefusal for a version that is too old.
+ */
 async function* watch({ send }: KubernetesRequests, path: string, query: Query, version: string, signal: AbortSignal) {
   const options = { watch: true, resourceVersion: version, allowWatchBookmarks: true, timeoutSeconds: watchSeconds }
   const response = await send('GET', path, { query: { ...query, ...options } }, signal)
@@ -30,12 +32,12 @@ async function* watch({ send }: KubernetesRequests, path: string, query: Query, 
 }
 
 /**
- * The first object as it is where the watch begins, or null, and each change from then on. Goes on when the API ends the
- * watch; throws only what `first` throws.
+ * The first object at the beginning of the watch, or null, and each change from then on. Continues when the API ends
+ * the watch; throws only the errors of `first`.
  */
 export async function* watchFromNow<T extends KubernetesObject>(
   requests: KubernetesRequests,
-  /** Asks for a list of one object, with the version of the list. */
+  /** Requests a list of one object, with the version of the list. */
   first: () => Promise<List<T>>,
   path: string,
   query: Query,
@@ -55,7 +57,7 @@ export async function* watchFromNow<T extends KubernetesObject>(
       }
     } catch (error) {
       signal.throwIfAborted()
-      // The version is too old, or the connection was lost: the list has the version to go on from.
+      // The version is too old, or the connection was lost: the list has the version to continue from.
       version = undefined
       const isGone = error instanceof KubernetesRefusal && error.code === gone
       if (!isGone) await sleep((error as KubernetesRefusal).retryAfterMs ?? 1000, undefined, { signal })

@@ -6,8 +6,8 @@ import { readLog, rotateLog } from '#sandbox/log-file.ts'
 import { type Frame, frame, headFrame, readFrames } from './frames.ts'
 
 /**
- * A call: a method of SandboxFiles with its arguments, or `log`, which reads the log of the gateway where that is in the
- * volume. Frames with the content follow a write.
+ * A call: a method of SandboxFiles with its arguments, or `log`, which reads the gateway's log if it is in the volume.
+ * Frames with the content follow a write.
  */
 export type FilesCall =
   | { call: 'list'; path: string; maxEntries: number }
@@ -50,7 +50,7 @@ async function readFrame(): Promise<Frame | null> {
   return value ?? null
 }
 
-/** Read one frame ahead, so that the end of the input aborts the call that is under way. */
+/** Reads one frame ahead, so that the end of the input aborts the current call. */
 let following = readFrame()
 function next(): Promise<Frame | null> {
   const frame = following
@@ -105,7 +105,8 @@ function failureOf(error: unknown): FilesAnswer {
   return { failed: String(error) }
 }
 
-// One call after another, until the input ends, or a call fails: the next frames may be the rest of its content.
+// Carries out calls one after another, until the input ends or a call fails: the next frames may be the rest of its
+// content.
 process.stdout.on('error', () => process.exit(1))
 try {
   for (let head = await next(); head; head = await next()) {

@@ -3,7 +3,7 @@ import { readFile } from 'node:fs/promises'
 import { createServer, type IncomingMessage, request, type Server } from 'node:http'
 import type { Duplex } from 'node:stream'
 
-/** The requests that are let through to the gateway. */
+/** The requests that pass to the gateway. */
 export interface Admission {
   /** The JSON file with the gateway's token, below the sandbox's own folder, and the keys that lead to the token. */
   tokenFile: string
@@ -13,10 +13,10 @@ export interface Admission {
 }
 
 const host = '127.0.0.1'
-/** Per address, since other agents share the memory of this process with the control plane. */
+/** Per address: other agents share the memory of this process with the control plane. */
 const maxConnections = 256
 const limits = { maxHeaderSize: 8192, headersTimeout: 5000, connectionsCheckingInterval: 1000 }
-/** Headers that hold for one connection only. */
+/** Hop-by-hop headers. */
 const hopByHop = new Set([
   'connection',
   'expect',
@@ -33,7 +33,7 @@ const noAnswer = JSON.stringify({ error: { message: 'the gateway does not answer
 
 const digest = (text: string) => createHash('sha256').update(text).digest()
 
-/** Reads the token for each request, since the gateway has another one after each start. null when there is none. */
+/** Reads the token for each request, because the gateway's token changes with each start. null if there is none. */
 async function tokenIn({ tokenFile, tokenKeys }: Admission): Promise<string | null> {
   try {
     let value = JSON.parse(await readFile(tokenFile, 'utf8'))
@@ -53,7 +53,7 @@ async function hasToken({ headers }: IncomingMessage, admission: Admission): Pro
 const isOpen = ({ method, url }: IncomingMessage, { openPaths }: Admission) =>
   method === 'GET' && openPaths.includes(url ?? '')
 
-/** The unchanged header lines, except those of the connection and those in `without`. */
+/** The unchanged header lines, except hop-by-hop ones and those in `without`. */
 function headerLines({ rawHeaders }: IncomingMessage, without: readonly string[] = []): string[] {
   const lines: string[] = []
   for (let index = 0; index < rawHeaders.length; index += 2) {
@@ -110,9 +110,8 @@ function limitConnections(server: Server): void {
 }
 
 /**
- * Creates the server through which others reach a gateway. The gateway listens on its own loopback, and takes every
- * caller there for its owner. Each request needs admission by itself: 403 without, and 502 when the gateway does not
- * listen.
+ * Creates the server through which others reach a gateway. The gateway listens on its own loopback, and treats every
+ * caller there as its owner. Each request is checked: 403 without permission, and 502 when the gateway does not listen.
  */
 export function createForwarder(gatewayPort: number, admission: Admission): Server {
   const server = createServer(limits, async (incoming, response) => {
@@ -142,7 +141,7 @@ export function createForwarder(gatewayPort: number, admission: Admission): Serv
   server.on('upgrade', async (incoming, socket, head) => {
     socket.on('error', () => socket.destroy())
     if (!(await hasToken(incoming, admission))) return refuse(socket, '403 Forbidden', refusal)
-    // The gateway takes the token in the first message, not in a header.
+    // The gateway expects the token in the first message, not in a header.
     const lines = headerLines(incoming, ['host', 'authorization'])
     const outgoing = toGateway(incoming, gatewayPort, [
       ...lines,

@@ -26,7 +26,9 @@ export function frame(kind: Frame['kind'], payload: Buffer = Buffer.alloc(0)): B
 
 export const headFrame = (head: unknown): Buffer => frame('head', Buffer.from(JSON.stringify(head)))
 
-/** The frames of a stream, which is read only on demand. Throws when the stream holds no frame, or ends within one. */
+/**
+ * The frames of a stream, which is read only on demand. Throws when the stream contains no frame, or ends within one.
+ */
 export async function* readFrames(source: AsyncIterable<Buffer>): AsyncGenerator<Frame, void> {
   let chunks: Buffer[] = []
   let length = 0

@@ -1,5 +1,5 @@
-// Replaces every TypeScript file below a folder by JavaScript, since Node.js would need time and memory for that at each
-// start.
+// Replaces every TypeScript file below a folder by JavaScript, because Node.js would need time and memory for that at
+// each start.
 import { readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { stripTypeScriptTypes } from 'node:module'
 import { join } from 'node:path'

@@ -17,7 +17,7 @@ if (!text || !command) throw new Error('usage: supervisor <settings> <command> [
 const { gatewayPort, port, admission }: SupervisorSettings = JSON.parse(text)
 
 process.umask(0o077)
-// Before the gateway starts, since its agent could take the port.
+// Before the gateway starts, because its agent could occupy the port.
 await once(createForwarder(gatewayPort, admission).listen(port, '0.0.0.0'), 'listening')
 const gateway = spawn(command, args, { stdio: 'inherit' })
 for (const name of ['SIGTERM', 'SIGINT'] as const) process.on(name, () => gateway.kill(name))
@@ -25,5 +25,5 @@ gateway.on('error', (error) => {
   console.error(error.message)
   process.exit(127)
 })
-// The container ends with its gateway, and takes every other process along.
+// The container ends with its gateway, and so does every other process in it.
 gateway.on('exit', (code, signal) => process.exit(signal ? 128 + constants.signals[signal] : (code ?? 1)))
