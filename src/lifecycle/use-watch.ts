@@ -100,7 +100,7 @@ export function createUseWatch(deps: LifecycleDeps, rangeOfThis: () => ShardRang
     const used = await sandboxes.memoryUse(row.id, signal)
     const limit = (row.limits?.kept.memory_mb ?? row.asked.memory_mb) * megabyte
     if (used === null || used < limit * muchMemory || !(await isIdle(row))) return
-    const reason = `recycled: it used ${gigabytes(used)} of ${gigabytes(limit)} GB of memory, and nobody used it.`
+    const reason = `recycled: it used ${gigabytes(used)} of ${gigabytes(limit)} GB of memory, and was idle.`
     if (!(await raise(row, 'restart', { type: 'instance.restart', reason }))) return
     sandboxRestarts.inc({ reason: 'recycled' })
     log.warn({ instanceId: row.id, organizationId: row.organizationId }, `restarted an agent: ${reason}`)

@@ -1,4 +1,4 @@
-/** The facts of a budget that its texts name. */
+/** The facts of a budget for its texts. */
 interface NamedBudget {
   name: string
   owner: 'organization' | 'instance'
@@ -28,9 +28,9 @@ export const shownAmount = (unit: Unit, units: number): string =>
   unit === 'usd' ? `$${Number((units / 1e9).toFixed(6))}` : `${units.toLocaleString('en')} ${unit}`
 
 /**
- * Texts that agents read out, and that callers of the API get. OpenClaw does not repeat a call after a usage
- * limit, and shows people a text that says when it resets; in chats only that of a daily or monthly limit. None of them
- * may sound like a problem of the account: after such a one OpenClaw asks no model for ten minutes.
+ * Texts that agents show people, and that callers of the API get. OpenClaw does not repeat a call after a usage limit,
+ * and shows people a text with the time of the reset; in chats only that of a daily or monthly limit. None of them may
+ * read like a problem of the account: after such a text OpenClaw makes no model calls for ten minutes.
  */
 export const budgetTexts = {
   usedUp(budget: LimitedBudget): string {
@@ -46,5 +46,5 @@ export const budgetTexts = {
 
 const usedUp = /The budget “[^”]*” of [^.]* is used up until [^.]*\. \w+ usage limit: [^”]*?\.(?= |$|”)/
 
-/** The text `usedUp` within what OpenClaw says of a failed turn; null when there is none. */
+/** The text `usedUp` within OpenClaw's text about a failed turn; null if there is none. */
 export const findUsedUp = (text: string): string | null => usedUp.exec(text)?.[0] ?? null

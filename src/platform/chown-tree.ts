@@ -7,8 +7,8 @@ export interface Owner {
 }
 
 /**
- * Gives a tree that belongs to root to another owner, such as one that was restored from a copy without owners. Follows
- * no link. While the tree belongs to root alone, no other user can change it meanwhile.
+ * Gives a tree of root another owner, e.g. one restored from a copy without owners. Follows no link. While the tree
+ * belongs to root, no other user can change it.
  */
 export async function chownTree(path: string, { uid, gid }: Owner): Promise<void> {
   for (const entry of await readdir(path, { withFileTypes: true })) {

@@ -3,12 +3,12 @@ import { distance } from 'fastest-levenshtein'
 /** A longer word is not compared: the time grows with its length. */
 const maxCharacters = 100
 
-/** Without what people write in another way: `modelProvider` and `MODEL-PROVIDER` are `modelprovider`. */
+/** Removes differences of spelling: `modelProvider` and `MODEL-PROVIDER` are `modelprovider`. */
 const plain = (word: string) => word.toLowerCase().replaceAll(/[^a-z0-9]/g, '')
 
 /**
- * The known word that was probably meant by `word`, of up to 100 characters: the one that differs in the fewest letters,
- * `maxLetters` at most and fewer than half of them. Upper case, `_` and `-` do not count. Undefined when none is close.
+ * The known word closest to `word`, of up to 100 characters: the one that differs in the fewest letters, at most
+ * `maxLetters` and fewer than half of them. Upper case, `_` and `-` do not count. Undefined if none is close.
  */
 export function closestWord(word: string, known: Iterable<string>, maxLetters = 2): string | undefined {
   if (word.length > maxCharacters) return undefined

@@ -12,8 +12,8 @@ export function didYouMean(word: string, known: readonly string[]): string {
 }
 
 /**
- * Parses the command line of a program. `--help` prints its usage, and `--version` its version: then the process ends.
- * Throws StartupError, which names the option that is unknown or lacks its value.
+ * Parses the command line of a program. `--help` prints its usage, and `--version` its version; both end the process.
+ * Throws StartupError with the option that is unknown or lacks its value.
  */
 export function parseCommandLine<const Options extends ParseArgsOptionsConfig>(usage: string, options: Options) {
   const config = { options: { ...options, ...common }, allowPositionals: true } as const
@@ -24,7 +24,7 @@ export function parseCommandLine<const Options extends ParseArgsOptionsConfig>(u
   return parseArgs(config)
 }
 
-/** Throws StartupError, which names the option that is not `known`, lacks its value or has one. */
+/** Throws StartupError with the option that is not `known`, lacks its value or must not have one. */
 export function checkOptions(args: readonly string[], known: ParseArgsOptionsConfig): void {
   const config = { args: [...args], options: known, allowPositionals: true, strict: false, tokens: true } as const
   for (const token of parseArgs(config).tokens) {

@@ -20,7 +20,7 @@ import { StartupError } from './startup-error.ts'
 
 const isRoot = process.getuid?.() === 0
 
-/** Folders others must pass through but not list. */
+/** Folders that others must traverse but not list. */
 const passableMode = 0o711
 
 const isCode = (error: unknown, ...codes: string[]): boolean =>
@@ -35,13 +35,13 @@ const exists = (path: string): Promise<boolean> =>
     },
   )
 
-/** The folders from the root of the file system down to `path`, itself included. */
+/** The folders from the root of the file system down to `path`, inclusive. */
 function withParents(path: string): string[] {
   const parent = dirname(path)
   return parent === path ? [path] : [...withParents(parent), path]
 }
 
-/** Whether others may pass through a folder, or will when it is made; a file in its place is another fault. */
+/** Whether others can traverse a folder, or will when it is created; a file in its place is another fault. */
 async function isPassable(folder: string): Promise<boolean> {
   try {
     const info = await stat(folder)
@@ -64,8 +64,9 @@ async function checkPassable(path: string, setting: string): Promise<void> {
 }
 
 /**
- * Makes a folder and its missing parents; as root passable for every user, whatever the umask, else its owner's alone. It has
- * its mode from its first moment on: another process that starts at the same time must not find it closed.
+ * Creates a folder and its missing parents. As root, every user may traverse it, whatever the umask; otherwise it is
+ * its owner's alone. It has its mode from the first moment on, so that another process that starts at the same time
+ * does not find it closed.
  */
 function makeFolder(folder: string): void {
   const mode = isRoot ? passableMode : 0o700
@@ -77,27 +78,27 @@ function makeFolder(folder: string): void {
   }
 }
 
-/** One level after another: Node's recursive mkdir goes on for ever where a file system refuses with ENOENT, as /proc does. */
+/** One level after another: Node's recursive mkdir never ends if a file system refuses with ENOENT, as /proc does. */
 function makeLevels(folder: string, mode: number): void {
   for (const level of withParents(folder)) {
     if (existsSync(level)) continue
     try {
       mkdirSync(level, { mode })
     } catch (error) {
-      if (!isCode(error, 'EEXIST')) throw error // another process was quicker
+      if (!isCode(error, 'EEXIST')) throw error // another process was faster
     }
   }
 }
 
-/** The absolute path of the data folder: what is configured, else `./data`, as root `/var/lib/chowder`. */
+/** The absolute path of the data folder: the configured one, otherwise `./data`, as root `/var/lib/chowder`. */
 export const dataFolder = (configured: string | undefined): string =>
   resolve(configured ?? (isRoot ? '/var/lib/chowder' : 'data'))
 
 /**
- * Makes the data folder (absolute or relative to the working folder) if it is missing and checks that it can be used.
- * A folder that is already there keeps its mode. As root a new one is passable for every user but not listable, and it
- * and all its parents must be passable, since the database and the agents run as other users; otherwise a new one is
- * its owner's alone. Throws an Error that names the folder at fault, and the setting as the way out.
+ * Creates the data folder (absolute or relative to the working folder) if it is missing, and checks that it can be
+ * used. An existing folder keeps its mode. As root every user may traverse a new one but not list it, and also all its
+ * parents, because the database and the agents run as other users; otherwise a new one is its owner's alone. Throws an
+ * Error that names the wrong folder, and the setting as the way out.
  */
 export async function prepareDataFolder(path: string, setting = 'CHOWDER_DATA_DIR'): Promise<void> {
   const folder = resolve(path)
@@ -124,8 +125,8 @@ const temporarySibling = (target: string): string =>
   join(dirname(target), `.${basename(target)}.${randomBytes(6).toString('hex')}.tmp`)
 
 /**
- * Removes what killed makers of `target`, which exists, left. One that is still at work finds the target in place and is
- * content; what it writes into meanwhile may stay until the next call.
+ * Removes the leftovers of killed makers of `target`, which exists. A running maker finds the target in place and
+ * returns; its temporary files may stay until the next call.
  */
 async function removeTemporarySiblings(target: string): Promise<void> {
   const prefix = `.${basename(target)}.`
@@ -136,9 +137,10 @@ async function removeTemporarySiblings(target: string): Promise<void> {
 }
 
 /**
- * Fills `target` once, by `make(temporary)` beside it and an atomic rename: there is never a half of it, several
- * processes may do it at once (one wins, all return), and what a kill leaves are hidden siblings (the temporary one and
- * any whose name begins with its name) that the next call for the same target removes. Does nothing when the target exists. Missing parents are made.
+ * Fills `target` once, by `make(temporary)` beside it and an atomic rename: it is never half-made, several processes
+ * may do it at once (one wins, all return), and a kill leaves hidden siblings (the temporary one and any whose name
+ * begins with its name) that the next call for the same target removes. Does nothing if the target exists. Creates
+ * missing parents.
  */
 export async function makeOnce(target: string, make: (temporary: string) => Promise<void>): Promise<void> {
   makeFolder(dirname(target))
@@ -155,7 +157,10 @@ export async function makeOnce(target: string, make: (temporary: string) => Prom
   await removeTemporarySiblings(target)
 }
 
-/** Lets every user read `path` and all below it, and run what its owner may run, whatever umask it was installed with. */
+/**
+ * Makes `path` and all below it readable for every user, and executable if its owner may execute it, whatever the umask
+ * of the install.
+ */
 async function openToAll(path: string): Promise<void> {
   const info = await lstat(path)
   if (info.isSymbolicLink()) return
@@ -164,20 +169,20 @@ async function openToAll(path: string): Promise<void> {
 }
 
 export interface CopyOptions {
-  /** Which files of a folder are copied, by their path in the source; all by default. */
+  /** Selects the copied files of a folder, by their path in the source; all by default. */
   filter?: (source: string) => boolean
-  /** Completes the copy before anybody can see it. */
+  /** Completes the copy before other processes can see it. */
   finish?: (copy: string) => Promise<void>
 }
 
 /**
- * Copies a file or folder to `target` once, readable and runnable by every user; links inside a folder stay links.
- * Promises what `makeOnce` does.
+ * Copies a file or folder to `target` once, readable and executable by every user; links inside a folder stay links.
+ * Has the guarantees of `makeOnce`.
  */
 export async function copyOnce(source: string, target: string, options: CopyOptions = {}): Promise<void> {
   const { filter = () => true, finish } = options
   await makeOnce(target, async (temporary) => {
-    // Blocks are shared instead of copied where the file system can.
+    // Blocks are shared instead of copied if the file system can.
     if ((await stat(source)).isDirectory()) {
       await cp(source, temporary, { recursive: true, verbatimSymlinks: true, filter, mode: constants.COPYFILE_FICLONE })
     } else {
@@ -190,7 +195,7 @@ export async function copyOnce(source: string, target: string, options: CopyOpti
 
 /**
  * A Node binary of this process's version that every user of the machine may run: as root a copy below the data folder
- * (made at the first call), since the folder it was installed in may be closed to others; else this process's own.
+ * (created at the first call), because its installation folder may be closed to others; otherwise this process's own.
  */
 export async function nodeBinary(dataDir: string): Promise<string> {
   if (!isRoot) return process.execPath
@@ -200,8 +205,8 @@ export async function nodeBinary(dataDir: string): Promise<string> {
 }
 
 /**
- * The text of the file at `path` (mode 0600), which holds what `make` returns at the very first call. Of several
- * processes calling at once one makes it and all return the same; a kill leaves the whole file or none.
+ * The text of the file at `path` (mode 0600), created from `make` at the first call. Of several concurrent processes
+ * one creates it and all return the same; a kill leaves the whole file or none.
  */
 export async function textMadeOnce(path: string, make: () => string): Promise<string> {
   for (;;) {
@@ -217,7 +222,7 @@ export async function textMadeOnce(path: string, make: () => string): Promise<st
     try {
       await file.writeFile(`${make()}\n`)
       await file.sync()
-      // Unlike a rename, a link never replaces what another process was quicker to make.
+      // Unlike a rename, a link never replaces the file of a faster process.
       await link(temporary, path)
     } catch (error) {
       // Another process has created the target and removed the temporary file.
@@ -229,5 +234,5 @@ export async function textMadeOnce(path: string, make: () => string): Promise<st
   }
 }
 
-/** The identity of this machine's data folder: a random uuid, made at the first call and the same ever after. */
+/** The identity of this machine's data folder: a random uuid, created at the first call and constant afterwards. */
 export const hostId = (dataDir: string): Promise<string> => textMadeOnce(join(resolve(dataDir), 'host-id'), randomUUID)

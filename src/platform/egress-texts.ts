@@ -1,5 +1,5 @@
 interface Refused {
-  /** `host:port`, as a rule has it. */
+  /** `host:port`, in the notation of a rule. */
   place: string
   instanceId: string
 }
@@ -8,7 +8,7 @@ const allow = ({ place, instanceId }: Refused) =>
   `To allow it: POST /v1/instances/${instanceId}/egress/allow, or add ${JSON.stringify(place)} to egress.hosts of the ` +
   'instance or its organization.'
 
-/** Texts that programs of agents show: each names the host, and the setting that would allow it. */
+/** Texts for agents' programs: each names the host, and the setting that would permit it. */
 export const egressTexts = {
   target:
     'This is a proxy: it takes CONNECT host:port, and requests with a whole URL such as http://example.com/. ' +

@@ -1,17 +1,17 @@
 import { type ErrorCode, type ErrorKind, errorCodes } from './error-codes.ts'
 
 export interface AppErrorOptions extends ErrorOptions {
-  /** Seconds after which the caller should repeat the request: sent as `Retry-After`. */
+  /** Seconds after which the caller should repeat the request, sent as `Retry-After`. */
   retryAfterSeconds?: number
-  /** Tells API clients not to repeat the request by themselves: a turn may already have begun. */
+  /** Advises API clients not to repeat the request automatically: a turn may already have begun. */
   doNotRetry?: boolean
-  /** The field that is at fault. */
+  /** The wrong field. */
   param?: string | undefined
-  /** A sentence that follows the message in `error.message`, where the contract fixes the whole of `detail`. */
+  /** A sentence appended to the message in `error.message`, if the contract fixes the whole of `detail`. */
   hint?: string | undefined
 }
 
-/** An expected failure whose message is safe to show the caller. Anything else is a bug and answers 500. */
+/** An expected failure whose message is safe for the caller. Any other error is a bug and answers 500. */
 export class AppError extends Error {
   readonly code: ErrorCode
   /** The kind of the failure. */

@@ -2,10 +2,10 @@ import { randomInt } from 'node:crypto'
 import { once } from 'node:events'
 import { createServer } from 'node:net'
 
-/** Below the ports that Linux gives to connections by itself. */
+/** Below the ports that Linux assigns to connections. */
 const [firstSteady, lastSteady] = [20_000, 32_000]
 
-/** A TCP port of 127.0.0.1 on which nothing listens at the moment. */
+/** A TCP port of 127.0.0.1 without a listener at the moment. */
 export async function freePort(wanted = 0): Promise<number> {
   const server = createServer().listen(wanted, '127.0.0.1')
   await once(server, 'listening')
@@ -15,7 +15,7 @@ export async function freePort(wanted = 0): Promise<number> {
   return address.port
 }
 
-/** The same, of a port that is still free when it is wanted later: the system gives it to no connection meanwhile. */
+/** The same, for later use: the system assigns the port to no connection meanwhile. */
 export async function steadyFreePort(): Promise<number> {
   for (let attempt = 0; attempt < 20; attempt += 1) {
     const port = await freePort(randomInt(firstSteady, lastSteady)).catch(() => null)

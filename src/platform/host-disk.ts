@@ -7,25 +7,25 @@ const megabyte = 1024 * 1024
 export const usualFloorMb = 1024
 /** A small disk has a small floor. */
 const mostOfDisk = 0.1
-/** How many files of one block, the usual 4 KiB, fill a megabyte. */
+/** The number of files of one block, the usual 4 KiB, in a megabyte. */
 const filesPerMegabyte = 256
 
 interface DiskState {
   freeBytes: number
-  /** Below it, only the control plane writes. */
+  /** Below this, only the control plane writes. */
   floorBytes: number
-  /** How many files there may be more; null where the file system has no limit of its own. */
+  /** How many more files the disk can hold; null if the file system has no limit. */
   freeFiles: number | null
   isLow: boolean
 }
 
 /** The disk of a folder of this host. */
 export interface HostDisk {
-  /** What is free now, or was a second ago. */
+  /** The current state, at most a second old. */
   read(): Promise<DiskState>
 }
 
-/** Watches the disk of a folder, of which `floorMb` are for the control plane, or a tenth of a small disk. */
+/** Watches the disk of a folder, with `floorMb` reserved for the control plane, or a tenth of a small disk. */
 export function createHostDisk(folder: string, floorMb: number): HostDisk {
   let latest: { at: number; state: Promise<DiskState> } | undefined
   async function read(): Promise<DiskState> {
@@ -45,7 +45,7 @@ export function createHostDisk(folder: string, floorMb: number): HostDisk {
   }
 }
 
-/** Throws AppError `host_disk_full` while the rest of the disk is for the control plane. */
+/** Throws AppError `host_disk_full` while the rest of the disk is reserved for the control plane. */
 export async function requireHostRoom(disk: HostDisk): Promise<void> {
   if ((await disk.read()).isLow) throw new AppError('host_disk_full', texts.hostDiskFull)
 }

@@ -1,4 +1,4 @@
-/** Classes of reasons why an installer fails, by what it wrote. The first that matches counts. */
+/** Reasons why an installer fails, recognized in its output. The first match counts. */
 const reasons: readonly [RegExp, string][] = [
   [/ENOSPC|EDQUOT|no space left|disk quota/i, 'the disk is full'],
   [/EINTEGRITY/, 'a package is not the one that was locked'],
@@ -12,13 +12,13 @@ const reasons: readonly [RegExp, string][] = [
 ]
 
 /**
- * Software could not be installed on this host. The message names the class of the reason and is safe to show to
- * everybody. `output` is the end of what the installer wrote, for operators.
+ * Software could not be installed on this host. The message names the kind of reason and is safe for everybody.
+ * `output` is the end of the installer's output, for operators.
  */
 export class InstallError extends Error {
   override name = 'InstallError'
   readonly output: string
-  /** Whether the message says all that an operator needs. */
+  /** Whether the message is sufficient for the operator. */
   readonly isExplained: boolean
 
   /** `failure` is a sentence without an end, such as `OpenClaw could not be installed`. */

@@ -8,7 +8,7 @@ export interface ListenAddress {
   portVariable: string
 }
 
-/** Says in one sentence why a process cannot listen, and what to do. Returns the error itself when it is another. */
+/** Explains in one sentence why a process cannot listen, and the remedy. Returns an unrelated error unchanged. */
 export function explainListening(error: unknown, { host, port, hostVariable, portVariable }: ListenAddress): unknown {
   const sentences: Record<string, string> = {
     EADDRINUSE: `Port ${port} on ${host} is taken by another program. Set ${portVariable} to a free one (each process needs its own), or end that program.`,

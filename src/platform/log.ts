@@ -6,14 +6,16 @@ export type { Logger } from 'pino'
 type SerializedError = ReturnType<typeof pino.stdSerializers.err> &
   Partial<Record<'params' | 'detail' | 'where' | 'internalQuery' | 'client', unknown>>
 
-/** The characters of a text of somebody else, such as an agent or a provider, that a line of the log has at most. */
+/** Maximum characters of a foreign text, such as an agent's or a provider's, in a line of the log. */
 const maxForeignCharacters = 300
 
-/** A text of somebody else, for the log. */
+/** Shortens a foreign text for the log. */
 export const shortened = (text: string): string =>
   text.length > maxForeignCharacters ? `${text.slice(0, maxForeignCharacters)}…` : text
 
-/** Whether an error, or one of its causes, is that of a connection: its message says all, its stack is Node's own. */
+/**
+ * Whether an error, or one of its causes, is that of a connection: its message is sufficient, its stack is Node's own.
+ */
 function isOfConnection(error: unknown): boolean {
   for (let cause = error; cause instanceof Error; cause = cause.cause) {
     if ('syscall' in cause && ['connect', 'getaddrinfo'].includes(String(cause.syscall))) return true
@@ -23,7 +25,7 @@ function isOfConnection(error: unknown): boolean {
 
 /**
  * The error of a failed statement quotes parameters and whole rows, with sealed values, names and hashes. The error of
- * a lost connection contains its client, with the key that cancels its statements. None of that may be logged.
+ * a lost connection contains its client, with the key that cancels its statements. Neither may be logged.
  */
 function shownError(error: Error): unknown {
   const { params, detail, where, internalQuery, client, stack, ...shown } = pino.stdSerializers.err(
@@ -38,7 +40,7 @@ export const logSerializers = { err: shownError }
 
 const secretHeaders = ['authorization', 'x-signup-token', 'x-api-key', 'x-goog-api-key']
 
-/** The fields with secrets that libraries log, at the level `trace` too. */
+/** The fields with secrets that libraries log, also at the level `trace`. */
 export const redactedFields = ['headers', 'req.headers', 'busboyOptions.headers'].flatMap((headers) =>
   secretHeaders.map((name) => `${headers}["${name}"]`),
 )
@@ -98,15 +100,14 @@ export function createLog(
   return pino({ ...options, hooks: { logMethod: showProgress }, transport: { target: 'pino-pretty', options: pretty } })
 }
 
-/** Logs lines of progress. On a terminal a passing one is shown in one place, where the next one replaces it. */
+/** Logs lines of progress. On a terminal the next line replaces a temporary one. */
 export const logProgress =
   (log: Pick<Logger, 'info'>) =>
   (line: string, isPassing = false): void =>
     log.info(isPassing ? { progress: true } : {}, line)
 
 /**
- * For an error that repeats while an outage lasts: logs the first error as `failure`, and after it the first success as
- * `recovery`.
+ * For an error that repeats during an outage: logs the first error as `failure`, and the next success as `recovery`.
  */
 export function logFirstAndRecovery(log: Pick<Logger, 'info' | 'warn'>, failure: string, recovery: string) {
   let isFailing = false

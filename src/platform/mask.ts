@@ -1,15 +1,15 @@
-/** Hides secrets in a text. With `isCut`, the text may end within one: then its beginning is hidden too. */
+/** Hides secrets in a text. With `isCut`, the text may end within a secret, whose beginning is hidden too. */
 export type Mask = (text: string, isCut: boolean) => string
 
 const hidden = '***'
-/** Shorter values are no secrets, and hiding them would hide ordinary words. */
+/** Shorter values are no secrets, and masking them would hide ordinary words. */
 const minCharacters = 6
-/** A cut secret of fewer characters gives nothing away. */
+/** A shorter part of a cut secret reveals nothing. */
 const minCutCharacters = 4
 const base64Bits = 6
 const bitsPerByte = 8
 
-/** A secret in base64, also within a longer text that was encoded: it may begin at any of three places of its bytes. */
+/** A secret in base64, also within a longer encoded text: it may begin at any of three byte positions. */
 function inBase64(secret: string): string[] {
   return [0, 1, 2].flatMap((before) => {
     const bytes = Buffer.concat([Buffer.alloc(before), Buffer.from(secret)])
@@ -26,13 +26,13 @@ function inUrl(secret: string): string[] {
   return forms.flatMap((form) => [form, form.replace(/%[0-9A-F]{2}/g, (code) => code.toLowerCase())])
 }
 
-/** As in JSON, in JSON within JSON, and as programs write it that escape the slash. */
+/** As in JSON, in JSON within JSON, and in the output of programs that escape the slash. */
 function inJson(secret: string): string[] {
   const escaped = (text: string) => JSON.stringify(text).slice(1, -1)
   return [escaped(secret), escaped(escaped(secret)), escaped(secret).replaceAll('/', '\\/')]
 }
 
-/** A secret as programs write it. One of several lines is a secret in each of them. */
+/** A secret in the notations of programs. One with several lines is a secret in each of them. */
 const formsOf = (secret: string): string[] => [
   secret,
   ...secret.split(/\r?\n/),
@@ -45,7 +45,7 @@ const formsOf = (secret: string): string[] => [
 export function createMask(secrets: Iterable<string>): Mask {
   const forms = [...new Set([...secrets].flatMap(formsOf))]
     .filter((form) => form.length >= minCharacters)
-    .sort((one, other) => other.length - one.length) // one may be within another
+    .sort((one, other) => other.length - one.length) // one may contain another
   const lengthOfCut = (text: string, form: string): number => {
     for (let length = Math.min(form.length - 1, text.length); length >= minCutCharacters; length -= 1)
       if (text.endsWith(form.slice(0, length))) return length

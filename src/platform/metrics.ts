@@ -168,13 +168,13 @@ export const driverCallDuration = new Histogram({
   registers,
 })
 
-/** Metrics that are read whenever Prometheus asks. */
+/** Metrics that are read at each scrape. */
 export interface MetricSource {
   /** In Prometheus' text format. */
   metrics(): Promise<string>
 }
 
-/** The metrics of a source that takes longer are left out. */
+/** The metrics of a slower source are omitted. */
 const sourceTimeoutMs = 3000
 
 /**

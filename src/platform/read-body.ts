@@ -1,6 +1,6 @@
 import type { Readable } from 'node:stream'
 
-/** Buffer size, in bytes, to start with when the length is unknown. */
+/** Initial buffer size, in bytes, if the length is unknown. */
 const defaultExpectedBytes = 16 * 1024
 
 interface ReadOptions {
@@ -10,9 +10,9 @@ interface ReadOptions {
 }
 
 /**
- * Reads a body into one buffer, which doubles as it grows: pieces that were kept would take many times their size when
- * they are short. Resolves to null once the body has more than `limit` bytes, and leaves the rest to the caller. Rejects
- * when the body breaks off.
+ * Reads a body into one buffer, which doubles as it grows: short pieces would take many times their size if they were
+ * kept. Resolves to null once the body has more than `limit` bytes, and leaves the rest to the caller. Rejects when the
+ * body breaks off.
  */
 export function readBody(
   body: Readable,
@@ -41,7 +41,7 @@ export function readBody(
   body.once('end', () => resolve(bytes.subarray(0, length)))
   body.once('error', reject)
   body.once('close', () => {
-    // The stack trace of this error is slow to make: not after an end.
+    // The stack trace of this error is slow, so it is not created after an end.
     if (!body.readableEnded && !body.errored) reject(new Error('the body broke off'))
   })
   return promise

@@ -1,5 +1,5 @@
 const verbs = { start: 'started', stop: 'stopped', restart: 'restarted' } as const
-/** The way out for an instance that is stopped. */
+/** The way out for a stopped instance. */
 const ifStopped = { start: '', stop: 'It is stopped already.', restart: 'Start it instead.' } as const
 const remedies: Record<string, string> = {
   provisioning: 'Wait until it is running.',
@@ -12,7 +12,7 @@ const remedies: Record<string, string> = {
 /** The status as it follows `is`. */
 const shown = (status: string) => (status === 'error' ? 'in the state error' : status)
 
-/** Every fixed text that callers see, in one place. The API contract fixes the first three byte for byte. */
+/** The fixed texts for callers, in one place. The API contract fixes the first three byte for byte. */
 export const texts = {
   instanceNotFound: 'Instance not found.',
   /** Follows instanceNotFound in `error.message`. */
@@ -23,7 +23,7 @@ export const texts = {
     'Gateway unavailable – the sandbox may have been stopped or deleted. Try restarting the instance.',
   instanceLimit: (count: number, limit: number) =>
     `Instance limit reached (${count}/${limit}). Upgrade your subscription.`,
-  /** Follows instanceLimit where there is nothing to upgrade to. */
+  /** Follows instanceLimit without an upgrade. */
   limitWithoutBilling: (organizationId: string) =>
     'This server sells no subscriptions. ' +
     `Its operator raises the limit with npm run admin -- set-limit ${organizationId} <number>.`,
@@ -107,7 +107,7 @@ export const texts = {
   badExpiry: 'expires_at must be an ISO 8601 time with a zone, such as 2026-12-31T23:59:59Z.',
   pastExpiry: 'expires_at must be in the future. To end a key now, revoke it with DELETE.',
   tooManyKeys: (keys: number) =>
-    `The organization has ${keys.toLocaleString('en')} active keys, which is the most. Revoke those that nobody uses: ` +
+    `The organization has ${keys.toLocaleString('en')} active keys, which is the most. Revoke unused ones: ` +
     'GET /v1/keys shows when each was used last.',
   keyRevoked: 'The key is revoked and cannot be changed. Create another.',
   lastOrganizationKey:

@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 
-/** Amounts by id. An id without any takes no memory. */
+/** Amounts by id. An id at 0 takes no memory. */
 export function createAmounts() {
   const amounts = new Map<string, number>()
   return {
@@ -14,15 +14,15 @@ export function createAmounts() {
 }
 
 export interface PlaceLimits {
-  /** Calls of one instance at the same time. */
+  /** Concurrent calls of one instance. */
   perInstance: number
-  /** Calls of all instances of one organization at the same time. */
+  /** Concurrent calls of all instances of one organization. */
   perOrganization: number
 }
 
 /** Counts the open calls of instances and organizations. */
 export interface Places {
-  /** Takes a place for a call, and returns what gives it back; null when there is none. */
+  /** Counts a call, and returns the function that uncounts it; null at a limit. */
   take(instanceId: string, organizationId: string): (() => void) | null
 }
 
@@ -41,12 +41,12 @@ export function createPlaces({ perInstance, perOrganization }: PlaceLimits): Pla
 
 /** The time between two answers that refuse a token, in ms: a hundred a second. */
 const spacingMs = 10
-/** An answer that would have to wait for longer is not given. */
+/** The longest wait for such an answer; beyond it there is none. */
 const longestWaitMs = 1000
 
 /**
  * Paces the answers that refuse a token. An agent that guesses tokens waits for each answer, so that its guesses take
- * neither the time of the process nor the database from the calls of others.
+ * neither processor time nor the database from other calls.
  */
 export interface Refusals {
   /** Waits until a token may be refused; false when too many wait, and the connection must be cut. */
@@ -67,10 +67,10 @@ export function createRefusals(): Refusals {
   }
 }
 
-/** With the time that grants are cached, an open connection that is no longer allowed ends within a second. */
+/** Together with the cache time of grants, an open connection that is no longer permitted ends within a second. */
 const recheckEveryMs = 500
 
-/** Runs a check of open connections every half second, never twice at once. Returns what stops it. */
+/** Runs a check of open connections every half second, never twice at once. Returns a function that stops it. */
 export function startRechecks(check: () => Promise<unknown>): () => void {
   let isChecking = false
   const timer = setInterval(() => {

@@ -2,8 +2,7 @@ import { AppError } from '#platform/errors.ts'
 import { texts } from '#platform/texts.ts'
 
 /**
- * An offset such as `+02:00` means its opposite to PostgreSQL: only names are taken. Throws AppError
- * `invalid_value`.
+ * Only names are accepted: PostgreSQL inverts the sign of an offset such as `+02:00`. Throws AppError `invalid_value`.
  */
 export function requireTimeZone(name: string, param = 'time_zone'): void {
   try {

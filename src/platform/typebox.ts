@@ -1,6 +1,6 @@
 import { type Static, type TSchema, Type } from '@sinclair/typebox'
 
-/** A pattern with the rule that it stands for, as the end of a sentence that begins with the name of the field. */
+/** A pattern with the rule that it stands for, to be appended to the name of the field. */
 export const textRule = (pattern: string, rule: string) => ({ pattern, 'x-rule': rule })
 
 /** A text without control characters. */
@@ -37,6 +37,6 @@ export const DateTime = (description: string) => Type.String({ format: 'date-tim
 /** An address. */
 export const Uri = (description: string) => Type.String({ format: 'uri', description })
 
-/** An enum of texts. With a tuple, `Type.Enum` of TypeBox 0.34 silently makes a wrong schema. */
+/** An enum of texts. With a tuple, `Type.Enum` of TypeBox 0.34 silently creates a wrong schema. */
 export const OneOf = <const T extends readonly string[]>(values: T, description?: string) =>
   Type.Unsafe<T[number]>({ type: 'string', enum: [...values], ...(description && { description }) })

@@ -22,5 +22,5 @@ function findCommit(): string {
 /** The version of Chowder, such as `0.1.0`. */
 export const version: string = JSON.parse(read('package.json')).version
 
-/** The first 12 digits of the commit that Chowder was built from; `unknown` when nothing tells. */
+/** The first 12 digits of the commit that Chowder was built from; `unknown` without one. */
 export const commit: string = /^[0-9a-f]{12}/.exec(findCommit())?.[0] ?? 'unknown'

@@ -88,7 +88,7 @@ export async function serveRelay(
   const other = await installationAt(ownUrl(host, port))
   if (other !== null && other !== '' && other !== installation) {
     throw new StartupError(
-      `Port ${port} on ${host} is the relay of another Chowder. Set RELAY_PORT to a free one: the agents are told of it.`,
+      `Port ${port} on ${host} is the relay of another Chowder. Set RELAY_PORT to a free one: the agents follow it.`,
     )
   }
   const identity = JSON.stringify({ installation })

@@ -9,7 +9,7 @@ export type { Config } from './env.ts'
 
 type Rule = Setting & { anyOf?: { const: string }[]; minimum?: number; maximum?: number }
 
-/** The rule of a setting as the end of a sentence for error messages, without the setting's value. */
+/** The rule of a setting, appended to its name in error messages, without the setting's value. */
 export function ruleOf(schema: Rule): string {
   if (schema.const) return `must be ${schema.const}`
   if (schema.anyOf) return `must be one of ${schema.anyOf.map((choice) => choice.const).join(', ')}`
@@ -41,7 +41,7 @@ const secretVariables = Object.entries<Setting>(Env.properties)
   .filter(([, { isSecret }]) => isSecret)
   .map(([name]) => name)
 
-/** The names of all variables that are settings, those of files with secrets too. */
+/** The names of all variables that are settings, including those of files with secrets. */
 export const settingNames: readonly string[] = [
   ...Object.keys(Env.properties),
   ...secretVariables.map((name) => `${name}_FILE`),
@@ -82,7 +82,7 @@ function placeholderFaults({ DATABASE_URL = '', CHOWDER_SECRET_KEY = '' }: NodeJ
   return faults
 }
 
-/** The settings that fit their pattern and mean nothing, such as `http://999.9.9.9`. */
+/** The settings that fit their pattern but are invalid, such as `http://999.9.9.9`. */
 const meaningless = ({ AGENT_RESOURCES = '', CHOWDER_PUBLIC_URL, CORS_ALLOWED_ORIGINS }: NodeJS.ProcessEnv) => [
   ...(readResourceSettings(AGENT_RESOURCES) ? [] : ['AGENT_RESOURCES']),
   ...(URL.canParse(CHOWDER_PUBLIC_URL ?? 'http://a') ? [] : ['CHOWDER_PUBLIC_URL']),
@@ -113,14 +113,14 @@ export function loadConfig(env: NodeJS.ProcessEnv = process.env): Config {
   return Object.freeze(candidate as Config)
 }
 
-/** Variables that docker-compose.yml reads beside this program's. CHOWDER_PORT there is PORT here. */
+/** Variables of docker-compose.yml that this program does not read. CHOWDER_PORT there is PORT here. */
 const composeVariables = ['CHOWDER_VERSION', 'CHOWDER_COMMIT', 'CHOWDER_BIND', 'CHOWDER_DOMAIN']
-/** Of shorter names, such as PORT, too many others are one letter away. */
+/** Shorter names, such as PORT, are one letter away from too many others. */
 const minLetters = 8
 
 /**
- * A sentence about each variable that is probably meant as a setting and is none: every unknown name that begins with
- * `CHOWDER_`, and other names that are one letter away from a setting.
+ * A sentence about each variable that is probably a misspelt setting: every unknown name that begins with `CHOWDER_`,
+ * and other names that are one letter away from a setting.
  */
 export function unknownSettings(env: NodeJS.ProcessEnv = process.env): string[] {
   const sentences: string[] = []

@@ -13,7 +13,7 @@ const httpUrl = (description: string, more: Partial<SettingOptions> = {}) =>
     ...more,
   })
 
-/** The name or address of a host as it is in a Host header, without a port. */
+/** The name or address of a host in a Host header, without a port. */
 const host = '([A-Za-z0-9._-]+|\\[[0-9A-Fa-f:.]+\\])'
 
 const limit = (defaultValue: number, description: string, maximum = 1_000_000) =>
@@ -296,7 +296,7 @@ export const Env = Type.Object({
 })
 
 /**
- * The settings, and the role of the process, which is the argument of its command line. A secret that was read from a
- * file has the path beside it, if the file is read again later.
+ * The settings, and the role of the process, which is the argument of its command line. A secret from a file has the
+ * path beside it, if the file is reread later.
  */
 export type Config = Readonly<Static<typeof Env> & { CHOWDER_ROLE?: 'all' | 'api' | 'worker' | 'relay' }>

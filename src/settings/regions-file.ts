@@ -12,7 +12,7 @@ import { readResourceSettings } from './resources.ts'
 export interface RegionSettings {
   name: string
   isDefault: boolean
-  /** The settings that hold there: those of the environment, unless the file says otherwise. */
+  /** The settings of the region: those of the environment, unless the file overrides them. */
   config: Config
   /** The folder of its local sandboxes; undefined for the data folder. */
   storage: string | undefined
@@ -22,7 +22,7 @@ type Variable = keyof typeof Env.properties
 type Variables = Record<string, Variable>
 type Driver = Config['SANDBOX_DRIVER']
 
-/** The fields of each driver, each with the variable that it replaces, and whose rule it has. */
+/** The fields of each driver, each with the variable that it replaces and whose rule applies. */
 const fieldsOf: Record<Driver, Variables> = {
   local: { isolation: 'LOCAL_ISOLATION' },
   docker: {
@@ -81,7 +81,7 @@ const regionSchemas = {
   kubernetes: regionSchema('kubernetes'),
 }
 
-/** The file, but for the fields of regions, which depend on the driver. */
+/** The file without the fields of regions, which depend on the driver. */
 const fileSchema = Type.Object(
   {
     regions: Type.Record(Type.String({ pattern: `^${regionName}$` }), fields({}, true), {
@@ -102,7 +102,7 @@ interface RegionFields extends Record<string, unknown> {
   models?: Record<string, string>
 }
 
-/** A fault as a sentence that names the field and its rule, without the value: that may be a secret. */
+/** A fault as a sentence with the field and its rule, without the value: that may be a secret. */
 function sentenceOf({ type, path, schema }: ValueError, parent: string): string {
   const names = [...parent.split('.'), ...path.split('/')].filter((name) => name !== '')
   const place = names.join('.') || 'the file'
@@ -168,8 +168,8 @@ function read(text: string, base: Config): { regions: RegionSettings[]; faults: 
 }
 
 /**
- * Reads CHOWDER_CONFIG_FILE. Throws BadEnvironment, which names all faults, each with its field and its rule, and
- * without the value.
+ * Reads CHOWDER_CONFIG_FILE. Throws BadEnvironment with all faults, each with its field and its rule, and without the
+ * value.
  */
 export function readRegionsFile(path: string, base: Config): RegionSettings[] {
   let text: string

@@ -1,17 +1,17 @@
-/** What an agent may use: the names in the API, in settings and in the database. */
+/** The limits of an agent: their names in the API, in settings and in the database. */
 export const resourceNames = ['memory_mb', 'cpus', 'pids', 'disk_mb'] as const
 export type ResourceName = (typeof resourceNames)[number]
 export type ResourceLimits = Record<ResourceName, number>
 
-/** The limits of a sandbox: those that were asked for last, and those that its platform keeps, null for none. */
+/** The limits of a sandbox: those last requested, and those that its platform enforces, null for none. */
 export interface HeldLimits {
   asked: ResourceLimits
   kept: Record<Exclude<ResourceName, 'disk_mb'>, number | null> & { disk_mb?: number | null }
 }
 
 /**
- * What an operator and a caller can set. OpenClaw has some 30 threads. On a busy machine with two processors the kernel
- * ended it at its first turn with a tool while it had 1536 MB, and not with 1664.
+ * The bounds of the values. OpenClaw has some 30 threads. On a busy machine with two processors the kernel killed it at
+ * its first turn with a tool with 1536 MB, and not with 1664.
  */
 export const resourceBounds: Record<ResourceName, { minimum: number; maximum: number }> = {
   memory_mb: { minimum: 1792, maximum: 4_194_304 },
@@ -32,14 +32,14 @@ const maximaOf = ({ memory_mb, cpus, pids, disk_mb }: ResourceLimits): ResourceL
 
 export const usualMaxima = maximaOf(usualResources)
 
-/** Why no agent has less memory, as the end of a sentence that begins with the name of the field. */
+/** Explains the minimum memory; appended to the field name. */
 export const leastMemoryRule = `must be at least ${resourceBounds.memory_mb.minimum}: OpenClaw needs that to use a tool`
 
-/** Writes limits as settings have them. */
+/** Writes limits in the notation of settings. */
 export const formatResources = (limits: Partial<ResourceLimits>): string =>
   resourceNames.flatMap((name) => (limits[name] === undefined ? [] : `${name}=${limits[name]}`)).join(',')
 
-/** Reads a text such as `memory_mb=4096,cpus=2`; null when it is none, or has a number out of bounds. */
+/** Parses a text such as `memory_mb=4096,cpus=2`; null if it is invalid, or has a number out of bounds. */
 export function parseResources(text: string): Partial<ResourceLimits> | null {
   const limits: Partial<ResourceLimits> = {}
   for (const part of text.split(',')) {
@@ -54,18 +54,18 @@ export function parseResources(text: string): Partial<ResourceLimits> | null {
   return limits
 }
 
-/** What `parseResources` takes, as the end of a sentence that begins with the name of a setting. */
+/** The accepted notation of `parseResources`, appended to the name of a setting. */
 export const resourcesRule = (example: ResourceLimits): string =>
   `must have numbers for some of memory_mb, cpus, pids and disk_mb, such as ${formatResources(example)}; ` +
   `memory_mb ${leastMemoryRule}`
 
-/** The limits of agents that have none of their own, and the most that any may have. */
+/** The limits of agents without their own, and the maxima for all. */
 export interface ResourceSettings {
   defaults: ResourceLimits
   maxima: ResourceLimits
 }
 
-/** Reads the setting AGENT_RESOURCES: an agent may be given four times as much. Null when it is bad. */
+/** Parses the setting AGENT_RESOURCES: the maximum for an agent is four times as much. Null if it is invalid. */
 export function readResourceSettings(text: string): ResourceSettings | null {
   const named = text === '' ? {} : parseResources(text)
   if (!named) return null

@@ -7,7 +7,7 @@ import type { Caller } from '#http/caller.ts'
 import type { FindGateway, RunningGateway } from '#instances/find.ts'
 import type { Logger } from '#platform/log.ts'
 
-/** The session of an instance in which a turn runs; `sessionKey` is the gateway's key of it. */
+/** The session of a turn in an instance; `sessionKey` is the gateway's key of it. */
 export interface TurnSession {
   organizationId: string
   instanceId: string
@@ -32,8 +32,8 @@ export interface Admission {
 }
 
 /**
- * The end user that a turn names: the one of its client token, else the `user` of its body; null for none. The holder of
- * a client token cannot choose another one.
+ * The end user of a turn: the one of its client token, otherwise the `user` of its body; null without one. The holder
+ * of a client token cannot choose another one.
  */
 function endUserOf({ caller: { token }, user }: Asker): string | null {
   const named = (token ? token.endUser : user) ?? ''
@@ -49,8 +49,8 @@ export function createAdmission(db: Db, findGateway: FindGateway, log: Pick<Logg
   const known = new LRUCache<string, string>({ max: maxKnown, ttl: knownMs })
 
   /**
-   * Gateways do not pass the end user on. A session keeps the one of its turn before if a turn names none. A failure
-   * costs no turn.
+   * Gateways do not pass the end user on. A turn without one keeps the session's last one. A failure does not fail the
+   * turn.
    */
   async function recordEndUser(endUser: string | null, { organizationId, instanceId, sessionKey }: TurnSession) {
     const key = `${instanceId} ${sessionKey}`

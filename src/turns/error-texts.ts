@@ -27,7 +27,7 @@ export const errorTexts = {
   providerRefusedRequest: (provider: string) => `The model provider (${provider}) refused the request.`,
   modelNotFound: (provider: string) =>
     `The model provider (${provider}) does not know the model, or your organization's API key may not use it.`,
-  /** The words of a provider, to be appended to another text. */
+  /** A provider's message, appended to another text. */
   providerSays: (words: string | null) => (words === null ? '' : ` It says: “${words}”`),
   chowderRefused: 'The gateway of this instance did not accept Chowder. Stop and start the instance.',
   gatewayFailed: (status: number, message: string | null) =>

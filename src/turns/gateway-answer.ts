@@ -22,16 +22,16 @@ export type AgentOutput =
 /** The end of a turn as the agent reports it. */
 export type AgentEnd =
   | { kind: 'end'; status: 'completed' | 'incomplete'; usage: Usage | null }
-  /** `runId` is OpenClaw's id of the turn. `note` is what it noted in the session, where the error says nothing. */
+  /** `runId` is OpenClaw's id of the turn. `note` is its entry in the session, if the error has no reason. */
   | { kind: 'failed'; runId: unknown; error: unknown; usage: Usage | null; note?: string | null }
 
 /** An event of a turn. A turn has any number of outputs, then exactly one end. */
 export type AgentEvent = AgentOutput | AgentEnd
 
-/** The end of a turn: the one that the agent reports, or the failure that broke its answer off. */
+/** The end of a turn: as reported by the agent, or the failure that broke its answer off. */
 export type TurnEnd = AgentEnd | { kind: 'broken'; cause: unknown }
 
-/** The error for an answer of a gateway that cannot be used. The turn has begun, so it must not be repeated. */
+/** The error for an unusable answer of a gateway. The turn has begun, so it must not be repeated. */
 export const brokenAnswer = (text: string) => new AppError('gateway_unreachable', text, { doNotRetry: true })
 
 /**
@@ -59,7 +59,7 @@ export async function* writeOutput<Piece>(
   }
 }
 
-/** Runs a generator to its end without its pieces, and returns its result. */
+/** Runs a generator to its end, drops its pieces, and returns its result. */
 export async function resultOf<T>(generator: AsyncGenerator<unknown, T>): Promise<T> {
   let step = await generator.next()
   while (!step.done) step = await generator.next()
@@ -69,8 +69,8 @@ export async function resultOf<T>(generator: AsyncGenerator<unknown, T>): Promis
 const maxPieces = 1000
 
 /**
- * The text of an agent, which grows by pieces that may be short and many. A string to which each is added would keep an
- * object of 32 bytes for every piece.
+ * The text of an agent, which grows by many short pieces. A concatenated string would keep an object of 32 bytes for
+ * every piece.
  */
 export class GrowingText {
   readonly #blocks: string[] = []
@@ -92,11 +92,11 @@ export class GrowingText {
   }
 }
 
-/** The largest answer of an agent that is read; most of it is text. */
+/** Maximum size of an agent's answer; most of it is text. */
 export const maxAnswerBytes = 8 * 1024 * 1024
-/** The longest stream, with all events: one of a token has some 200 bytes. */
+/** Maximum size of a stream with all events: one for a token has some 200 bytes. */
 const maxStreamBytes = 64 * 1024 * 1024
-/** Bounds of an answer and of an event: many times the calls that an answer may have. */
+/** Bounds of an answer and of an event: many times the maximum number of calls. */
 const answerBounds: JsonBounds = { depth: 200, values: 20_000, isLenient: true }
 /** Each call is an item of the response. Models make a handful of calls at once. */
 const maxCalls = 1000
@@ -108,7 +108,7 @@ const unreadable = () => brokenAnswer(errorTexts.unreadable)
 const count = (value: unknown): number =>
   typeof value === 'number' && Number.isInteger(value) && value > 0 ? value : 0
 
-/** Returns null when the gateway reports only zeros: it does so when it does not know the usage. */
+/** Returns null when the gateway reports only zeros, which means that the usage is unknown. */
 function readUsage(usage: unknown): Usage | null {
   if (!isObject(usage)) return null
   const input = isObject(usage.input_tokens_details) ? usage.input_tokens_details : {}
@@ -169,8 +169,8 @@ const unparsed = (error: unknown): unknown => {
 }
 
 /**
- * Reads an answer that a gateway sent as one JSON object. Throws AppError gateway_unreachable, or overloaded when too
- * many large answers wait to be read.
+ * Parses an answer that a gateway sent as one JSON object. Throws AppError gateway_unreachable, or overloaded when too
+ * many large answers wait for the thread.
  */
 export async function readAnswer(bytes: Buffer): Promise<AgentEvent[]> {
   const response = await parseJsonBytes(bytes, answerBounds).catch((error: unknown) => {
@@ -187,7 +187,7 @@ export async function readAnswer(bytes: Buffer): Promise<AgentEvent[]> {
   return [...events, readEnd(response)]
 }
 
-/** Parses an event, whose buffer is bounded, without a thread: the values that it may have are built quickly. */
+/** Parses an event, whose buffer is bounded, without a thread: its few values are built quickly. */
 function parse(text: string): unknown {
   const exceeded = exceededBound(Buffer.from(text), answerBounds)
   if (exceeded !== null) throw exceeded === 'values' ? brokenAnswer(errorTexts.tooLarge) : unreadable()
@@ -199,9 +199,10 @@ function parse(text: string): unknown {
 }
 
 /**
- * Reads an answer that a gateway sends as a stream. Yields the events that each chunk of bytes completes, exactly one
- * end as the last. Throws AppError gateway_unreachable when the stream cannot be read or has no end, and errors of the
- * body, and when the stream is too large, whatever its events are. The gateway adds a message before it knows whether there will be text, so only text and calls are events.
+ * Parses an answer that a gateway sends as a stream. Yields the events that each chunk of bytes completes, exactly one
+ * end as the last. Throws AppError gateway_unreachable when the stream is malformed or has no end, errors of the body,
+ * and an error when the stream is too large. The gateway adds a message before it knows whether there will be text, so
+ * only text and calls are events.
  */
 export async function* readStream(body: AsyncIterable<Buffer>): AsyncGenerator<AgentEvent[]> {
   const decoder = new TextDecoder()

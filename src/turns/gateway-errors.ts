@@ -10,9 +10,9 @@ export interface GatewayFailure {
   /** The parsed body, undefined when it is not JSON. */
   body: unknown
   retryAfter?: string | undefined
-  /** Whether the agent has done something in the turn, or may have: by default true. */
+  /** Whether the agent has acted in the turn, or may have; true by default. */
   hasActed?: boolean
-  /** OpenClaw's note in the session of a turn whose failure it does not explain. */
+  /** OpenClaw's entry in the session of a turn with an unexplained failure. */
   note?: string | null | undefined
 }
 
@@ -23,7 +23,7 @@ interface Judged {
 }
 
 const maxMessageLength = 1000
-/** The agent may answer in place of its gateway: no more of its texts than this is searched for what OpenClaw says. */
+/** The agent may answer in place of its gateway, so only this much of its text is searched for OpenClaw's messages. */
 const maxTextLength = 4000
 
 /** Statuses of the gateway that the caller gets too. */
@@ -34,7 +34,7 @@ const forwardedStatuses: Partial<Record<number, ErrorCode>> = {
   429: 'rate_limited',
 }
 
-/** The status that a failure in a stream stands for. */
+/** The status for a failure in a stream. */
 const statusOfCode: Partial<Record<string, number>> = { rate_limit_error: 429, invalid_request_error: 400 }
 
 const property = (value: unknown, name: string): unknown =>
@@ -49,17 +49,17 @@ const secondsIn = (retryAfter: string | undefined) =>
 const codeIn = (body: unknown): string => textOf(property(property(body, 'error'), 'code')) ?? ''
 const messageIn = (body: unknown): string | null => textOf(property(property(body, 'error'), 'message'))
 
-/** OpenClaw's id of a turn that it answers. */
+/** OpenClaw's id of a turn in its answer. */
 export const idIn = (body: unknown): unknown => property(body, 'id')
 
-/** Whether the gateway answers only that a turn has failed. It writes the reason into the session. */
+/** Whether the gateway's answer only says that a turn has failed. The session then has the reason. */
 export const isUnexplained = (body: unknown): boolean =>
   property(body, 'object') === 'response' && messageIn(body) === 'internal error'
 
 /**
- * Turns a failure of a gateway into the error for the caller. Before a turn runs the gateway answers
- * `{"error": {message, type}}`, and 401 and 403 are about Chowder's own token. Once the turn runs it answers a whole
- * response object, and its failures are mostly those of the model provider.
+ * Converts a failure of a gateway to the error for the caller. Before a turn runs the gateway answers `{"error":
+ * {message, type}}`, and 401 and 403 concern Chowder's own token. Once the turn runs it answers a whole response
+ * object, and its failures are mostly those of the model provider.
  */
 export function gatewayError(provider: ModelProvider, failure: GatewayFailure): Judged {
   const { status, body, retryAfter, hasActed = true, note } = failure
@@ -93,7 +93,7 @@ const isUnknownModel = (message: string | null): boolean => message?.startsWith(
 /** Advice to run a command of OpenClaw, which the caller cannot follow. */
 const commandAdvice = / Run `openclaw [^`]*`[^.]*\./g
 
-/** Refusals whose reason OpenClaw writes only to its log. */
+/** Refusals with a reason that OpenClaw writes only to its log. */
 const knownRefusals: Partial<Record<string, { code: ErrorCode; text: string }>> = {
   'invalid request': { code: 'invalid_media', text: errorTexts.mediaRefused },
   'invalid tool configuration': { code: 'invalid_value', text: errorTexts.toolRefused },

@@ -18,7 +18,7 @@ const isNeverConnected = (error: unknown): boolean =>
     ? error.errors.every(isNeverConnected)
     : error instanceof Error && 'code' in error && neverConnected.has(String(error.code))
 
-/** The error for a request to a gateway that failed. It says not to retry unless the gateway never got the request. */
+/** The error for a failed request to a gateway. It advises against a retry unless the gateway never got the request. */
 export const unreachable = (cause: unknown): AppError =>
   gatewayUnreachable({ cause, doNotRetry: !isNeverConnected(cause) })
 
@@ -53,12 +53,12 @@ interface GatewayPool {
 }
 
 /**
- * For how long a connection waits for another turn, in ms. A gateway that is then busy for seconds closes the
- * connections that it takes for idle (Node.js does after 5 s), before it reads the turns that were sent on them.
+ * How long a connection stays open for another turn, in ms. A gateway that is then busy for seconds closes idle
+ * connections (Node.js does after 5 s) before it reads the turns that were sent on them.
  */
 const reuseWithinMs = 50
 
-/** Opens connections to gateways, and uses them again for turns that follow at once. */
+/** Opens connections to gateways, and reuses them for turns that follow at once. */
 export function createGatewayPool(): GatewayPool {
   const agent = new Agent({
     factory: createPool,

@@ -8,9 +8,9 @@ import { texts } from '#platform/texts.ts'
 import { errorTexts } from './error-texts.ts'
 import type { Turn } from './turn.ts'
 
-/** Turns of a session that may be in line, the running one included. The clients of all of them are connected. */
+/** Maximum turns of a session in line, including the running one. The clients of all of them are connected. */
 export const maxTurnsInLine = 100
-/** Longer than any turn, its wait included: lines not entered since then are empty or hold only lost turns. */
+/** Longer than any turn, including its wait: lines not entered since then are empty or contain only lost turns. */
 const staleAfter = `interval '1 hour'`
 
 /** The session of a line. */
@@ -24,14 +24,14 @@ interface Line extends LineKey {
   turns: string[]
 }
 
-/** A turn that enters or leaves a line. Null enters nothing: the line only loses its lost turns. */
+/** A turn that enters or leaves a line. Null enters nothing: the line only drops its lost turns. */
 interface Place extends LineKey {
   id: string | null
 }
 
 const keyOf = ({ instanceId, sessionKey }: LineKey): string => `${instanceId} ${sessionKey}`
 
-/** Whether the process of a turn, an expression of SQL, is alive. */
+/** Whether the process of a turn, an SQL expression, is alive. */
 const isLive = (turn: string) => isProcessAlive(`split_part(${turn}, ' ', 1)::uuid`)
 
 const columns = `instance_id AS "instanceId", session_key AS "sessionKey", line.turns`
@@ -39,7 +39,7 @@ const input = 'unnest($1::uuid[], $2::text[], $3::jsonb[]) AS x (instance, sessi
 const inputTurns = 'SELECT jsonb_array_elements_text(x.turns)'
 const isOfLine = 'line.instance_id = x.instance AND line.session_key = x.session'
 
-// The turns of the own process, $4, count in any case.
+// The turns of this process, $4, always count.
 const enterQuery = `
   INSERT INTO turn_lines AS line (instance_id, session_key, turns)
   SELECT x.instance, x.session, (ARRAY(${inputTurns}))[1:${maxTurnsInLine}] FROM ${input}
@@ -58,7 +58,7 @@ const readQuery = `
   SELECT ${columns}, NOT ${isLive('line.turns[1]')} AS "isLost"
   FROM turn_lines line JOIN unnest($1::uuid[], $2::text[]) AS x (instance, session) ON ${isOfLine}`
 
-/** The values of `unnest`, a row for each line, in an order in which all processes lock the rows. */
+/** The values of `unnest`, a row for each line, in the order in which all processes lock the rows. */
 function byLine(places: readonly Place[]): [string[], string[], string[]] {
   const lines = new Map<string, { key: LineKey; turns: string[] }>()
   for (const { id, ...key } of places) {
@@ -74,7 +74,7 @@ function byLine(places: readonly Place[]): [string[], string[], string[]] {
   ]
 }
 
-/** The rows of lines, as one process reads and writes them. Calls that come at the same time share a statement. */
+/** The rows of lines, as one process reads and writes them. Concurrent calls share a statement. */
 function createLineRows(db: Db, processId: string) {
   async function change(name: string, text: string, places: readonly Place[], ...more: string[]): Promise<string[][]> {
     const { rows } = await db.$client.query<Line>({ name, text, values: [...byLine(places), ...more] })
@@ -82,9 +82,9 @@ function createLineRows(db: Db, processId: string) {
     return places.map((place) => turns.get(keyOf(place)) ?? [])
   }
   return {
-    /** Puts a turn at the end of its line. The line that is returned lacks it when the line is full. */
+    /** Adds a turn to the end of its line. The returned line lacks it when the line is full. */
     enter: batched(1, (places: readonly Place[]) => change('enter_lines', enterQuery, places, processId)),
-    /** Takes a turn out of its line, and returns the turns that remain. */
+    /** Removes a turn from its line, and returns the remaining turns. */
     leave: batched(1, (places: readonly Place[]) => change('leave_lines', leaveQuery, places)),
     /** Reads lines. `isLost`: the process of the first turn is dead. `enter` removes such turns. */
     read: async (keys: readonly LineKey[]) => {
@@ -95,51 +95,51 @@ function createLineRows(db: Db, processId: string) {
   }
 }
 
-/** Deletes lines that are empty, or hold only turns of dead processes. */
+/** Deletes lines that are empty, or contain only turns of dead processes. */
 export async function deleteStaleLines(db: Db): Promise<void> {
   await db.$client.query(`DELETE FROM turn_lines WHERE entered_at < now() - ${staleAfter}`)
 }
 
-/** How often, in ms, the lines of waiting turns are read, to see whether turns of other processes have left. */
+/** How often, in ms, the lines of waiting turns are polled for departures in other processes. */
 const readEveryMs = 100
 const readTimeoutMs = 5000
-/** How long, in ms, turns wait while the database is not available. */
+/** How long, in ms, turns wait while the database is unavailable. */
 const maxOutageMs = 10_000
 const rewriteEveryMs = 1000
 const closeTimeoutMs = 2000
 const fullRetryAfterSeconds = 5
 
-/** The place of a turn in the line of its session. */
+/** The position of a turn in the line of its session. */
 export interface PlaceInLine {
   /** Whether earlier turns of the session run or wait. */
   mustWait: boolean
   /**
    * Resolves when the turn is the first of its line. Rejects with the turn's reason when the turn is ended, and with
-   * AppError unavailable when the database is away for 10 s.
+   * AppError unavailable after an outage of the database of 10 s.
    */
   begun: Promise<void>
-  /** Lets the next turn begin. Call it once the agent has ended this one, and after every failure. */
+  /** Allows the next turn to begin. Call it once the agent has ended this one, and after every failure. */
   leave(): void
 }
 
 /**
- * The turns of each session are one line over all processes, in the order in which they came: OpenClaw loses one of two
- * turns that create a session at the same time. The turns of a process that is killed leave their lines once the process
- * counts as dead.
+ * The turns of each session form one line over all processes, in the order of arrival: OpenClaw loses one of two turns
+ * that create a session at the same time. The turns of a killed process leave their lines once the process counts as
+ * dead.
  */
 export interface TurnLines {
   /**
-   * Puts a turn in line. Throws AppError session_busy when the line is full, unavailable without the database,
-   * and the turn's reason when the turn was ended.
+   * Adds a turn to its line. Throws AppError session_busy when the line is full, unavailable without the database, and
+   * the turn's reason when the turn was ended.
    */
   enter(turn: Turn, session: LineKey): Promise<PlaceInLine>
-  /** Writes the leaves of this process that are still unwritten, for up to 2 s. */
+  /** Writes the pending departures of this process, for up to 2 s. */
   close(): Promise<void>
 }
 
 interface Entry extends LineKey {
   id: string
-  /** The latest write of it into the row of its line. */
+  /** The last write of this turn into the row of its line. */
   write: Promise<unknown> | null
   begun: PromiseWithResolvers<void>
 }
@@ -163,7 +163,7 @@ export function createTurnLines(db: Db, processId: string): TurnLines {
   const rows = createLineRows(db, processId)
   /** The waiting turns of this process, by id. */
   const waiting = new Map<string, Entry>()
-  /** Turns whose leave is still to be written again, and the leaves that are being written. */
+  /** Turns whose departure must be written again, and departures that are being written. */
   const unwritten = new Set<Entry>()
   const leaves = new Set<Promise<void>>()
   let count = 0
@@ -209,7 +209,7 @@ export function createTurnLines(db: Db, processId: string): TurnLines {
     const changed = entries.map(async (entry) => {
       const line = lines.get(keyOf(entry))
       if (!waiting.has(entry.id)) return
-      // Others took this process for dead, or PostgreSQL has crashed.
+      // Others considered this process dead, or PostgreSQL has crashed.
       if (!line?.turns.includes(entry.id)) beginFirst(await write(entry))
       else beginFirst(line.isLost ? await rows.enter({ ...entry, id: null }) : line.turns)
     })

@@ -6,31 +6,31 @@ import { errorTexts } from './error-texts.ts'
 
 /** A failed turn, as OpenClaw reports it. */
 interface FailedTurn {
-  /** The status that OpenClaw answers with; undefined in a stream, which has none. */
+  /** The status of OpenClaw's answer; undefined in a stream, which has none. */
   status: number | undefined
   code: string
   message: string
-  /** Whether the agent has done something in the turn, or may have. */
+  /** Whether the agent has acted in the turn, or may have. */
   hasActed: boolean
 }
 
-/** The texts that OpenClaw writes in place of what the provider said. */
+/** The texts that OpenClaw writes in place of the provider's message. */
 const withoutWords = {
   overloaded: 'upstream provider overloaded',
   timeout: 'upstream provider timeout',
   error: 'upstream provider error',
 }
 
-/** OpenClaw's note that it pauses a key that the provider has refused. */
+/** OpenClaw's message that it pauses a refused key. */
 const onHold = / is temporarily disabled after a provider auth\/billing failure\. Retry after about (\d+) minute/
 
-/** OpenClaw's note that a provider found a conversation too long. */
+/** OpenClaw's message that a provider found a conversation too long. */
 const overflow = /^Context overflow\b/
 
-/** OpenAI's words for an account without credit, which OpenClaw takes for a rate limit. */
+/** OpenAI's message for an account without credit, which OpenClaw reports as a rate limit. */
 const usedUp = /exceeded your current quota/i
 
-/** The provider's status at the beginning of what OpenClaw says. */
+/** The provider's status at the beginning of OpenClaw's message. */
 const statusIn = (message: string): number | undefined => {
   const [, status] = /^(\d{3})\b/.exec(message) ?? []
   return status === undefined ? undefined : Number(status)
@@ -39,8 +39,8 @@ const statusIn = (message: string): number | undefined => {
 const refusalCodes: readonly string[] = ['authentication_error', 'permission_error']
 
 /**
- * The failure of a turn that the model provider is the cause of; null for any other. It tells clients not to repeat the
- * turn, unless the model was not asked, or the provider's rate limit refused its first request.
+ * The failure of a turn caused by the model provider; null for any other. It advises clients not to repeat the turn,
+ * unless no model was called, or the provider's rate limit refused its first request.
  */
 export function providerFailure(
   provider: ModelProvider,

@@ -13,7 +13,7 @@ export const jsonType = 'application/json; charset=utf-8'
 interface TurnDeps {
   runner: TurnRunner
   findCaller: FindCaller
-  /** The time that a client has to read the rest of an answer after its turn was ended, in ms. */
+  /** The time for a client to read the rest of an answer after its turn was ended, in ms. */
   graceMs: number
 }
 
@@ -29,7 +29,7 @@ export function beginTurn(reply: FastifyReply, { runner, findCaller, graceMs }: 
   left.addEventListener('abort', () => turn.end(turnAbandoned))
   onKeyRefused(reply.request.caller, reply.raw, findCaller, (reason) => turn.end(reason))
   let cutOff: NodeJS.Timeout | undefined
-  // A client that does not read would never see the end, and would keep the connection open.
+  // A client that does not read would miss the end, and keep the connection open.
   turn.signal.addEventListener('abort', () => {
     cutOff = setTimeout(() => reply.raw.destroy(), graceMs)
   })
@@ -44,7 +44,7 @@ export function beginTurn(reply: FastifyReply, { runner, findCaller, graceMs }: 
 type TurnRun = AsyncGenerator<string, string | undefined>
 
 /**
- * Replies with what a run yields, as server-sent events, or with the JSON that it returns. Throws what the run throws
+ * Replies with the output of a run, as server-sent events, or with the JSON that it returns. Throws errors of the run
  * before its first piece, unless the client has left.
  */
 export async function replyWithTurn(reply: FastifyReply, turn: Turn, run: TurnRun) {
@@ -78,7 +78,8 @@ function countedStream(first: IteratorResult<string, unknown>, run: TurnRun): Re
 
 /**
  * Formats batches of events as server-sent events, then `last`. Events that arrive together are sent in one piece. A
- * batch without events becomes a comment, so that no proxy takes the connection for idle. Returns what `batches` returns.
+ * batch without events becomes a comment, which keeps proxies from closing an idle connection. Returns the result of
+ * `batches`.
  */
 export async function* serverSentEvents<T, End>(
   batches: AsyncGenerator<T[], End>,

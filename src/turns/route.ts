@@ -1,9 +1,9 @@
 import { failures } from '#http/openapi.ts'
 
-/** The largest request for a turn. */
+/** Maximum size of a request for a turn. */
 export const maxTurnBytes = 20 * 1024 * 1024
 
-/** The parts that all routes that run a turn have in common. */
+/** The common options of all routes that run a turn. */
 export const turnRouteConfig = {
   access: 'interact',
   inFlight: 'turns',

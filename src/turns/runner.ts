@@ -27,12 +27,12 @@ import { createGatewayPool, unreachable } from './gateway-pool.ts'
 import { Turn, type TurnTimeouts, turnAbandoned, turnCancelled } from './turn.ts'
 
 const maxErrorBytes = 64 * 1024
-/** How many bytes after the end of a stream are read, and for how long, so that the gateway sees all of it taken. */
+/** How many bytes after the end of a stream are read, and for how long, so that the gateway can finish sending. */
 const maxRestBytes = 64 * 1024
 const restTimeoutMs = 1000
 
 const askRunTimeoutMs = 5000
-/** OpenClaw reports an error that it may still recover from only after a wait. */
+/** OpenClaw reports an error that it may still recover from only after a delay. */
 const waitForRunMs = 50
 
 /** A request to the agent of an instance. */
@@ -52,7 +52,7 @@ interface TurnError {
   message: string
 }
 
-/** How a turn ended, for its response; with the failure if it is one. */
+/** The end of a turn for its response, with the failure if it failed. */
 interface TurnOutcome {
   status: 'completed' | 'incomplete' | 'failed' | 'cancelled'
   usage: Usage | null
@@ -64,24 +64,24 @@ export interface TurnRunner {
   /** Begins a turn, which ends when the server closes. Call `finish` once the turn has its answer, or needs none. */
   begin(): Turn
   finish(turn: Turn): void
-  /** Ends a turn that waits to be asked when the gateway has answered nothing for long, or at the limit of turns. */
+  /** Ends a turn that waits to be asked when the gateway has not answered for long, or at the limit of turns. */
   watch(turn: Turn, request: AgentRequest): void
   /**
-   * Sends the request, and resolves once the gateway begins to answer. Sends it once more when OpenClaw fails before it
+   * Sends the request, and resolves once the gateway begins to answer. Sends it once more if OpenClaw fails before it
    * begins the turn. Throws AppError when the gateway refuses or cannot be reached, and the turn's reason when the turn
    * was ended.
    */
   ask(turn: Turn, request: AgentRequest): Promise<AsyncIterable<AgentEvent[]>>
   outcome(turn: Turn, request: AgentRequest, end: TurnEnd): TurnOutcome
   /**
-   * The server closes: refuses further turns, gives those that run so many ms to end by themselves, then ends them.
-   * Resolves once none runs.
+   * The server closes: refuses further turns, gives running ones `ms` to end by themselves, then ends them. Resolves
+   * once none runs.
    */
   drain(ms: number): Promise<void>
   close(): Promise<void>
 }
 
-/** The headers for the gateway. None of the client's own headers are among them. */
+/** The headers for the gateway. They contain none of the client's own headers. */
 function headersOf({ gateway, sessionKey, model, isStreamed }: AgentRequest) {
   const gatewayModel = toGatewayModel(gateway.provider, model)
   return {
@@ -135,7 +135,7 @@ export function createTurnRunner(
   }
 
   /**
-   * Sends a request again whose run OpenClaw did not begin, so that the model was not asked. Returns null for any other
+   * Repeats a request whose run OpenClaw did not begin, so that no model was called. Returns null for any other
    * failure. Throws AppError turn_not_begun when the repetition fails in the same way.
    */
   async function repeat(turn: Turn, request: AgentRequest, runId: unknown, isRepetition: boolean) {
@@ -171,10 +171,10 @@ export function createTurnRunner(
   }
 
   /**
-   * Reads the events of a stream. A failure without a reason gets OpenClaw's note of it, or, when it is the whole stream
-   * and the turn did not begin, another answer in its place. After the agent's end, the few bytes that follow are
-   * discarded in the background, so that the gateway sees its answer taken. The body is destroyed when the reader leaves
-   * earlier.
+   * Parses the events of a stream. A failure without a reason gets the reason from the session or, if it is the whole
+   * stream and the turn did not begin, is replaced by the answer of a repetition. After the agent's end, the few bytes
+   * that follow are discarded in the background, so that the gateway can finish sending. The body is destroyed when the
+   * reader leaves earlier.
    */
   async function* streamedEvents(
     turn: Turn,
@@ -293,13 +293,13 @@ async function readFailure({ statusCode: status, headers, body }: Dispatcher.Res
   return { status, body: bytes && parseJson(bytes), retryAfter: headers['retry-after']?.toString() }
 }
 
-/** A failed response, as the answer to a turn that is not streamed has it. */
+/** A failed response in the form of an unstreamed answer. */
 const failedResponse = (error: unknown) => ({ object: 'response', error })
 
 /**
- * Whether OpenClaw has begun a run that failed, and so may have asked the model. For 10 minutes after its end it knows
- * the start of every run that it began, by the run's id. A turn that fails while it is prepared, as when another one
- * changes its session at the same moment, has no start. True whenever this is not certain.
+ * Whether OpenClaw has begun a run that failed, and so may have called the model. For 10 minutes after its end it knows
+ * the start of every begun run, by the run's id. A turn that fails during its preparation, e.g. because another one
+ * changes its session at the same moment, has no start. True when this is uncertain.
  */
 async function hasBegun({ endpoint, token }: RunningGateway, runId: string, signal: AbortSignal): Promise<boolean> {
   try {

@@ -9,9 +9,9 @@ export interface TurnTimeouts {
   probeEveryMs: number
   /** Time without a byte and without a successful health check after which the turn ends. */
   hungMs: number
-  /** The longest that a turn may take. */
+  /** The maximum duration of a turn. */
   limitMs: number
-  /** Time that a client has to read the rest of an answer after its turn or connection was ended. */
+  /** Time for a client to read the rest of an answer after its turn or connection was ended. */
   graceMs: number
 }
 
@@ -35,10 +35,10 @@ type Probe = (options: { timeoutMs: number; signal: AbortSignal }) => Promise<bo
 
 /**
  * One turn of an agent, from the request to the last byte of its answer. `signal` fires when the turn must end, with
- * `turnAbandoned`, `turnCancelled`, or an AppError that says why. An agent may think for minutes without a byte, and
- * its gateway may work for minutes without answering a health check: a worker decides whether it hangs, and restarts it,
- * which breaks the turn off. A turn holds a timer until `end` or `finish`. The time that it waits for the earlier turns
- * of its session counts.
+ * `turnAbandoned`, `turnCancelled`, or an AppError with the cause. An agent may think for minutes without a byte, and
+ * its gateway may work for minutes without answering a health check: a worker decides whether it hangs, and restarts
+ * it, which breaks the turn off. A turn holds a timer until `end` or `finish`. The wait for earlier turns of its
+ * session counts.
  */
 export class Turn {
   readonly #timeouts: TurnTimeouts
@@ -48,7 +48,7 @@ export class Turn {
   #isAsked = false
   #isStopped = false
   #lastByteAt: number
-  /** The latest byte, or the latest successful health check. */
+  /** The time of the last byte, or of the last successful health check. */
   #lastAnswerAt: number
   #isUnanswered = false
   #waitsSince: number | null = null
@@ -75,24 +75,24 @@ export class Turn {
     return this.#waitedMs
   }
 
-  /** Records that it waits from now on: for earlier turns, or for its gateway. */
+  /** Records the start of a wait: for earlier turns, or for its gateway. */
   waits(): void {
     this.#waitsSince ??= performance.now()
   }
 
-  /** Records that its wait is over. */
+  /** Records the end of the wait. */
   hasWaited(): void {
     this.#waitedMs = performance.now() - (this.#waitsSince ?? performance.now())
   }
 
-  /** Records that the agent is asked. A turn that is ended before may be repeated. */
+  /** Records that the agent is asked. A turn that ends earlier may be repeated. */
   ask(): void {
     this.#isAsked = true
   }
 
   /**
-   * Starts to check the gateway's health with `probe` while it is silent, unless it does so already. Ends the turn once
-   * the gateway has answered nothing for `hungMs`.
+   * Starts to check the gateway's health with `probe` while it is silent. Ends the turn once the gateway has not
+   * answered for `hungMs`.
    */
   watch(probe: Probe): void {
     if (this.#check) return

@@ -24,25 +24,25 @@ export interface TurnDeps {
   closing: TurnDrain
 }
 
-/** How turns end when the server closes. */
+/** The end of turns when the server closes. */
 interface TurnDrain {
-  /** How long turns that run may take to end by themselves, in ms. Called once, when the server closes. */
+  /** Time for running turns to end by themselves, in ms. Called once, when the server closes. */
   turnsMs(): number
   /** Called once no turn runs. */
   onTurnsEnded(): void
 }
 
-/** Everything that runs turns, for all formats. */
+/** The parts that run turns, for all formats. */
 export interface Turns {
   admission: Admission
   lines: TurnLines
   runner: TurnRunner
   findCaller: FindCaller
-  /** The time that a client has to read the rest of an answer after its turn was ended, in ms. */
+  /** The time for a client to read the rest of an answer after its turn was ended, in ms. */
   graceMs: number
 }
 
-/** Creates what runs the turns of an API, and ends them when it closes. */
+/** Creates the parts that run an API's turns, and ends the turns when it closes. */
 export function useTurns(app: FastifyInstance, deps: TurnDeps): Turns {
   const { db, processId, findGateway, findCaller, declareModel, closing, turnTimeouts = defaultTurnTimeouts } = deps
   const runner = createTurnRunner(turnTimeouts, declareModel, ({ organizationId, provider }) =>

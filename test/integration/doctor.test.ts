@@ -91,7 +91,7 @@ test('finds nothing on a healthy system', async () => {
 const faults: { what: string; says: RegExp; plant(): Promise<unknown> }[] = [
   {
     what: 'a relay that does not answer, while workers run',
-    says: /At http:\/\/127\.0\.0\.1:\d+, where agents ask models, nobody listens/,
+    says: /At http:\/\/127\.0\.0\.1:\d+, where agents ask models, nothing listens/,
     plant: () => query("INSERT INTO processes (id, role) VALUES ($1, 'worker')", randomUUID()),
   },
   {

@@ -79,7 +79,7 @@ The sign-up returns the first organization key. On a server that others than its
 of the operator in the header \`X-Signup-Token\`, or is closed. A scoped key has any of six permissions: \`read\`,
 \`interact\`, \`sessions\`, \`configure\`, \`files\` and \`channels\`; no permission includes another. To list,
 read, reset and delete sessions takes \`sessions\`; to talk takes \`interact\`. Each key is shown once;
-\`GET /v1/key\` tells what a key is and what it may do. A web page may use a scoped key if the operator of this server
+\`GET /v1/key\` shows the kind of a key and its permissions. A web page may use a scoped key if the operator of this server
 allows its origin, and never an organization key.
 
 ## Errors

@@ -87,7 +87,7 @@ export const WaitQuery = Type.Object(
       maximum: 60,
       default: 0,
       description:
-        'How many seconds to wait at most until the agent runs, or cannot; `status` in the response tells which.',
+        'How many seconds to wait at most until the agent runs, or cannot; `status` in the response says which.',
     }),
   },
   { additionalProperties: false },

@@ -131,7 +131,7 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
         summary: 'Read the status of an instance',
         description:
           'Cheap enough to poll. With `wait`, the response comes as soon as the instance has that status, as soon as ' +
-          'it cannot reach it without another call, or after `timeout` seconds. `status` in the response tells ' +
+          'it cannot reach it without another call, or after `timeout` seconds. `status` in the response says ' +
           'which.',
         tags: ['instances'],
         params: InstanceParams,

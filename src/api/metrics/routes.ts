@@ -38,7 +38,9 @@ const Metrics = Type.Object(
     ),
     processes: Nullable(Type.Integer({ description: 'The number of its processes.' })),
     disk_bytes: Nullable(
-      Type.Integer({ description: 'The size of its files, which may be a minute old. Docker tells it while it runs.' }),
+      Type.Integer({
+        description: 'The size of its files, which may be a minute old. Docker reports it while it runs.',
+      }),
     ),
     restarts: Type.Integer({
       description: `How often the gateway ended by itself or hung, and was started again, in the last ${keptDays} days.`,

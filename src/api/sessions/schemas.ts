@@ -15,7 +15,7 @@ export const Session = Type.Object(fields, { $id: 'Session', examples: [example]
 const Message = Type.Object({
   role: OneOf(['user', 'assistant'], 'Who wrote it.'),
   content: Type.String({ description: 'The text, without calls of tools and their results.' }),
-  created_at: Nullable(DateTime('When it was written; null when OpenClaw does not tell.')),
+  created_at: Nullable(DateTime('When it was written; null if OpenClaw does not report it.')),
 })
 
 export const SessionHistory = Type.Object(

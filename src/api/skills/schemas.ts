@@ -188,7 +188,7 @@ export const FoundSkill = Type.Object(
     slug: Type.String({ description: 'The slug to install it by.' }),
     name: Type.String({ description: 'The name of the skill for people.' }),
     description: Type.String({ description: 'What the skill is for.' }),
-    version: Nullable(Type.String({ description: 'The latest version; null when the registry does not tell.' })),
+    version: Nullable(Type.String({ description: 'The latest version; null if the registry does not report it.' })),
   },
   {
     $id: 'FoundSkill',

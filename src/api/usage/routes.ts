@@ -23,7 +23,7 @@ const lines = 'application/x-ndjson'
 const exportRows = 1000
 
 const description =
-  'What the models of agents have read and written, as their vendors told, and an estimate of its cost. A call counts ' +
+  'What the models of agents have read and written, as reported by their vendors, and an estimate of its cost. A call counts ' +
   `when it has ended, at the time when it began, for ${callsKeptDays} days. With \`Accept: ${lines}\` all items come at ` +
   'once, one in a line, without pages. A bucket or group without calls has no item.'
 

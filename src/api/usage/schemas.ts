@@ -71,7 +71,7 @@ export const Usage = Type.Object(
       Type.String({
         description:
           'The session, with `group_by=session`; null for one of a channel or of OpenClaw itself, and where the agent ' +
-          'did not tell.',
+          'did not report it.',
       }),
     ),
     session_key: Nullable(
@@ -88,7 +88,7 @@ export const Usage = Type.Object(
       OneOf(
         callCauses,
         'What the model was called for, with `group_by=cause`: a turn of the `api`, a message of a `channel`, a job of ' +
-          '`cron`, or a `subagent`. Null where the agent does not tell, such as in the session `main` without a channel.',
+          '`cron`, or a `subagent`. Null if the agent does not report it, such as in the session `main` without a channel.',
       ),
     ),
     metadata: Type.Unsafe<Record<string, string | null>>({
@@ -97,17 +97,15 @@ export const Usage = Type.Object(
       description: 'The labels that are grouped by, as the instances have them now.',
     }),
     calls: Count('Calls that a vendor has taken.'),
-    cut_calls: Count('Those among them that ended before their answer did, with the tokens that were told until then.'),
+    cut_calls: Count('Those among them that ended before their answer did, with the tokens reported until then.'),
     lost_calls: Count('Those among them whose relay ended before they did: their tokens are unknown.'),
-    calls_without_tokens: Count(
-      'Calls for which the vendor told no tokens: those that are lost, and some of those cut.',
-    ),
+    calls_without_tokens: Count('Calls without reported tokens: those that are lost, and some of those cut.'),
     calls_without_price: Count('Calls with tokens of a model without a known price: `estimated_cost` lacks them.'),
     input_tokens: Count('All tokens that the models read, those of the cache included.'),
     cache_read_tokens: Count('Those among them that came from the cache.'),
     cache_write_tokens: Count('Those among them that were written into the cache.'),
     output_tokens: Count('All tokens that the models wrote, those of their reasoning included.'),
-    reasoning_tokens: Count('Those among them that were reasoning, where the vendor tells.'),
+    reasoning_tokens: Count('Those among them that were reasoning, if the vendor reports them.'),
     estimated_cost: Type.Number({
       minimum: 0,
       description:

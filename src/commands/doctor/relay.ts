@@ -27,7 +27,7 @@ const answersAgents = inEachRegion(async function* ({ db, sandboxes, relay }, si
     if (found === (await installationId(db))) return
     yield {
       area: 'relay',
-      what: `At ${url}, where agents ask models, ${found === null ? 'nobody listens' : 'something else than the relay of this Chowder answers'}.`,
+      what: `At ${url}, where agents ask models, ${found === null ? 'nothing listens' : 'something else than the relay of this Chowder answers'}.`,
       whatToDo:
         'Give all processes, and the doctor, the same RELAY_PORT and RELAY_URL, and restart the agents after a change.',
     }

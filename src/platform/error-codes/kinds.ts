@@ -1,4 +1,4 @@
-/** The kinds of failures: what they have in common. `repeat` says whether a client may repeat the same request. */
+/** The kinds of failures, with their common properties. `repeat` says whether a client may repeat the same request. */
 export const kinds = {
   invalid: { status: 400, type: 'invalid_request_error', repeat: 'Not as it is: change the request first.' },
   unauthenticated: { status: 401, type: 'authentication_error', repeat: 'Only with other credentials.' },
@@ -54,12 +54,12 @@ export const kinds = {
   no_space: { status: 507, type: 'server_error', repeat: 'After there is room again.' },
 } as const
 
-/** What failures have in common: the code of a status, and what code decides on. */
+/** The common properties of failures: the code of a status, and the basis of programs' decisions. */
 export type ErrorKind = keyof typeof kinds
 
 interface Written {
   meaning: string
-  /** The steps that help. */
+  /** The remedies. */
   remedy: string
 }
 
@@ -69,7 +69,7 @@ export interface Explanation extends Written {
   kind: ErrorKind
   /** The HTTP status of the answer. */
   status: number
-  /** The `type` of the error, as OpenAI clients know it. */
+  /** The `type` of the error for OpenAI clients. */
   type: string
 }
 

@@ -4,10 +4,11 @@ export interface JsonBounds {
   depth: number
   /**
    * Texts, numbers, true, false, null, lists and objects, at any level. A name counts too, once when it first appears,
-   * and once for each 64 characters: to build an object takes as long as its names are, and longest for new ones.
+   * and once for each 64 characters: building an object takes time by the length of its names, and longest for new
+   * ones.
    */
   values: number
-  /** Accepts what JSON accepts: any key, half of a surrogate pair, and bytes that are not UTF-8 as U+FFFD. */
+  /** Accepts all JSON: any key, half of a surrogate pair, and invalid UTF-8 as U+FFFD. */
   isLenient?: true
 }
 
@@ -15,7 +16,7 @@ const quote = 0x22
 const backslash = 0x5c
 const comma = 0x2c
 const colon = 0x3a
-/** Characters of a name that count as one value more, as a power of two. */
+/** The number of characters of a name that count as one more value, as a power of two. */
 const charactersOfName = 6
 /** Whether a byte of UTF-8 is not the first one of its character. */
 const continues = (code: number) => (code & 0xc0) === 0x80
@@ -47,8 +48,8 @@ function weightOfName(json: Uint8Array, start: number, end: number, names: Set<n
 }
 
 /**
- * The bound that a JSON text in UTF-8 exceeds; null when it exceeds none. It reads the bytes once and builds nothing, so
- * that no text costs much more than its length. A text that is no JSON is counted in some way, and never throws.
+ * The bound that a JSON text in UTF-8 exceeds; null if it exceeds none. Reads the bytes once and builds nothing, so
+ * that no text costs much more than its length. Never throws: an invalid text gets some count.
  */
 export function exceededBound(json: Uint8Array, bounds: JsonBounds): 'depth' | 'values' | null {
   let depth = 0
@@ -60,7 +61,7 @@ export function exceededBound(json: Uint8Array, bounds: JsonBounds): 'depth' | '
   for (let at = 0; at < json.length; at += 1) {
     const code = json[at] as number
     if (isSpace(code)) continue
-    // A comma stands before every value of a list or an object but the first.
+    // A comma precedes every value of a list or an object but the first.
     if (code === comma || (isFirst && !closes(code))) values += 1
     isFirst = false
     if (code === quote) {

@@ -59,7 +59,7 @@ const isJson = (text: string): boolean => {
   }
 }
 
-/** The error for a body that a parser refused: what is wrong, and where. It quotes nothing of the body. */
+/** The error for a body that a parser refused: the fault and its position. It quotes nothing of the body. */
 export function refusedJson(body: string): AppError {
   const text = body.replace(/^\ufeff/, '')
   if (isJson(text)) return new AppError('invalid_json', texts.prototypeKey)

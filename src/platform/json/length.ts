@@ -1,5 +1,5 @@
 /**
- * Whether the texts in a value have more characters than this in all. It stops at the limit, and is a loop because a
+ * Whether the texts in a value have more than this many characters in total. Stops at the limit. A loop, because
  * recursion into a deeply nested value would overflow the stack.
  */
 export function isLongerThan(value: unknown, characters: number): boolean {

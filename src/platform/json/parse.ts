@@ -5,7 +5,7 @@ import { texts } from '#platform/texts.ts'
 import { exceededBound, type JsonBounds } from './bounds.ts'
 import { refusedJson } from './faults.ts'
 
-/** In valid UTF-8, only an escape can stand for half of a surrogate pair. */
+/** In valid UTF-8, only an escape can encode half of a surrogate pair. */
 const surrogateEscape = /\\u[dD][89a-fA-F]/
 
 /** Whether all text in a parsed body is Unicode: the database would replace half of a surrogate pair. */
@@ -38,9 +38,9 @@ function parseText(text: string, isLenient: boolean): unknown {
 }
 
 /**
- * Parses JSON in UTF-8. It refuses what exceeds the bounds before it builds any value, then `__proto__` and
- * `constructor.prototype`, and text that is not Unicode, unless the bounds are lenient. Throws AppError
- * `too_large`, `invalid_json`, or `invalid_json`, which says where the text is no JSON.
+ * Parses JSON in UTF-8. Refuses texts beyond the bounds before it builds any value, then `__proto__` and
+ * `constructor.prototype`, and text that is not Unicode, unless the bounds are lenient. Throws AppError `too_large`, or
+ * `invalid_json` with the position of the fault.
  */
 export function parseJson(bytes: Uint8Array, bounds: JsonBounds): unknown {
   check(bytes, bounds)

@@ -6,13 +6,13 @@ import { isLongerThan } from './length.ts'
 import { parseJson } from './parse.ts'
 import type { Parsed, ParseTask } from './worker.ts'
 
-/** JSON up to this size is read and written within a few ms. Larger JSON is left to a thread. */
+/** JSON up to this size is parsed and serialized within a few ms. Larger JSON is left to a thread. */
 export const largeBytes = 1024 * 1024
 const maxWaiting = 64
-/** Ample for some ten MiB on a busy machine, with the wait for earlier tasks. */
+/** Enough for some ten MiB on a busy machine, including the wait for earlier tasks. */
 const taskTimeoutMs = 30_000
 
-/** One thread, which takes some ten MiB and ends after it was idle for a while. */
+/** One thread, which uses some ten MiB and ends after an idle time. */
 const thread = new Piscina({
   filename: new URL('./worker.ts', import.meta.url).href,
   minThreads: 0,
@@ -28,7 +28,7 @@ thread.on('error', () => {})
 
 const overloaded = () => new AppError('overloaded', texts.tooManyLargeBodies, { retryAfterSeconds: 1 })
 
-/** Runs a task in the thread, after the tasks before it. Throws AppError `overloaded` when that takes too long. */
+/** Runs a task in the thread, after earlier tasks. Throws AppError `overloaded` when that takes too long. */
 async function run(name: 'parse' | 'write', task: unknown, transferList: ArrayBuffer[] = []): Promise<unknown> {
   if (thread.queueSize >= maxWaiting) throw overloaded()
   const signal = AbortSignal.timeout(taskTimeoutMs)
@@ -46,13 +46,13 @@ async function parseInThread(task: ParseTask): Promise<unknown> {
 }
 
 /**
- * Parses JSON as `parseJson` does. Large JSON is parsed in a thread, one text after the other, so that the event loop
- * waits only for the copy of the value. Its memory moves to the thread: the caller cannot use it afterwards. Also throws
- * AppError `overloaded` when too many large texts wait.
+ * Parses JSON like `parseJson`. Large JSON is parsed in a thread, one text after the other, so that the event loop
+ * waits only for the copy of the value. Its memory moves to the thread: the caller cannot use it afterwards. Also
+ * throws AppError `overloaded` when too many large texts wait.
  */
 export const parseJsonBytes = async (bytes: Uint8Array, bounds: JsonBounds): Promise<unknown> =>
   bytes.byteLength <= largeBytes ? parseJson(bytes, bounds) : parseInThread({ bytes, bounds })
 
-/** Writes a value as JSON; a large one in the same thread. Throws AppError `overloaded` when too many wait. */
+/** Serializes a value as JSON; a large one in the same thread. Throws AppError `overloaded` when too many wait. */
 export const writeJson = async (value: unknown): Promise<string | Uint8Array> =>
   isLongerThan(value, largeBytes) ? ((await run('write', value)) as Uint8Array) : JSON.stringify(value)

@@ -6,7 +6,7 @@ import { AppError } from '#platform/errors.ts'
 import type { JsonBounds } from './bounds.ts'
 import { parseJson } from './parse.ts'
 
-/** Lets everything else on a busy machine go first. */
+/** Gives all other work on a busy machine priority. */
 const niceness = 10
 try {
   setPriority(Number(basename(readlinkSync('/proc/thread-self'))), niceness) // on Linux each thread has its own

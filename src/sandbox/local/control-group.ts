@@ -4,13 +4,15 @@ import { dirname, join } from 'node:path'
 import { poll } from '#platform/poll.ts'
 import type { Resources } from '#sandbox/driver.ts'
 
-/** The control group of a sandbox: a folder for each controller with version 1 of cgroups, one for all with version 2. */
+/**
+ * The control group of a sandbox: a folder for each controller with version 1 of cgroups, one for all with version 2.
+ */
 export interface ControlGroup {
   version: 1 | 2
   memory: string
   pids: string
   cpu: string
-  /** How many processes of the group the kernel had ended for lack of memory when the gateway was started. */
+  /** The kernel's count of out-of-memory kills in the group at the gateway's start. */
   oomKills: number
 }
 
@@ -18,12 +20,9 @@ type Folders = Omit<ControlGroup, 'oomKills'>
 
 /** Makes the control groups of the sandboxes of one data folder. */
 export interface ControlGroups {
-  /** Why there are none, for operators; null when there are. */
+  /** The reason why there are none, for operators; null if there are. */
   readonly missing: string | null
-  /**
-   * Makes the group of a sandbox, or finds that of its last gateway, and sets its limits; null when there are no
-   * groups.
-   */
+  /** Makes the group of a sandbox, or finds that of its last gateway, and sets its limits; null without groups. */
   make(id: string, resources: Resources): Promise<ControlGroup | null>
 }
 
@@ -58,7 +57,7 @@ const names = {
 
 /**
  * The weight of all groups of a data folder together on busy processors: half of the default. With version 2 it counts
- * beside groups such as that of Chowder; with version 1 it counts beside single threads, one on each processor.
+ * beside groups such as Chowder's; with version 1 it counts beside single threads, one on each processor.
  */
 const weights = { 1: 512 * cpus().length, 2: 50 } as const
 
@@ -89,7 +88,7 @@ async function limitMemory({ version, memory }: ControlGroup, bytes: number): Pr
     await write(join(memory, swapLimit), 0).catch(() => {}) // absent on a kernel without swap
     return
   }
-  // The limit of memory and swap together may never be below that of memory: the order depends on the former limits.
+  // The limit of memory and swap together may never be below that of memory, so the order depends on the former limits.
   await write(join(memory, limit), bytes).catch(() => {})
   await write(join(memory, swapLimit), bytes).catch((error) => {
     if (['EBUSY', 'EINVAL'].includes(codeOf(error))) throw error // otherwise the kernel does not count swap
@@ -106,8 +105,8 @@ async function limitOthers({ version, pids, cpu }: ControlGroup, resources: Reso
 }
 
 /**
- * Changes the limits of a group in use. Returns false when its processes use more memory than the new limit: the other
- * limits are changed then, the limit of memory stays as it was, and no process is ended.
+ * Changes the limits of a group in use. Returns false if its processes use more memory than the new limit: the other
+ * limits change, the memory limit stays, and no process is killed.
  */
 export async function setLimits(group: ControlGroup, resources: Resources): Promise<boolean> {
   await limitOthers(group, resources)
@@ -123,7 +122,7 @@ export async function setLimits(group: ControlGroup, resources: Resources): Prom
   )
 }
 
-/** The use of a group by its processes; null for a value that cannot be read, as after the group was removed. */
+/** The use of a group by its processes; null for an unreadable value, such as after the group was removed. */
 export async function usageOf({ version, memory, pids }: ControlGroup) {
   const { used, cached, limit } = names[version]
   const usedBytes = await read(join(memory, used))
@@ -141,12 +140,12 @@ export async function usageOf({ version, memory, pids }: ControlGroup) {
 const oomKillsOf = async ({ version, memory }: Folders): Promise<number> =>
   numberIn(await read(join(memory, names[version].events)), 'oom_kill') ?? 0
 
-/** Whether the kernel has ended processes of the group for lack of memory since its gateway was started. */
+/** Whether the kernel has killed processes of the group for lack of memory since its gateway was started. */
 export const ranOutOfMemory = async (group: ControlGroup): Promise<boolean> =>
   (await oomKillsOf(group)) > group.oomKills
 
 /**
- * Waits, at most 2 s, until processes that have ended no longer count under the limits of a group: one counts until its
+ * Waits, at most 2 s, until ended processes no longer count under the limits of a group: a process counts until its
  * parent, or the first process of the host, has read its exit code.
  */
 export async function waitUntilEmpty(group: ControlGroup, signal: AbortSignal): Promise<void> {
@@ -154,7 +153,7 @@ export async function waitUntilEmpty(group: ControlGroup, signal: AbortSignal): 
   await poll(isEmpty, { pauseMs: pollMs, timeoutMs: releaseTimeoutMs, signal })
 }
 
-/** Removes a group whose processes have ended. A group that does not exist is no error. */
+/** Removes a group whose processes have ended. A missing group is no error. */
 export async function removeGroup(group: ControlGroup, signal: AbortSignal): Promise<void> {
   let fault: unknown = null
   // A process that has just ended stays in its group for a moment.
@@ -176,8 +175,8 @@ export async function removeGroup(group: ControlGroup, signal: AbortSignal): Pro
 const ownFolder = async () => join(mountPoint, /^0::(\/.*)$/m.exec(await read('/proc/self/cgroup'))?.[1] ?? '/')
 
 /**
- * Enables the controllers for the folders in a folder. The kernel refuses that while the folder has processes of its
- * own: they are moved into a folder beside.
+ * Enables the controllers for the folders in a folder. The kernel refuses that while the folder has its own processes,
+ * so they are moved into a folder beside it.
  */
 async function delegate(folder: string): Promise<void> {
   const control = join(folder, 'cgroup.subtree_control')
@@ -233,7 +232,7 @@ async function makeFolders(parents: Folders, group: ControlGroup): Promise<void>
   for (const folder of foldersOf(group)) await mkdir(folder).catch(unlessItExists)
 }
 
-/** Finds out how this host can limit sandboxes, and removes the empty groups of sandboxes that do not exist. */
+/** Determines how this host can limit sandboxes, and removes the empty groups of sandboxes that do not exist. */
 export async function openControlGroups(
   name: string,
   { isRoot, exists }: { isRoot: boolean; exists(id: string): Promise<boolean> },

@@ -35,7 +35,7 @@ import { type ServeJail, serveWayOut, waysOutFolder } from './way-out.ts'
 
 export interface LocalDriverOptions {
   dataDir: string
-  /** The folder of the users and ports that sandboxes have; by default the data folder. Drivers share it on a host. */
+  /** The folder of the sandboxes' users and ports; by default the data folder. Drivers on a host share it. */
   numbersDir?: string
   /** A Node.js binary that every user of the machine may run. */
   node: string
@@ -46,12 +46,13 @@ export interface LocalDriverOptions {
   /** The folder of an installed release, with its `node_modules`. */
   releaseFolder(release: string): string
   /**
-   * Lets a user of this machine read the compile cache of the release in that folder, if there is one. Does not fail.
+   * Makes the compile cache of the release in that folder readable for a user of this machine, if there is one. Does
+   * not fail.
    */
   linkCompileCache(releaseFolder: string, uid: number): Promise<void>
   ports?: Range
   jail: Jail
-  /** Why sandboxes that are made or started from now on run in no jail; null when they do. */
+  /** The reason why sandboxes that are created or started from now on have no jail; null if they have one. */
   noJail: string | null
   /** Whether the operator has accepted that agents may run in no jail. */
   acceptsNoJail: boolean
@@ -61,15 +62,13 @@ export interface LocalDriverOptions {
 /** A driver whose sandboxes are processes of this machine. */
 export interface LocalDriver extends SandboxDriver {
   /**
-   * Serves a service to the sandboxes in jails, which reach it at its port of 127.0.0.1. `serve` gets the id of the
-   * sandbox of each connection. Takes over from a process that serves it already.
+   * Serves a service to jailed sandboxes, which reach it at its port of 127.0.0.1. `serve` gets the id of the sandbox
+   * of each connection. Takes over from another process that serves it.
    */
   serveJails(service: string, serve: ServeJail): Promise<{ close(): Promise<void> }>
   /** Stops all running sandboxes at the same time. Throws an AggregateError of the failures after all were tried. */
   stopAll(options: { graceMs: number }, signal: AbortSignal): Promise<void>
-  /**
-   * Processes of sandboxes that are stopped. Processes of a sandbox that starts or stops right now may be among them.
-   */
+  /** Processes of stopped sandboxes. They may include processes of a sandbox that is just starting or stopping. */
   orphans(signal: AbortSignal): Promise<{ what: string; pids: number[] }[]>
 }
 
@@ -77,9 +76,9 @@ const isRoot = process.getuid?.() === 0
 const pollMs = 50
 const leftOverGraceMs = 5000
 const destroyGraceMs = 2000
-/** Each reads the disk. */
+/** Maximum concurrent measurements: each reads the disk. */
 const foldersAtOnce = 2
-/** Of a gateway that was ended by SIGKILL. */
+/** The exit code of a gateway after SIGKILL. */
 const killedCode = 137
 
 const jailed =
@@ -91,9 +90,9 @@ const notJailed = isRoot
 const run = promisify(execFile)
 
 /**
- * Creates the driver of a data folder's sandboxes. They live on when this process ends, and the next driver of the
- * folder finds them. Under root each sandbox has a user of its own; otherwise all run as the control plane's user.
- * Throws a StartupError on any system but Linux.
+ * Creates the driver of a data folder's sandboxes. They outlive this process, and the next driver of the folder finds
+ * them. Under root each sandbox has its own user; otherwise all run as the control plane's user. Throws a StartupError
+ * on any system but Linux.
  */
 export function createLocalDriver(options: LocalDriverOptions): LocalDriver {
   if (process.platform !== 'linux') throw new StartupError('SANDBOX_DRIVER=local runs on Linux only.')
@@ -119,7 +118,7 @@ export function createLocalDriver(options: LocalDriverOptions): LocalDriver {
     const old = (await folder.readRecord()) ? await records.existing(folder) : null
     const { uid } = old ?? (await records.make(spec, folder))
     await mkdir(folder.home, { recursive: true, mode: 0o700 })
-    // Also after a restore of a copy without owners.
+    // Also after a restored copy without owners.
     if (uid !== null && (await stat(folder.home)).uid === 0) await chownTree(folder.home, { uid, gid: uid })
     if (!old || (await liveGateway(folder, uid))) return
     await folder.removeStaleUploads()
@@ -140,7 +139,7 @@ export function createLocalDriver(options: LocalDriverOptions): LocalDriver {
       return gateway === null
     }
     await poll(hasEnded, { pauseMs: pollMs, timeoutMs: graceMs, signal })
-    // The first process of a jail hands on the exit code.
+    // The first process of a jail passes the exit code on.
     if (await folder.init()) await launcherEnded(folder, signal)
     await endProcesses(await ownerOf(folder, uid), { graceMs: 0 }, signal)
     await launcherEnded(folder, signal)
@@ -181,7 +180,7 @@ export function createLocalDriver(options: LocalDriverOptions): LocalDriver {
   async function* list(signal: AbortSignal) {
     for (const id of await sandboxIds()) {
       const { state } = await observe(id, signal)
-      // A folder without a record belongs to a sandbox that is half-made or half-removed.
+      // A folder without a record belongs to a half-created or half-removed sandbox.
       if (state !== 'absent') yield { id, state }
       else if (await folderOf(id).exists()) yield { id, state: 'stopped' as const }
     }
@@ -218,10 +217,10 @@ export function createLocalDriver(options: LocalDriverOptions): LocalDriver {
       const folder = folderOf(id)
       const record = await records.existing(folder)
       if (await liveGateway(folder, record.uid)) return
-      // A gateway refuses the folder of another one, and the agent's own programs may still write to it.
+      // A gateway refuses a folder of another owner, and the agent's own programs may still write to it.
       const owner = await ownerOf(folder, record.uid)
       const leftOver = await processesOf(owner)
-      if (await liveGateway(folder, record.uid)) return // another start has just put it on record
+      if (await liveGateway(folder, record.uid)) return // another start has just recorded it
       if (leftOver.length > 0) {
         await endProcesses(owner, { graceMs: leftOverGraceMs }, signal)
         log?.warn(
@@ -231,7 +230,7 @@ export function createLocalDriver(options: LocalDriverOptions): LocalDriver {
       }
       await launcherEnded(folder, signal)
       const isFree = record.isJailed || (await becomesFree(record.paths.port, signal))
-      if (await liveGateway(folder, record.uid)) return // another start has put it on record meanwhile
+      if (await liveGateway(folder, record.uid)) return // another start has recorded it meanwhile
       if (!isFree) throw new Error(`port ${record.paths.port} is taken by a foreign program`)
       await rotateLog(folder.log)
       if (record.uid !== null) await linkCompileCache(record.paths.release, record.uid)
@@ -257,7 +256,7 @@ export function createLocalDriver(options: LocalDriverOptions): LocalDriver {
       const cwd = relative(folder.home, resolve(folder.home, execOptions.cwd ?? ''))
       await using workingFolder = await openFolderAt(homeOf(folder, record), cwd)
       if (record.isJailed) return await execInJail(jail, folder, record, argv, { ...execOptions, cwd }, signal)
-      // Awaited, so that the folder is closed after it: a failure meanwhile would have no handler.
+      // Awaited, so that the folder is closed afterwards: a failure meanwhile would have no handler.
       return await execBeside(record, await folder.controlGroup(), workingFolder, argv, execOptions, signal)
     },
     async readLog(id, logOptions, signal) {

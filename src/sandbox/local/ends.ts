@@ -4,13 +4,13 @@ import { isAlive, type ProcessId } from './processes.ts'
 const everyMs = 500
 
 export interface Ends {
-  /** Says which process is the gateway of a sandbox. */
+  /** Registers the gateway process of a sandbox. */
   note(id: string, gateway: ProcessId): void
-  /** The ids of sandboxes whose noted gateways end, until the signal is aborted. */
+  /** The ids of sandboxes whose registered gateways end, until the signal is aborted. */
   follow(signal: AbortSignal): AsyncGenerator<string>
 }
 
-/** Looks at the gateways again and again: whoever has started one, and whatever ends it. */
+/** Polls the gateways, whichever process has started or ends them. */
 export function createEnds(): Ends {
   const gateways = new Map<string, ProcessId>()
   return {

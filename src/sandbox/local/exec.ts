@@ -28,9 +28,7 @@ function collect(stream: Readable, maxBytes: number): () => string {
   return () => Buffer.concat(chunks).toString()
 }
 
-/**
- * The exit code, or null when the signal came first. The whole group is killed then, and when the program has ended.
- */
+/** The exit code, or null if the signal came first. Kills the whole group in both cases. */
 async function endOf(child: ChildProcess, signal: AbortSignal): Promise<number | null> {
   const killGroup = () => {
     if (child.pid !== undefined) signalProcess(-child.pid, 'SIGKILL')
@@ -53,8 +51,8 @@ async function endOf(child: ChildProcess, signal: AbortSignal): Promise<number |
 }
 
 /**
- * Runs a command under the limits of its sandbox. The program has a process group of its own, which is killed at the
- * deadline, at the abort and when the program has ended. The exit code is 127 for a program that does not exist.
+ * Runs a command under the limits of its sandbox. The program has its own process group, which is killed at the
+ * deadline, at the abort and after the program's end. The exit code is 127 for a missing program.
  */
 async function execLimited(
   { argv: [program, ...args], env }: LimitedCommand,
@@ -73,7 +71,7 @@ async function execLimited(
   return { exitCode, stdout: stdout(), stderr: stderr() }
 }
 
-/** Runs a program as the sandbox's user, under its limits, in an open folder; otherwise as execLimited does. */
+/** Runs a program as the sandbox's user, under its limits, in an open folder, with execLimited. */
 export function execBeside(
   record: SandboxRecord,
   group: ControlGroup | null,
@@ -87,8 +85,8 @@ export function execBeside(
 }
 
 /**
- * Runs a program in the sandbox's jail, or in one of its own while the sandbox is stopped, in a folder below its home;
- * otherwise as execLimited does.
+ * Runs a program in the sandbox's jail, or in a separate one while the sandbox is stopped, in a folder below its home,
+ * with execLimited.
  */
 export async function execInJail(
   jail: Jail,

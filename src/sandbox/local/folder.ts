@@ -11,7 +11,7 @@ export interface SandboxRecord {
   organizationId: string
   release: string
   labels: Record<string, string>
-  /** The user (and group) of its processes; null when that is the control plane's own. */
+  /** The user (and group) of its processes; null for the control plane's own. */
   uid: number | null
   paths: SandboxPaths
   command: readonly string[]
@@ -20,12 +20,12 @@ export interface SandboxRecord {
   resources?: Resources
   /** Whether it runs in a jail. */
   isJailed?: true
-  /** The second room of the jail. */
+  /** The separate room of the jail. */
   room?: RoomSpec
 }
 
 const isRoot = process.getuid?.() === 0
-/** Agents pass through the control plane's folders to their own home, and cannot list them. */
+/** Agents can traverse the control plane's folders to their own home, but not list them. */
 const passableMode = isRoot ? 0o711 : 0o700
 const staleUploadMs = 60 * 60_000
 
@@ -50,7 +50,7 @@ export const isSandboxId = (name: string): boolean => /^[0-9A-Za-z][0-9A-Za-z_-]
 
 export type SandboxFolder = ReturnType<typeof sandboxFolder>
 
-/** The file calls the paths `inside`, as earlier versions do. */
+/** The file stores the paths under the name `inside`. */
 const parseRecord = (text: string): SandboxRecord => {
   const { inside: paths, ...others } = JSON.parse(text)
   return { ...others, paths }
@@ -58,7 +58,10 @@ const parseRecord = (text: string): SandboxRecord => {
 const formatRecord = ({ paths: inside, ...others }: SandboxRecord): string =>
   `${JSON.stringify({ ...others, inside }, null, 2)}\n`
 
-/** A sandbox's folder: the control plane's own part, which the tenant can neither list nor write, and in it `home`. */
+/**
+ * A sandbox's folder: the control plane's own part, which the tenant can neither list nor write, with the folder `home`
+ * in it.
+ */
 export function sandboxFolder(parent: string, id: string) {
   if (!isSandboxId(id)) throw new Error('an id that cannot name a sandbox')
   const path = join(parent, id)
@@ -66,7 +69,7 @@ export function sandboxFolder(parent: string, id: string) {
   const recordPath = join(path, 'sandbox.json')
   /** Files before they are moved into the home, where the tenant cannot change them. */
   const uploads = join(path, 'uploads')
-  /** What only the programs around its jail reach. */
+  /** Only for the programs around its jail. */
   const jail = join(path, 'jail')
 
   const writeNew = async (record: SandboxRecord): Promise<string> => {
@@ -81,9 +84,9 @@ export function sandboxFolder(parent: string, id: string) {
     home,
     uploads,
     jail,
-    /** Where its jail is put together. */
+    /** The folder in which its jail is built. */
     jailRoot: join(jail, 'root'),
-    /** Where the control plane reaches a gateway in a jail. */
+    /** The control plane's access to a gateway in a jail. */
     gatewaySocket: join(jail, 'gateway'),
     log: join(path, 'gateway.log'),
     exists: () =>
@@ -106,7 +109,7 @@ export function sandboxFolder(parent: string, id: string) {
     async replaceRecord(record: SandboxRecord): Promise<void> {
       await rename(await writeNew(record), recordPath)
     },
-    /** False when another create was quicker: its record is used. */
+    /** False if another create was faster: its record is used. */
     async publishRecord(record: SandboxRecord): Promise<boolean> {
       const temporary = await writeNew(record)
       try {
@@ -119,7 +122,7 @@ export function sandboxFolder(parent: string, id: string) {
         await unlink(temporary)
       }
     },
-    /** Removes the files of writers that were killed. */
+    /** Removes the files of killed writers. */
     async removeStaleUploads(): Promise<void> {
       for (const name of await readdir(uploads)) {
         const upload = join(uploads, name)
@@ -127,14 +130,14 @@ export function sandboxFolder(parent: string, id: string) {
         if (Date.now() - mtimeMs > staleUploadMs) await rm(upload, { force: true })
       }
     },
-    /** The control group of the last gateway that was started; null without one, and after a restart of the host. */
+    /** The control group of the last started gateway; null without one, and after a restart of the host. */
     async controlGroup(): Promise<ControlGroup | null> {
       const group: ControlGroup | null = JSON.parse((await textOf(join(path, 'control-group.json'))) ?? 'null')
       return group && (await stat(group.memory).catch(() => null)) && group
     },
     writeControlGroup: (group: ControlGroup | null) =>
       writeFile(join(path, 'control-group.json'), JSON.stringify(group), { mode: 0o600 }),
-    /** The last gateway that was started; it may have ended. */
+    /** The last started gateway; it may have ended. */
     gateway: () => processIn(join(path, 'gateway')),
     /** The first process of the last jail: all processes in the jail end with it. */
     init: () => processIn(join(path, 'init')),

@@ -9,9 +9,9 @@ import type { RoomPaths, RoomSpec } from '#sandbox/driver.ts'
 import { type SandboxFolder, sandboxFolder } from './folder.ts'
 import type { ProcessId } from './processes.ts'
 
-/** The port at which every gateway in a jail listens: each has a network of its own. */
+/** The port of every gateway in a jail: each jail has its own network. */
 export const gatewayPort = 18_789
-/** The port of the proxy there. */
+/** The port of the proxy in the jail. */
 export const proxyPort = 3128
 
 const nsenter = '/usr/bin/nsenter'
@@ -19,36 +19,36 @@ const path = '/usr/sbin:/usr/bin:/sbin:/bin'
 const scriptOf = (name: string) => readFileSync(join(import.meta.dirname, name), 'utf8')
 /** The programs are in the environment: the users of sandboxes may be unable to read this folder. */
 const environment = { PATH: path, JAIL: scriptOf('jail.sh'), FORWARDER: scriptOf('forward.pl') }
-/** The way to the second room, as a jail shows it. */
+/** The program that leads to the separate room, by its path in a jail. */
 export const roomPaths: RoomPaths = { ssh: '/programs/room-ssh.py', root: '/room' }
 /** OpenClaw's file tools need it in the room, and so do the programs of both rooms. */
 const python = '/usr/bin/python3'
 const stage = ['/bin/sh', '-c', 'eval "$JAIL"', 'jail'] as const
 const probeTimeoutMs = 10_000
-/** Of instances. */
+/** Length of an instance id. */
 const idLength = 36
-/** Of Linux, without the byte that ends it. */
+/** Longest path of a Linux socket, without the NUL. */
 const maxSocketPath = 107
 const run = promisify(execFile)
 
 let nsenterKeepsCapabilities: boolean | undefined
 
-/** Whether nsenter leaves the next program the capabilities that it has in the namespaces: since util-linux 2.40. */
+/** Whether nsenter keeps the capabilities of the namespaces for the next program: since util-linux 2.40. */
 function keepsCapabilities(): boolean {
   const help = () => execFileSync(nsenter, ['--help'], { env: {}, encoding: 'utf8', timeout: probeTimeoutMs })
   nsenterKeepsCapabilities ??= help().includes('--keep-caps')
   return nsenterKeepsCapabilities
 }
 
-/** A service of the control plane that programs in a jail reach at a port of 127.0.0.1. */
+/** A service of the control plane that jailed programs reach at a port of 127.0.0.1. */
 interface WayOut {
   port: number
-  /** The name of the unix socket where it listens. The first line of each connection is the id of the sandbox. */
+  /** The name of its unix socket. The first line of each connection is the id of the sandbox. */
   service: string
 }
 
 export interface JailOptions {
-  /** The folder of releases and plugins, which every jail shows. */
+  /** The folder of releases and plugins, which every jail contains. */
   releases: string
   node: string
   waysOut: readonly WayOut[]
@@ -89,8 +89,8 @@ export function createJail({ releases, node, waysOut, waysOutFolder }: JailOptio
     environment,
     waysOutFolder,
     /**
-     * The command that builds the jail of a sandbox, opens the ways in and out, and runs a program in it. It is started
-     * in the folder of the ways out, which the user of the sandbox cannot enter otherwise.
+     * The command that builds the jail of a sandbox, opens its ways in and out, and runs a program in it. It starts in
+     * the folder of the ways out, which the sandbox's user cannot enter otherwise.
      */
     gateway(uid: number | null, folder: SandboxFolder, program: Program): Program {
       const ways = waysOut.map(({ port, service }) => `${port}=${folder.id}=${service}`)
@@ -102,15 +102,15 @@ export function createJail({ releases, node, waysOut, waysOutFolder }: JailOptio
         program,
       )
     },
-    /** The command that runs a program in a jail of its own, without ways in or out. */
+    /** The command that runs a program in a separate jail, without ways in or out. */
     alone(uid: number | null, folder: SandboxFolder, program: Program): Program {
       return build(uid, folder.jailRoot, folder.home, ['', ''], program)
     },
     /** The command that runs a program in the jail whose first process is `init`, in a folder there. */
     enter(uid: number | null, init: ProcessId, cwd: string, program: Program): Program {
       const keep = keepsCapabilities() ? ['--keep-caps'] : []
-      // Without the option they are lost with the next program, except for the bounding set: what is in it cannot be
-      // gained without new privileges.
+      // Without the option the next program loses them, except for the bounding set, which cannot be used without new
+      // privileges.
       const drop = keep.length > 0 ? ['--bounding-set=-all', '--inh-caps=-all', '--ambient-caps=-all'] : []
       const namespaces = ['--user', '--preserve-credentials', '--mount', '--net', '--ipc', '--uts', '--pid']
       const target = ['-t', String(init.pid), ...namespaces, ...keep, `--wdns=${cwd}`]
@@ -119,10 +119,10 @@ export function createJail({ releases, node, waysOut, waysOutFolder }: JailOptio
   }
 }
 
-/** Whether a jail can have a second room on this host. */
+/** Whether a jail can have a separate room on this host. */
 export const hasPython = (): boolean => existsSync(python)
 
-/** What makes the jail build a second room. */
+/** The option that makes the jail build a separate room. */
 export const roomEnvironment = ({ folder, socketFolder, place, hidden }: RoomSpec): Record<string, string> => ({
   ROOM_FOLDER: folder,
   ROOM_SOCKETS: socketFolder,
@@ -132,7 +132,7 @@ export const roomEnvironment = ({ folder, socketFolder, place, hidden }: RoomSpe
   ROOM_SERVER: scriptOf('../room/room-server.py'),
 })
 
-/** The folders that a jail needs beside the home. */
+/** The folders that a jail needs besides the home. */
 export async function makeJailFolders(folder: SandboxFolder, uid: number | null): Promise<void> {
   for (const path of [folder.jail, folder.jailRoot]) {
     await mkdir(path, { recursive: true, mode: 0o700 })
@@ -140,9 +140,7 @@ export async function makeJailFolders(folder: SandboxFolder, uid: number | null)
   }
 }
 
-/**
- * Builds a jail to see whether this host lets this user do so. Returns null, or the reason why not, for operators.
- */
+/** Builds a test jail. Returns null, or the reason why this host does not permit one to this user, for operators. */
 export async function jailFault(jail: Jail, dataDir: string, uid: number | null): Promise<string | null> {
   if (`${dataDir}/`.startsWith('/usr/')) return 'CHOWDER_DATA_DIR is in /usr, which agents can read'
   const parent = join(dataDir, 'sandboxes')

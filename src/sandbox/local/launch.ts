@@ -18,28 +18,28 @@ const pollMs = 10
 /** The launcher's exit code when another launcher, started at the same time, holds the folder. */
 const heldByAnother = 75
 
-/** The command that runs `command` with the environment of the sandbox alone, which holds no secret. */
+/** The command that runs `command` with only the environment of the sandbox, which contains no secret. */
 export function withEnvironment(
   { env }: Pick<SandboxRecord, 'env'>,
   command: readonly string[],
   options: readonly string[] = [],
 ): readonly [string, ...string[]] {
-  // The second setpriv also keeps `env` from taking a program whose path has a `=` in it for a variable.
+  // The second setpriv also prevents `env` from parsing a program path with a `=` as a variable.
   const variables = Object.entries(env).map(([name, value]) => `${name}=${value}`)
   return ['/usr/bin/env', '-i', ...options, ...variables, setpriv, '--no-new-privs', '--', ...command]
 }
 
 /**
  * The command that runs `command` as the sandbox's user, with the environment of the sandbox and without a way to gain
- * rights. The environment is set after root is dropped, so that no variable can act on a program of root's.
+ * rights. The environment is set after root is dropped, so that no variable can affect a program of root's.
  */
 export const commandInSandbox = (record: SandboxRecord, command: readonly string[]): readonly [string, ...string[]] =>
   commandAsUser(record.uid, withEnvironment(record, command))
 
 /**
- * Starts a sandbox's gateway with a launcher, which lives on beside it to record its exit code; neither ends with this
- * process. Both are in the control group. Returns when the gateway's process exists, or has already ended. A kill of
- * this process half-way leaves no gateway, or one that is on record.
+ * Starts a sandbox's gateway with a launcher, which stays beside it to record its exit code; both outlive this process.
+ * Both are in the control group. Returns when the gateway's process exists, or has already ended. A kill of this
+ * process half-way leaves no gateway, or one that is on record.
  */
 export async function launchGateway(
   folder: SandboxFolder,

@@ -22,13 +22,15 @@ const blocksPerMegabyte = 2048
 const megabyte = 1024 * 1024
 const isRoot = process.getuid?.() === 0
 
-/** A command with the variables that it needs in its environment. */
+/** A command with variables for its environment. */
 export interface LimitedCommand {
   argv: readonly [string, ...string[]]
   env: Record<string, string>
 }
 
-/** The command that runs a program with at most so many processes and threads of its user, in its user namespace. */
+/**
+ * The command that runs a program with a maximum number of processes and threads of its user, in its user namespace.
+ */
 export const withProcesses = (pids: number, argv: readonly string[]): [string, ...string[]] => [
   prlimit,
   `--nproc=${pids}`,
@@ -36,23 +38,23 @@ export const withProcesses = (pids: number, argv: readonly string[]): [string, .
   ...argv,
 ]
 
-/** The limit of processes of this process: it cannot give a higher one to another. */
+/** The process limit of this process: it cannot give a higher one to another. */
 const mostProcesses = (): number =>
   Number(/^Max processes +\S+ +(\d+)/m.exec(readFileSync('/proc/self/limits', 'utf8'))?.[1] ?? Number.MAX_SAFE_INTEGER)
 
 type Limited = Pick<SandboxRecord, 'resources' | 'uid' | 'isJailed'>
 
 /**
- * The limit of processes and threads of a sandbox that has neither a control group nor a user of its own: that of the
- * user namespace of its jail. Null for another sandbox.
+ * The limit of processes and threads of a sandbox without a control group and without its own user: that of the user
+ * namespace of its jail. Null for another sandbox.
  */
 export function processesOfJail({ resources, uid, isJailed }: Limited, group: ControlGroup | null): number | null {
   return !group && uid === null && isJailed && resources ? Math.min(resources.pids, mostProcesses()) : null
 }
 
 /**
- * The command that runs `argv` under the limits of a sandbox. Without a control group the kernel limits each process by
- * itself, and the number of processes of the sandbox's user or, by `processesOfJail`, of its jail.
+ * The command that runs `argv` under the limits of a sandbox. Without a control group the kernel limits each process
+ * separately, and the number of processes of the sandbox's user or, by `processesOfJail`, of its jail.
  */
 export function limitedCommand(record: Limited, group: ControlGroup | null, argv: readonly string[]): LimitedCommand {
   const { resources, uid } = record
@@ -96,7 +98,7 @@ export function lazyControlGroups(
   }
 }
 
-/** Changes the limits of a sandbox that runs. Returns those that the kernel keeps. */
+/** Changes the limits of a running sandbox. Returns those that the kernel enforces. */
 export async function changeLimits(
   folder: SandboxFolder,
   record: SandboxRecord,

@@ -23,23 +23,23 @@ const maxMemoryText = kibibyte * kibibyte
 const run = promisify(execFile)
 const sum = (numbers: readonly number[]) => numbers.reduce((total, number) => total + number, 0)
 
-/** The processor time of a process and of its children that have ended, in ticks; 0 when it has ended itself. */
+/** The processor time of a process and of its ended children, in ticks; 0 after its end. */
 const cpuTicksOf = (pid: number): number => readStat(pid)?.ticks ?? 0
 
-/** What a process has in memory, also of what others share with it, in bytes. The kernel locks nothing for it. */
+/** The resident memory of a process, including shared memory, in bytes. The kernel locks nothing to read it. */
 const residentOf = (pid: number) => Number(/^VmRSS:\s+(\d+)/m.exec(procFile(pid, 'status'))?.[1] ?? 0) * kibibyte
 
 /**
- * The memory of processes in bytes, each with its share of what it has in common with others, or with all of it where it
- * hides that. When that takes longer than 5 s, what the largest has, which is the least that all have: the kernel locks
- * the memory of a process that forks. A program of its own reads it, since a read that waits would take one of the few
- * threads that read files here.
+ * The memory of processes in bytes, each with its share of common memory, or with all of it if the share is hidden. If
+ * that takes longer than 5 s, the memory of the largest process, which is a lower bound: the kernel locks the memory of
+ * a process that forks. A separate program reads it, because a waiting read would occupy one of the few threads that
+ * read files here.
  */
 async function memoryOf(pids: readonly number[]): Promise<number> {
   const paths = pids.map((pid) => `/proc/${pid}/smaps_rollup`)
   const options = { timeout: memoryTimeoutMs, killSignal: 'SIGKILL', env: {}, maxBuffer: maxMemoryText } as const
   const reading = run('/bin/grep', ['-sH', '^Pss:', '--', ...paths, '/dev/null'], options)
-  // It fails where it cannot read one of the files.
+  // It fails if it cannot read one of the files.
   const { stdout, killed } = await reading.then(
     ({ stdout }) => ({ stdout, killed: false }),
     (error) => error,
@@ -50,13 +50,13 @@ async function memoryOf(pids: readonly number[]): Promise<number> {
   return killed ? Math.max(0, ...sizes) : sum(sizes)
 }
 
-/** When a process was started, from its ticks since boot. */
+/** The start time of a process, from its ticks since boot. */
 async function startOf(startTime: string): Promise<Date> {
   const bootedAt = Number(/^btime (\d+)$/m.exec(await readFile('/proc/stat', 'utf8'))?.[1])
   return new Date((bootedAt + Number(startTime) / ticksPerSecond) * 1000)
 }
 
-/** What a folder takes of the disk, as `disk-use.sh` counts it; null when that fails. Files may change meanwhile. */
+/** The disk usage of a folder, as `disk-use.sh` counts it; null on failure. Files may change meanwhile. */
 export const diskOf = (path: string, signal?: AbortSignal): Promise<number | null> =>
   new Promise((resolve) => {
     const options = {
@@ -71,7 +71,10 @@ export const diskOf = (path: string, signal?: AbortSignal): Promise<number | nul
     })
   })
 
-/** The memory that the limit of a sandbox counts; without a control group that of its processes. Null while it is stopped. */
+/**
+ * The memory that the limit of a sandbox counts; without a control group that of its processes. Null while it is
+ * stopped.
+ */
 export async function memoryUseOf(folder: SandboxFolder, uid: number | null): Promise<number | null> {
   if (!(await liveGateway(folder, uid))) return null
   const group = await folder.controlGroup()
@@ -79,7 +82,7 @@ export async function memoryUseOf(folder: SandboxFolder, uid: number | null): Pr
   return grouped ?? memoryOf(await processesOf(await ownerOf(folder, uid)))
 }
 
-/** Measures sandboxes. The sizes of folders are remembered for a minute. */
+/** Measures sandboxes. Caches the sizes of folders for a minute. */
 export function createMeasure() {
   const disks = new LRUCache<string, Promise<number | null>>({ max: maxFolders, ttl: diskCachedMs })
 

@@ -8,7 +8,7 @@ import { poll } from '#platform/poll.ts'
 import { commandAsUser } from '#sandbox/command-as-user.ts'
 import { type ProcessStat, parseStat } from '#sandbox/process-stat.ts'
 
-/** Identifies a process for ever: a later process may have its pid, but then with another start time. */
+/** Identifies a process permanently: a later process may have its pid, but then another start time. */
 export interface ProcessId {
   pid: number
   /** In the kernel's ticks since boot. */
@@ -17,7 +17,7 @@ export interface ProcessId {
 
 /** The owner of a sandbox's processes. */
 export interface Owner {
-  /** The user that only this sandbox has; null when it runs as the control plane's own. */
+  /** The user of this sandbox alone; null if it runs as the control plane's own. */
   uid: number | null
   home: string
   /** The leader of the gateway's session, alive or not. */
@@ -31,15 +31,15 @@ const killTimeoutMs = 10_000
 const signalTimeoutMs = 1000
 /** Processes between two turns of the event loop. Each takes some 20 µs. */
 const processesAtOnce = 50
-/** Environments that are read at the same time: `readFile` takes 64 KiB for each. */
+/** Environments read at the same time: `readFile` allocates 64 KiB for each. */
 const environmentsAtOnce = 20
 
 /** Whether only the exit code is left of a process. Until its last thread has ended, it holds its files and ports. */
 const isZombie = (state: string, threads: number) => 'ZX'.includes(state) && threads <= 1
 
 /**
- * A file of the kernel about a process; '' when it cannot be read: the process has ended, or is hidden from this user. The
- * read is synchronous, since it does not wait, and since `readFile` allocates 64 KiB for each file.
+ * A file of the kernel about a process; '' if it cannot be read: the process has ended, or is hidden from this user.
+ * The read is synchronous, because it does not wait, and because `readFile` allocates 64 KiB for each file.
  */
 export function procFile(pid: number, file: 'stat' | 'status'): string {
   try {
@@ -70,7 +70,7 @@ export const isAlive = ({ pid, startTime }: ProcessId, uid: number | null): bool
 
 const allPids = async () => (await readdir('/proc')).filter((name) => /^\d+$/.test(name)).map(Number)
 
-/** What `see` returns for each process. The event loop turns meanwhile, so a process may end before `see` gets it. */
+/** The results of `see` for each process. The event loop turns meanwhile, so a process may end before `see` gets it. */
 export async function inTurns<T>(pids: readonly number[], see: (pid: number) => T): Promise<T[]> {
   const seen: T[] = []
   for (const pid of pids) {
@@ -80,7 +80,7 @@ export async function inTurns<T>(pids: readonly number[], see: (pid: number) => 
   return seen
 }
 
-/** What `see` returns for all processes of this host, without null; as `inTurns` does. */
+/** The results of `see` for all processes of this host, without null, with `inTurns`. */
 export async function ofAllProcesses<T>(see: (pid: number) => T | null): Promise<T[]> {
   const seen = await inTurns(await allPids(), see)
   return seen.filter((found) => found !== null)
@@ -101,7 +101,7 @@ function namespaceOf(pid: number, kind: 'pid' | 'user'): string | null {
 function isInSession({ gateway }: Owner, { session }: ProcessStat): boolean {
   if (session !== gateway?.pid) return false
   const leader = readStat(gateway.pid)
-  return !leader || leader.startTime === gateway.startTime // else another process leads the session by now
+  return !leader || leader.startTime === gateway.startTime // otherwise another process leads the session by now
 }
 
 async function isOfHome({ home }: Owner, { pid, terminal }: ProcessStat): Promise<boolean> {
@@ -113,8 +113,8 @@ async function isOfHome({ home }: Owner, { pid, terminal }: ProcessStat): Promis
 }
 
 /**
- * The living processes in a jail, of both rooms, without its first one; null when it has ended. The rooms have their
- * user namespace in common, also with the programs that hold the jail open, which see the processes of the host.
+ * The living processes in a jail, of both rooms, without its first one; null if it has ended. The rooms share their
+ * user namespace, also with the programs that hold the jail open, which see the processes of the host.
  */
 export async function processesInJail(init: ProcessId): Promise<number[] | null> {
   const [jail, host] = [namespaceOf(init.pid, 'user'), namespaceOf(process.pid, 'pid')]
@@ -128,8 +128,8 @@ export async function processesInJail(init: ProcessId): Promise<number[] | null>
 }
 
 /**
- * The living processes of a sandbox, also those that left the gateway's session, and those of its jail. Without a user of
- * its own they are recognized by their session, their HOME, or their working folder.
+ * The living processes of a sandbox, including those that left the gateway's session, and those of its jail. Without a
+ * separate user they are recognized by their session, their HOME, or their working folder.
  */
 export async function processesOf(owner: Owner): Promise<number[]> {
   const { uid, init } = owner
@@ -139,7 +139,7 @@ export async function processesOf(owner: Owner): Promise<number[]> {
     const stat = pid === process.pid ? null : readStat(pid)
     if (!stat) return null
     if (isInSession(owner, stat)) return { stat, isOwn: true }
-    // The jail finds its own processes. To read the environment of those in other jails may take seconds: the kernel
+    // The jail finds its own processes. Reading the environment of those in other jails may take seconds: the kernel
     // locks the memory of a process that forks.
     return init && namespaceOf(pid, 'pid') !== host ? null : { stat, isOwn: false }
   })
@@ -151,7 +151,9 @@ export async function processesOf(owner: Owner): Promise<number[]> {
   return [...new Set([...jailed, ...own.flat()])]
 }
 
-/** Signals a process, or with a negative pid its group. Does nothing when it has ended, or runs as another user by now. */
+/**
+ * Signals a process, or with a negative pid its group. Does nothing if it has ended, or runs as another user by now.
+ */
 export function signalProcess(pid: number, name: NodeJS.Signals): void {
   try {
     process.kill(pid, name)
@@ -160,7 +162,7 @@ export function signalProcess(pid: number, name: NodeJS.Signals): void {
   }
 }
 
-/** Signals all at once, as the user itself: so the kernel spares the processes of others, and no fork escapes. */
+/** Signals all at once, as the user itself, so that the kernel spares the processes of others, and no fork escapes. */
 async function signalAll(owner: Owner, pids: readonly number[], name: 'TERM' | 'KILL'): Promise<void> {
   if (owner.uid === null) {
     for (const pid of pids) signalProcess(pid, `SIG${name}`)

@@ -8,8 +8,8 @@ import { becomesFree, createReservations, isPortFree, type Range } from './reser
 
 const isRoot = process.getuid?.() === 0
 /**
- * The users of sandboxes under root, of which a machine must have none: above those that `useradd` and directory
- * services usually give, and below 65,536, so that a user namespace of the usual size has them.
+ * The user ids of sandboxes under root, which no other user of the machine may have: above those that `useradd` and
+ * directory services usually assign, and below 65,536, so that a user namespace of the usual size has them.
  */
 export const agentUids: Range = { first: 50_000, last: 59_999 }
 const defaultPorts: Range = { first: 21_000, last: 29_999 }
@@ -19,13 +19,13 @@ export interface RecordsOptions {
   node: string
   releaseFolder(release: string): string
   ports?: Range | undefined
-  /** Whether sandboxes that are made or renewed run in jails, which need no port of the host. */
+  /** Whether created or renewed sandboxes run in jails, which need no port of the host. */
   isJailed: boolean
 }
 
-/** The records of a data folder's sandboxes, each of which has a port and, under root, a user of its own. */
+/** The records of a data folder's sandboxes, each with a port and, under root, its own user. */
 export function createRecords({ dataDir, node, releaseFolder, ports: range, isJailed }: RecordsOptions) {
-  // What a user has left behind outside of its home, in /tmp for example, is the next one's who has the same id.
+  // Files left outside the home, for example in /tmp, would belong to the next sandbox with this uid.
   const userIds = createReservations(join(dataDir, 'uids'), agentUids, 'user id', join(dataDir, 'last-uid'))
   const ports = createReservations(join(dataDir, 'ports'), range ?? defaultPorts, 'port')
 
@@ -59,7 +59,7 @@ export function createRecords({ dataDir, node, releaseFolder, ports: range, isJa
   return {
     /** Throws SandboxAbsentError without a record. */
     existing,
-    /** Makes the folder and the record, with the user and the port that a killed create has reserved, if it has. */
+    /** Creates the folder and the record, with the user and the port reserved by a killed create, if any. */
     async make(spec: SandboxSpec, folder: SandboxFolder): Promise<SandboxRecord> {
       await folder.make()
       const [reservedUid] = await userIds.heldBy(spec.id)
@@ -83,7 +83,7 @@ export function createRecords({ dataDir, node, releaseFolder, ports: range, isJa
       if (!isDeepStrictEqual(record, old)) await folder.replaceRecord(record)
       if (!keepsPort && !old.isJailed) await ports.free(port)
     },
-    /** The user of a sandbox that may have no record: while it is made or removed, and after a crash in between. */
+    /** The user of a sandbox that may have no record: while it is created or removed, and after a crash in between. */
     async uidOf(folder: SandboxFolder): Promise<number | null> {
       const record = await folder.readRecord()
       return record ? record.uid : ((await userIds.heldBy(folder.id))[0] ?? null)

@@ -22,9 +22,9 @@ function noneIfMissing(error: NodeJS.ErrnoException): null {
 
 /**
  * Reserves numbers, each for one sandbox of the data folder. A reservation is a symbolic link from the number to the
- * sandbox's id: making it is exclusive and atomic. The reservations of a killed create are found by the id.
+ * sandbox's id: creating it is exclusive and atomic. The reservations of a killed create are found by the id.
  *
- * With `lastFile`, which keeps the last number that was tried, no number is taken again before all others were.
+ * With `lastFile`, which stores the last tried number, a number is reused only after all others.
  */
 export function createReservations(folder: string, range: Range, kind: string, lastFile?: string) {
   const holderOf = (number: number | string) => readlink(join(folder, String(number))).catch(() => null)
@@ -44,7 +44,7 @@ export function createReservations(folder: string, range: Range, kind: string, l
   const count = range.last - range.first + 1
   const after = (number: number) => (number >= range.first && number < range.last ? number + 1 : range.first)
 
-  /** The last number; the first time a random one, so that other data folders on the machine get other numbers. */
+  /** The last number; initially a random one, so that other data folders on the machine get other numbers. */
   async function readLast(): Promise<number> {
     const text = lastFile && (await readFile(lastFile, 'utf8').catch(noneIfMissing))
     return text ? Number(text) : range.first + Math.floor(Math.random() * count)
@@ -62,7 +62,7 @@ export function createReservations(folder: string, range: Range, kind: string, l
     let number = await readLast()
     for (let tried = 0; tried < count; tried += 1) {
       number = after(number)
-      await keepLast(number) // first, so that also the number that a killed create has reserved counts as taken
+      await keepLast(number) // first, so that the number reserved by a killed create also counts as taken
       try {
         await symlink(id, join(folder, String(number)))
       } catch (error) {
@@ -80,7 +80,7 @@ export function createReservations(folder: string, range: Range, kind: string, l
   return {
     heldBy,
     free,
-    /** Reserves a suitable number. One after another: many at once would all try the same numbers. */
+    /** Reserves a suitable number. Serialized: concurrent calls would all try the same numbers. */
     take(id: string, isSuitable: IsSuitable): Promise<number> {
       const taken = taking.then(() => takeNext(id, isSuitable))
       taking = taken.catch(() => {})
@@ -101,6 +101,6 @@ export function isPortFree(port: number): Promise<boolean> {
   return promise
 }
 
-/** Whether a port is free within a second: the kernel takes a moment to close that of a gateway that was killed. */
+/** Whether a port is free within a second: the kernel needs a moment to close that of a killed gateway. */
 export const becomesFree = async (port: number, signal: AbortSignal): Promise<boolean> =>
   (await poll(() => isPortFree(port), { pauseMs: pollMs, timeoutMs: portReleaseMs, signal })) ?? false

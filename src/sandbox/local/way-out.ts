@@ -13,19 +13,19 @@ const backlog = 511
 const newline = 0x0a
 
 /**
- * The folder of the unix sockets where services listen for the connections from jails, each under its name. The folder
- * above it lets nobody else in: the forwarder of a jail, which has the user of the sandbox, starts in this one.
+ * The folder of the unix sockets of services for the connections from jails, each under its name. The folder above it
+ * is closed to others: the forwarder of a jail, which has the user of the sandbox, starts in this one.
  */
 export const waysOutFolder = (dataDir: string): string => join(dataDir, 'sockets', 'jails')
 
-/** Makes it, whatever the umask. */
+/** Creates it, whatever the umask. */
 export async function makeWaysOutFolder(folder: string): Promise<void> {
   await mkdir(folder, { recursive: true, mode: 0o700 })
   await chmod(dirname(folder), 0o700)
   await chmod(folder, 0o711)
 }
 
-/** Reads the first line, which the forwarder of the jail has written, and leaves the rest to be read. */
+/** Reads the first line, which the forwarder of the jail has written, and leaves the rest. */
 function readSandboxId(socket: Socket, serve: ServeJail): void {
   let read = Buffer.alloc(0)
   socket.on('error', () => socket.destroy())
@@ -47,7 +47,7 @@ function readSandboxId(socket: Socket, serve: ServeJail): void {
 }
 
 /**
- * Serves the connections from jails at a unix socket, in the place of a process that does so now. Close ends no
+ * Serves the connections from jails at a unix socket, and replaces another process that does so. Close ends no
  * connection.
  */
 export async function serveWayOut(

@@ -36,7 +36,7 @@ const callId = Type.String({ minLength: 1, maxLength: 64, description: 'The `cal
 const status = OptionalOrNull(OneOf(['in_progress', 'completed', 'incomplete'], 'No effect.'))
 const id = OptionalOrNull(
   Type.String({
-    description: 'The id of the item. It tells which items the session has already.',
+    description: 'The id of the item. It identifies items that the session already has.',
   }),
 )
 const kind = <const T extends string>(name: T, note = '') =>
