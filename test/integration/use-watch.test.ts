@@ -125,9 +125,7 @@ test('an agent that uses much memory is restarted when nobody uses it', async ()
   driver.memoryBytes.set(id, 1600 * megabyte)
   await look()
   await until('the restart', async () => starts() === 2 && (await isRunning(id)))
-  expect(await reasons(id, 'instance.restart')).toEqual([
-    'recycled: it used 1.6 of 2.0 GB of memory, and was idle.',
-  ])
+  expect(await reasons(id, 'instance.restart')).toEqual(['recycled: it used 1.6 of 2.0 GB of memory, and was idle.'])
   await look()
   expect([starts(), (await read(id)).status]).toEqual([2, 'running']) // not again so soon
 })
