@@ -108,7 +108,7 @@ export const openSandboxes =
     return sandboxes
   }
 
-/** Throws StartupError when others than the operator would have agents that are not isolated. */
+/** Throws StartupError if agents without isolation would belong to anyone but the operator. */
 async function requirePrivate(config: Config, db: Db, { isolation }: AnyDriver): Promise<void> {
   const wayOut =
     `${isolation} Let this machine build jails, run Chowder as root, or use SANDBOX_DRIVER=docker. ` +

@@ -7,13 +7,13 @@ import { type ResourceSettings, readResourceSettings } from '#settings/resources
 
 /** The settings that both the API and the workers use. */
 export interface SharedSettings {
-  /** Where the model providers are. */
+  /** The base URLs of the model providers. */
   baseUrls: BaseUrls
-  /** Where agents find the relay. */
+  /** The address of the relay for agents. */
   relay: RelayAddress
-  /** The registry of skills; undefined for that of OpenClaw. */
+  /** The registry of skills; undefined for OpenClaw's own. */
   clawhubUrl: string | undefined
-  /** What agents may use. */
+  /** The resource limits of agents. */
   resources: ResourceSettings
   /** The oldest version of OpenClaw that agents may start with. */
   minOpenclawVersion: string
@@ -35,7 +35,7 @@ export const sharedSettings = (config: Config): SharedSettings => ({
 const resourceSettings = (config: Config): ResourceSettings =>
   readResourceSettings(config.AGENT_RESOURCES) as ResourceSettings
 
-/** The tier of a new organization. Without Stripe nobody could buy a higher one: the number of agents has no limit. */
+/** The tier of a new organization. Without Stripe no tier can be bought, so the number of agents has no limit. */
 export const defaultTier = (config: Config): Tier => (config.STRIPE_SECRET_KEY ? 'shrimp' : 'whale')
 
 /** How long turns may keep an API from ending, in ms. */

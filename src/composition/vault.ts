@@ -7,13 +7,13 @@ import { StartupError } from '#platform/startup-error.ts'
 import type { Config } from '#settings/config.ts'
 import type { Startup } from './startup.ts'
 
-/** The value of the installation that is sealed to check the key at a start. */
+/** The name of a sealed value in the table `installation`, which checks the key at a start. */
 export const keyCheckName = 'secret-key-check'
 const keyCheckPlace: Place = `installation/${keyCheckName}/value`
 
 /**
- * Opens the vault. Throws StartupError when no key is the one that this database was sealed with. The first key of all
- * is right.
+ * Opens the vault. Throws StartupError when no key is the one that this database was sealed with. The first start
+ * accepts any key.
  */
 export async function openVault({ config, dataDir }: Pick<Startup, 'config' | 'dataDir'>, db: Db): Promise<Vault> {
   return checked(await findSecretKeys(config.CHOWDER_SECRET_KEY, dataDir), db)
@@ -43,10 +43,10 @@ async function checked(keys: readonly Buffer[], db: Db): Promise<Vault> {
 
 const sealKeyCheck = (vault: Vault) => vault.seal('chowder', keyCheckPlace)
 
-/** From now on a start needs the first key of the vault. */
+/** Makes the first key of the vault the one that a start needs. */
 export const requireFirstKey = (db: Db, vault: Vault) => storeValue(db, keyCheckName, sealKeyCheck(vault))
 
-/** Whether a key of the vault is the one that a start needs. True before the first start. */
+/** Whether the vault has the key that a start needs. True before the first start. */
 export async function isKeyRight(db: Db, vault: Vault): Promise<boolean> {
   const check = await readValue(db, keyCheckName)
   try {

@@ -45,20 +45,20 @@ export const redactedFields = ['headers', 'req.headers', 'busboyOptions.headers'
   secretHeaders.map((name) => `${headers}["${name}"]`),
 )
 
-/** Fields that a terminal shows as a part of the message. pino-pretty leaves out what has no value. */
+/** Fields that a terminal shows as a part of the message. pino-pretty omits missing ones. */
 const messageOnTerminal =
   '{msg}{if method} {method} {route} {status}{end}{if instanceId} {instanceId}{end}{if step} {step}{end}' +
   '{if desiredState}: {desiredState}{end}{if ms}, {ms} ms{end}'
 const hiddenFields = [
   ...['method', 'route', 'status', 'instanceId', 'step', 'desiredState', 'ms'],
-  // A person at a terminal does not need these. The start ends with a summary that has addresses and folders.
+  // Fields that are omitted on a terminal. The start ends with a summary that has addresses and folders.
   ...['pid', 'host', 'role', 'version', 'commit', 'node', 'organizationId', 'keyId', 'output', 'requestId', 'region'],
   ...['generation', 'phase', 'url', 'address', 'port', 'dataDir', 'folder'],
 ].join(',')
 
 /**
- * On a terminal these are shown in one place, where the next line replaces them: a line with `progress: true`, and a
- * finished step of an instance, so that an agent that starts takes one line.
+ * On a terminal the next line replaces these: a line with `progress: true`, and a finished step of an instance, so that
+ * a starting agent takes one line.
  */
 function showProgress(this: Logger, args: Parameters<LogFn>, method: LogFn): void {
   const [fields, text] = args as unknown[]

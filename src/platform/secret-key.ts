@@ -5,7 +5,7 @@ import { textMadeOnce } from './data-folder.ts'
 import { StartupError } from './startup-error.ts'
 
 const keyBytes = 32
-/** The key that seals, and one more that unseals. */
+/** Maximum keys: the sealing one, and one more to unseal. */
 const maxKeys = 2
 const keyFormat = /^[A-Za-z0-9+/]{43}=$/
 
@@ -25,9 +25,9 @@ async function readKeyFile(dataDir: string): Promise<Buffer[]> {
 }
 
 /**
- * The keys that seal stored secrets, of 32 bytes each, the one that seals first: those of the setting, else those of the
- * file `secret-key` in the data folder, which the first start makes for its owner alone. Throws StartupError when there
- * is something else.
+ * The keys of stored secrets, of 32 bytes each, the sealing one first: those of the setting, otherwise those of the
+ * file `secret-key` in the data folder, which the first start creates for its owner alone. Throws StartupError for
+ * invalid keys.
  */
 export async function findSecretKeys(setting: string | undefined, dataDir: string): Promise<Buffer[]> {
   if (setting !== undefined) return decodeKeys(setting, 'CHOWDER_SECRET_KEY does not hold')

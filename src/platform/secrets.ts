@@ -9,31 +9,31 @@ const keyIdBytes = 4
 const algorithm = 'aes-256-gcm'
 
 /**
- * The place that a value is sealed for: table/row/column, with the parts of a primary key joined by dots, or the tokens
- * that are handed out and stored nowhere. The names of columns are part of the type, so that the compiler refuses a
- * place that `admin reseal` (`database/sealed-columns.ts`) would not find.
+ * The sealing context of a value: table/row/column, with the parts of a primary key joined by dots, or the tokens that
+ * are stored nowhere. The names of columns are part of the type, so that the compiler refuses a context that `admin
+ * reseal` (`database/sealed-columns.ts`) would not find.
  */
 export type Place = `${string}/${string}/sealed_${string}` | `installation/${string}/value` | 'client_tokens'
 
 /** Seals secrets for the database, and unseals them. */
 export interface Vault {
-  /** The ids of the accepted keys. The first key seals, each unseals. */
+  /** The ids of the accepted keys. The first key encrypts; all keys decrypt. */
   readonly keyIds: readonly [string, ...string[]]
-  /** The value can be unsealed only at the same place. */
+  /** The value can be unsealed only in the same context. */
   seal(text: string, place: Place): string
-  /** Throws when the value was sealed with a key that is not accepted or for another place, or was altered. */
+  /** Throws if the value was sealed with an unknown key, was sealed for another context, or was altered. */
   unseal(sealed: string, place: Place): string
 }
 
 /** The form of a sealed value, `v1.` + key id + `.` + base64url(nonce ‖ tag ‖ text): nonce and tag take 38 characters. */
 export const sealedForm = /^v1\.[0-9a-f]{8}\.[A-Za-z0-9_-]{38,}$/
 
-/** The beginning of all values that a key has sealed. */
+/** The prefix of all values sealed by a key. */
 export const sealedPrefix = (keyId: string): string => `v1.${keyId}.`
 
 const derive = (key: Buffer, label: string, length: number) => Buffer.from(hkdfSync('sha256', key, '', label, length))
 
-/** The id of a key, derived in one direction: 8 hexadecimal digits. */
+/** The id of a key, a one-way digest: 8 hexadecimal digits. */
 export const keyIdOf = (key: Buffer): string => derive(key, 'chowder key id', keyIdBytes).toString('hex')
 
 /**
@@ -55,9 +55,9 @@ function createNonces(): () => Buffer {
   }
 }
 
-/** AES-256-GCM with the place as additional authenticated data. */
+/** AES-256-GCM with the context as additional authenticated data. */
 function createCipher(key: Buffer) {
-  const secret: KeyObject = createSecretKey(key) // created once: this takes as long as sealing a short text
+  const secret: KeyObject = createSecretKey(key) // created once: creating it takes as long as sealing a short text
   const nextNonce = createNonces()
   return {
     encrypt(text: string, place: string): string {
@@ -76,7 +76,7 @@ function createCipher(key: Buffer) {
   }
 }
 
-/** A key with the ciphers of its subkeys, one a table, each made when it is first needed. */
+/** A key with the ciphers of its subkeys, one for each table, created on first use. */
 function createSealer(key: Buffer) {
   if (key.length !== keyBytes) throw new Error(`the secret key must have ${keyBytes} bytes`)
   const ofTables = new Map<string, ReturnType<typeof createCipher>>() // as many as there are tables
@@ -93,7 +93,7 @@ function createSealer(key: Buffer) {
   }
 }
 
-/** Creates a vault of keys of 32 bytes. The first one seals; each unseals what it has sealed. */
+/** Creates a vault of keys of 32 bytes. The first one encrypts; all decrypt. */
 export function createVault(keys: Buffer | readonly Buffer[]): Vault {
   const [first, ...others] = (Buffer.isBuffer(keys) ? [keys] : keys).map(createSealer)
   if (!first) throw new Error('a vault needs a secret key')

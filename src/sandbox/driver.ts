@@ -51,7 +51,7 @@ export interface Resources {
   cpus: number
   /** Processes and threads. */
   pids: number
-  /** Of its own folder, and of each file. 0 means no limit. */
+  /** Maximum size of the own folder, and of each file. 0 means no limit. */
   diskMb: number
 }
 
@@ -164,7 +164,7 @@ export const noUsage: Usage = {
   diskBytes: null,
 }
 
-/** What a gateway has done so far. The counts only grow. */
+/** The past activity of a gateway. The counts only grow. */
 export interface Activity {
   /**
    * How often its main thread has waited: its voluntary context switches. A working event loop waits many times a
@@ -276,8 +276,8 @@ export interface SandboxDriver {
   /** Whether the tools of an agent can run in a separate room; absent if they cannot. */
   readonly hasTwoRooms?: boolean
   /**
-   * Whether there may be one organization only: agents reach what the user that runs Chowder does, its secret key and each
-   * other, and the operator has not accepted that. Absent: there may be several.
+   * Whether only one organization is allowed: agents can read the files of Chowder's user, its secret key and each
+   * other's files, and the operator has not accepted that. Absent: several are allowed.
    */
   readonly isForOneOrganization?: boolean
   /**

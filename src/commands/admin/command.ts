@@ -31,7 +31,7 @@ export interface CommandDeps {
   regions(): Promise<readonly RegionPlace[]>
   /** Opens the vault. Throws an Error for the operator when the key is missing or wrong. */
   vault(): Promise<Vault>
-  /** Prints a line about what a long command is doing. */
+  /** Prints the progress of a long command. */
   report(line: string): void
   /** Asks the operator for an answer. Null if the input is not a terminal. */
   ask(question: string): Promise<string | null>

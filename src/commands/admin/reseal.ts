@@ -4,22 +4,22 @@ import { findSealedColumns, replaceSealed, type SealedColumn, sealedPages } from
 import { sealedPrefix, type Vault } from '#platform/secrets.ts'
 import type { Command, CommandDeps, Output } from './command.ts'
 
-/** The next pass seals what changed during this one. */
+/** The next pass seals the values that changed during this one. */
 const maxPasses = 10
 
 interface Resealed {
-  /** The values that were sealed again. */
+  /** The number of resealed values. */
   resealed: number
-  /** The values whose rows changed meanwhile. */
+  /** The number of values whose rows changed meanwhile. */
   missed: number
-  /** The values that no accepted key unseals. They stay as they are. */
+  /** The number of values that no accepted key unseals. They stay unchanged. */
   unreadable: number
 }
 
 /**
- * Seals all stored secrets with the first key, while Chowder serves; once it is done, a start needs that key. It may be
- * killed at any point and run again: each value is as it was or sealed again. Throws an Error for the operator while a
- * process still seals with the other key.
+ * Reseals all stored secrets with the first key, while Chowder serves; afterwards a start needs that key. It may be
+ * killed at any point and run again: each value is either unchanged or resealed. Throws an Error for the operator while
+ * a process still seals with the other key.
  */
 export async function reseal({ db, vault, report }: Pick<CommandDeps, 'db' | 'vault' | 'report'>): Promise<Output> {
   const keys = await vault()

@@ -11,14 +11,14 @@ const signupInWords: Record<SignupMode, string> = {
   closed: 'nobody can sign up',
 }
 
-/** What the settings say of who may call, in words. */
+/** The access settings in words. */
 export function describeAccess(config: Config): string {
   const hosts = allowedHosts(config)
   const answers = `the API answers to ${hosts ? [...hosts].join(', ') : 'any host'}`
   return `${answers}; ${signupInWords[signupMode(config)]}`
 }
 
-/** A5: somebody has decided which hosts an API answers to that others can reach. */
+/** A5: the operator has decided which hosts a reachable API answers to. */
 export const undecidedHosts: Check = async function* ({ config }) {
   if (!isHostUndecided(config)) return
   yield {
@@ -30,7 +30,7 @@ export const undecidedHosts: Check = async function* ({ config }) {
   }
 }
 
-/** I7: the token of sign-up is sealed, and can be unsealed. */
+/** I7: the sign-up token is sealed, and can be unsealed. */
 export const unreadableSignupToken: Check = async function* ({ db, vault }) {
   const sealed = await readValue(db, signupTokenName)
   if (!vault || sealed === undefined || canUnseal(vault, sealed, signupTokenPlace)) return
@@ -41,7 +41,7 @@ export const unreadableSignupToken: Check = async function* ({ db, vault }) {
   }
 }
 
-/** Reports agents that can read what the user of Chowder reads, unless the operator has accepted that. */
+/** Reports agents that can read the files of Chowder's user, unless the operator has accepted that. */
 export const exposedAgents = inEachRegion(async function* ({ sandboxes }) {
   if (!sandboxes.isForOneOrganization) return
   yield {

@@ -4,7 +4,7 @@ import { findSealedColumns, sealedPages } from '#database/sealed-columns.ts'
 import { type Place, sealedForm, sealedPrefix, type Vault } from '#platform/secrets.ts'
 import type { Check, Finding } from './finding.ts'
 
-/** Whether a value can be unsealed in the place where it is stored. */
+/** Whether a value can be unsealed in its place. */
 export const canUnseal = (vault: Vault, sealed: string, place: Place): boolean => {
   try {
     vault.unseal(sealed, place)
@@ -42,7 +42,7 @@ export const sealedColumns: Check = async function* ({ db, vault }) {
       for (const { place, sealed } of values) {
         if (canUnseal(vault, sealed, place))
           hasOther ||= keyIds.length > 1 && !sealed.startsWith(sealedPrefix(keyIds[0]))
-        // The installation's values have checks of their own.
+        // The installation's values have separate checks.
         else if (table !== 'installation') yield unreadable(place, sealedForm.test(sealed))
       }
     }
