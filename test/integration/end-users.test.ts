@@ -225,7 +225,7 @@ describe('a client token', () => {
     const { status, body } = await createToken(key, { session_prefix: 'user-1', end_user: 'u1', expires_in: 60 })
     expect([status, body]).toEqual([
       201,
-      { client_token: expect.stringMatching(/^chd_ct_v2\.[0-9a-f]{8}\.[\w-]+$/), expires_at: expect.any(String) },
+      { client_token: expect.stringMatching(/^chd_ct_v1\.[0-9a-f]{8}\.[\w-]+$/), expires_at: expect.any(String) },
     ])
     const inAMinute = new Date(body.expires_at).getTime() - Date.now()
     expect(inAMinute).toBeGreaterThan(55_000)

@@ -178,7 +178,7 @@ describe('a response', () => {
     const { rows } = await chowder.database.pool.query('SELECT * FROM responses WHERE instance_id = $1', [id])
     expect(rows).toHaveLength(1)
     expect(JSON.stringify(rows)).not.toMatch(/canary|Grüße/)
-    expect(rows[0].sealed_object).toMatch(/^v2\./)
+    expect(rows[0].sealed_object).toMatch(/^v1\./)
   })
 
   test('is in progress while the agent works', async () => {
