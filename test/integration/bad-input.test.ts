@@ -8,17 +8,17 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { createBilling } from '#api/subscription/stripe.ts'
 import { badRequests, largeRequests, notTheirs } from '../support/bad-requests.ts'
 import { requireErrorBody } from '../support/error-body.ts'
-import { type FakeClawHub, startFakeClawHub } from '../support/fake-clawhub.ts'
+import { startFakeClawHub } from '../support/fake-clawhub.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
-import { type FakeGateway, startFakeGateway } from '../support/fake-gateway.ts'
-import { type FakeModelProvider, startFakeModelProvider } from '../support/fake-model-provider.mjs'
+import { startFakeGateway } from '../support/fake-gateway.ts'
+import { startFakeModelProvider } from '../support/fake-model-provider.mjs'
 import { addSessions } from '../support/fake-sessions.ts'
 import { addFakeSkills } from '../support/fake-skills.ts'
 import { FakeStripe, stripeSecretKey, stripeWebhookSecret } from '../support/fake-stripe.ts'
 import { watchTurns } from '../support/longest-turn.ts'
 import { checkerOf, type DocumentedOperation, operationsOf, readDocument, requestOf } from '../support/operations.ts'
 import { present } from '../support/present.ts'
-import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
+import { openTestChowder } from '../support/test-chowder.ts'
 import { until } from '../support/until.ts'
 
 const seed = Number(process.env.SEED ?? Math.floor(Math.random() * 1e9))
@@ -37,14 +37,6 @@ const check = checkerOf(document)
 /** The documented statuses of each operation. */
 const statusesOf = new Map(operations.map(({ name, operation }) => [name, new Set(Object.keys(operation.responses))]))
 const errorSchema = { $ref: '#/components/schemas/ApiError' }
-
-let gateway: FakeGateway
-let hub: FakeClawHub
-let stripe: FakeStripe
-let provider: FakeModelProvider
-let chowder: TestChowder
-let key: string
-let values: Record<string, string>
 
 /** Calls that would delete what this test needs: they get ids that do not exist. */
 const ends = new Set([
@@ -67,45 +59,43 @@ const authorized = <T extends { headers: Record<string, string> }>(request: T, a
   headers: { ...request.headers, authorization: `Bearer ${as}` },
 })
 
-beforeAll(async () => {
-  gateway = await startFakeGateway({})
-  hub = await startFakeClawHub()
-  const driver = new FakeDriver(() => gateway.endpoint)
-  addFakeSkills(gateway, hub, () => driver.files(present(values.instance_id)))
-  stripe = await new FakeStripe().open()
-  const billing = await createBilling({
-    secretKey: stripeSecretKey,
-    webhookSecret: stripeWebhookSecret,
-    apiUrl: stripe.url,
-    returnUrl: () => 'https://app.example.com',
-  })
-  addSessions(gateway)
-  provider = await startFakeModelProvider() // which accepts every key
-  chowder = await openTestChowder({ sandboxes: driver, clawhubUrl: hub.url, billing, providerUrl: provider.url })
-  await chowder.startWorker()
-  key = (await chowder.signUp()).key
-  doomedKey = (await chowder.signUp()).key
-  const { body } = await chowder.call('POST', '/v1/instances', { key, body: { name: 'x' } })
-  const instance_id: string = body.id
-  await until('it to run', async () => {
-    return (await chowder.call('GET', `/v1/instances/${instance_id}/status`, { key })).body.status === 'running'
-  })
-  gateway.config = JSON.parse(driver.file(instance_id, 'state/openclaw.json') ?? '{}')
-  const grant = { name: 'k', instance_ids: [instance_id], permissions: ['read'] }
-  const issued = await chowder.call('POST', '/v1/keys', { key, body: grant })
-  const said = { model: 'openclaw', input: 'hello' }
-  const answered = await chowder.call('POST', `/v1/instances/${instance_id}/responses`, { key, body: said })
-  values = {
-    instance_id,
-    response_id: answered.body.id,
-    key_id: issued.body.id,
-    session_id: 'main',
-    channel: 'telegram',
-    skill_name: 'web-search',
-    path: 'notes.txt',
-    q: 'web',
-  }
+const gateway = await startFakeGateway({})
+const hub = await startFakeClawHub()
+const driver = new FakeDriver(() => gateway.endpoint)
+addFakeSkills(gateway, hub, () => driver.files(present(values.instance_id)))
+const stripe = await new FakeStripe().open()
+const billing = await createBilling({
+  secretKey: stripeSecretKey,
+  webhookSecret: stripeWebhookSecret,
+  apiUrl: stripe.url,
+  returnUrl: () => 'https://app.example.com',
 })
+addSessions(gateway)
+const provider = await startFakeModelProvider() // which accepts every key
+const chowder = await openTestChowder({ sandboxes: driver, clawhubUrl: hub.url, billing, providerUrl: provider.url })
+await chowder.startWorker()
+const { key } = await chowder.signUp()
+doomedKey = (await chowder.signUp()).key
+const { body } = await chowder.call('POST', '/v1/instances', { key, body: { name: 'x' } })
+const instance_id: string = body.id
+await until('it to run', async () => {
+  return (await chowder.call('GET', `/v1/instances/${instance_id}/status`, { key })).body.status === 'running'
+})
+gateway.config = JSON.parse(driver.file(instance_id, 'state/openclaw.json') ?? '{}')
+const grant = { name: 'k', instance_ids: [instance_id], permissions: ['read'] }
+const issued = await chowder.call('POST', '/v1/keys', { key, body: grant })
+const said = { model: 'openclaw', input: 'hello' }
+const answered = await chowder.call('POST', `/v1/instances/${instance_id}/responses`, { key, body: said })
+const values = {
+  instance_id,
+  response_id: answered.body.id,
+  key_id: issued.body.id,
+  session_id: 'main',
+  channel: 'telegram',
+  skill_name: 'web-search',
+  path: 'notes.txt',
+  q: 'web',
+}
 afterAll(async () => {
   await chowder.close()
   await gateway.close()

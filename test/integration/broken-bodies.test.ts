@@ -1,28 +1,22 @@
 import { type AddressInfo, connect, type Socket } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { afterAll, describe, expect, test } from 'vitest'
 import { FakeDriver } from '../support/fake-driver.ts'
-import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
+import { openTestChowder } from '../support/test-chowder.ts'
 import { until } from '../support/until.ts'
 
 const megabyte = 1024 * 1024
 const bodyTimes = { whole: 2000, linger: 500 }
 const inFlightLimits = { bodyBytes: 2 * megabyte }
 
-let chowder: TestChowder
-let port: number
-let auth: string
-
-beforeAll(async () => {
-  chowder = await openTestChowder({
-    sandboxes: new FakeDriver(() => ({ kind: 'tcp', host: '127.0.0.1', port: 9 })),
-    bodyTimes,
-    inFlightLimits,
-  })
-  await chowder.app.listen({ host: '127.0.0.1', port: 0 })
-  port = (chowder.app.server.address() as AddressInfo).port
-  auth = `authorization: Bearer ${(await chowder.signUp()).key}\r\n`
+const chowder = await openTestChowder({
+  sandboxes: new FakeDriver(() => ({ kind: 'tcp', host: '127.0.0.1', port: 9 })),
+  bodyTimes,
+  inFlightLimits,
 })
+await chowder.app.listen({ host: '127.0.0.1', port: 0 })
+const port = (chowder.app.server.address() as AddressInfo).port
+const auth = `authorization: Bearer ${(await chowder.signUp()).key}\r\n`
 afterAll(() => chowder.close())
 
 const head = (headers: string) =>

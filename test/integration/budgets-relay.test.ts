@@ -2,14 +2,13 @@ import { createServer, type IncomingMessage, type ServerResponse } from 'node:ht
 import { finished } from 'node:stream/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { request } from 'undici'
-import { afterAll, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest'
+import { afterAll, beforeEach, describe, expect, test, vi } from 'vitest'
 import { startRelay } from '#composition/relay.ts'
 import type { ModelProvider } from '#database/schema.ts'
 import { freePort } from '#platform/free-port.ts'
 import { newId } from '#platform/ids.ts'
-import type { RelayServer } from '#relay/server.ts'
 import { listenLocally } from '../support/local-server.ts'
-import { openRelayedChowder, type RelayedAgent, type RelayedChowder } from '../support/relayed-chowder.ts'
+import { openRelayedChowder, type RelayedAgent } from '../support/relayed-chowder.ts'
 import { until } from '../support/until.ts'
 
 /** A fake of all vendors, which answers what the test says. */
@@ -21,28 +20,23 @@ const fakeVendor = createServer(async (asked, reply) => {
   await answerNext(asked, reply)
 })
 
-let vendor: Awaited<ReturnType<typeof listenLocally>>
-let relayed: RelayedChowder
 /** Another relay of the same installation. */
-let second: { relay: RelayServer; url: string }
 
-beforeAll(async () => {
-  vendor = await listenLocally(fakeVendor)
-  relayed = await openRelayedChowder(vendor.url, { places: { perInstance: 100 } })
-  const baseUrls = { anthropic: vendor.url, openai: vendor.url, gemini: vendor.url }
-  const address = { host: '127.0.0.1', port: await freePort() }
-  const relay = await startRelay(relayed.chowder.deps, {
-    baseUrls,
-    ...address,
-    processId: newId(),
-    places: { perInstance: 100 },
-  })
-  second = { relay, url: `http://127.0.0.1:${address.port}` }
+const vendor = await listenLocally(fakeVendor)
+const relayed = await openRelayedChowder(vendor.url, { places: { perInstance: 100 } })
+const baseUrls = { anthropic: vendor.url, openai: vendor.url, gemini: vendor.url }
+const address = { host: '127.0.0.1', port: await freePort() }
+const relay = await startRelay(relayed.chowder.deps, {
+  baseUrls,
+  ...address,
+  processId: newId(),
+  places: { perInstance: 100 },
 })
+const second = { relay, url: `http://127.0.0.1:${address.port}` }
 afterAll(async () => {
-  await second?.relay.close(0)
-  await relayed?.close()
-  await vendor?.close()
+  await second.relay.close(0)
+  await relayed.close()
+  await vendor.close()
 })
 beforeEach(() => {
   askedOfVendor = 0

@@ -1,36 +1,28 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { afterAll, describe, expect, test } from 'vitest'
 import { deleteOldBudgets } from '#budgets/store.ts'
 import { newId } from '#platform/ids.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
-import { type FakeGateway, startFakeGateway } from '../support/fake-gateway.ts'
-import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
+import { startFakeGateway } from '../support/fake-gateway.ts'
+import { openTestChowder } from '../support/test-chowder.ts'
 import { until } from '../support/until.ts'
 
-let gateway: FakeGateway
-let chowder: TestChowder
-let organizationId: string
-let key: string
-let id: string
-
-beforeAll(async () => {
-  gateway = await startFakeGateway({})
-  chowder = await openTestChowder({ sandboxes: new FakeDriver(() => gateway.endpoint) })
-  await chowder.startWorker()
-  ;({ id: organizationId, key } = await chowder.signUp())
-  id = (await chowder.call('POST', '/v1/instances', { key, body: { name: 'x' } })).body.id
-  await until(
-    'the instance to run',
-    async () => (await call('GET', `/v1/instances/${id}/status`)).body.status === 'running',
-  )
-})
+const gateway = await startFakeGateway({})
+const chowder = await openTestChowder({ sandboxes: new FakeDriver(() => gateway.endpoint) })
+await chowder.startWorker()
+const { id: organizationId, key } = await chowder.signUp()
+const call = (method: 'GET' | 'PATCH' | 'POST', path: string, body?: object, as = key) =>
+  chowder.call(method, path, { key: as, ...(body && { body }) })
+const id = (await chowder.call('POST', '/v1/instances', { key, body: { name: 'x' } })).body.id
+await until(
+  'the instance to run',
+  async () => (await call('GET', `/v1/instances/${id}/status`)).body.status === 'running',
+)
 afterAll(async () => {
   await chowder.close()
   await gateway.close()
 })
 
-const call = (method: 'GET' | 'PATCH' | 'POST', path: string, body?: object, as = key) =>
-  chowder.call(method, path, { key: as, ...(body && { body }) })
 const daily = { name: 'daily', limit: { tokens: 100 }, per: 'day' }
 const instancePath = () => `/v1/instances/${id}`
 const query = async (text: string, values: unknown[] = []) => (await chowder.database.pool.query(text, values)).rows

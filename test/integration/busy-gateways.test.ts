@@ -1,32 +1,26 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import { afterAll, beforeAll, expect, test } from 'vitest'
+import { afterAll, expect, test } from 'vitest'
 import { defaultTurnTimeouts } from '#turns/turn.ts'
-import { type Api, api, say, sessionPath, waitForStatus } from '../support/api-client.ts'
+import { api, say, sessionPath, waitForStatus } from '../support/api-client.ts'
 import { findGateway } from '../support/chowder-process.ts'
-import { openStubSandboxes, type StubProvider, type StubSandboxes, startStubProvider } from '../support/stub-agents.ts'
-import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
+import { openStubSandboxes, startStubProvider } from '../support/stub-agents.ts'
+import { openTestChowder } from '../support/test-chowder.ts'
 import { until } from '../support/until.ts'
 
 // The chaos suite repeats this with all limits as they are.
 const turnTimeouts = { ...defaultTurnTimeouts, silenceMs: 1000, probeEveryMs: 1000 }
-let sandboxes: StubSandboxes
-let provider: StubProvider
-let chowder: TestChowder
-let client: Api
 
-beforeAll(async () => {
-  sandboxes = await openStubSandboxes()
-  provider = await startStubProvider()
-  const timeouts = { hungMs: 4000 }
-  chowder = await openTestChowder({ sandboxes: sandboxes.driver, relayUrl: provider.url, timeouts, turnTimeouts })
-  await chowder.startWorker()
-  const url = await chowder.app.listen({ host: '127.0.0.1', port: 0 })
-  client = api(url, (await chowder.signUp()).key)
-})
+const sandboxes = await openStubSandboxes()
+const provider = await startStubProvider()
+const timeouts = { hungMs: 4000 }
+const chowder = await openTestChowder({ sandboxes: sandboxes.driver, relayUrl: provider.url, timeouts, turnTimeouts })
+await chowder.startWorker()
+const url = await chowder.app.listen({ host: '127.0.0.1', port: 0 })
+const client = api(url, (await chowder.signUp()).key)
 afterAll(async () => {
-  await chowder?.close()
-  await provider?.close()
-  await sandboxes?.close()
+  await chowder.close()
+  await provider.close()
+  await sandboxes.close()
 })
 
 async function running() {

@@ -1,14 +1,14 @@
 import { crc32, deflateSync } from 'node:zlib'
 import { PNG } from 'pngjs'
 import encodeQr from 'qr'
-import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import { afterAll, beforeEach, describe, expect, test } from 'vitest'
 import { channelConfigPlace } from '#instances/gateway/configuration.ts'
 import { newId } from '#platform/ids.ts'
 import type { ExecResult } from '#sandbox/driver.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
-import { type FakeGateway, Refusal, startFakeGateway } from '../support/fake-gateway.ts'
+import { Refusal, startFakeGateway } from '../support/fake-gateway.ts'
 import { present } from '../support/present.ts'
-import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
+import { openTestChowder } from '../support/test-chowder.ts'
 import { until } from '../support/until.ts'
 
 type Json = Record<string, unknown>
@@ -24,10 +24,6 @@ const unauthorized = {
 }
 const scanned = 'https://wa.me/settings/linked_devices#2@abc'
 
-let gateway: FakeGateway
-let driver: FakeDriver
-let chowder: TestChowder
-let key: string
 let id: string
 /** The gateway's report about the account of each channel, computed from its current settings. */
 let accounts: Record<string, (settings: Json) => Json>
@@ -80,39 +76,37 @@ function hugeImage(png: Buffer): Buffer {
   return Buffer.concat([png.subarray(0, signatureEnd), chunk(header), data, chunk(Buffer.from('IEND'))])
 }
 
-beforeAll(async () => {
-  gateway = await startFakeGateway({})
-  Object.assign(gateway.methods, {
-    'channels.status': ({ channel }: Json) => {
-      const settings = settingsOf(String(channel))
-      const account = settings && accounts[String(channel)]?.(settings)
-      if (!account) throw refusal(`unknown channel: ${channel}`)
-      return { channelAccounts: { [String(channel)]: [account] }, statusIssues: [] }
-    },
-    'channels.start': () => ({ started: true }),
-    'channels.logout': () => ({ loggedOut: true }),
-    'channels.pairing.list': () => ({
-      requests: [
-        {
-          requestId: 'r-1',
-          accountId: 'default',
-          senderId: '777',
-          metadata: { firstName: 'Ann', userID: '777', name: 'Ann B' },
-          createdAt: '2026-11-25T04:03:59.981Z',
-          expiresAt: '2026-11-25T05:03:59.981Z',
-        },
-      ],
-    }),
-    'channels.pairing.approve': () => ({}),
-    'plugins.refresh': () => ({ ok: true }),
-    'web.login.start': () => login,
-    'web.login.wait': () => ({ connected: false, message: 'Still waiting for the QR scan.' }),
-  })
-  driver = new FakeDriver(() => gateway.endpoint)
-  chowder = await openTestChowder({ sandboxes: driver })
-  await chowder.startWorker()
-  key = (await chowder.signUp()).key
+const gateway = await startFakeGateway({})
+Object.assign(gateway.methods, {
+  'channels.status': ({ channel }: Json) => {
+    const settings = settingsOf(String(channel))
+    const account = settings && accounts[String(channel)]?.(settings)
+    if (!account) throw refusal(`unknown channel: ${channel}`)
+    return { channelAccounts: { [String(channel)]: [account] }, statusIssues: [] }
+  },
+  'channels.start': () => ({ started: true }),
+  'channels.logout': () => ({ loggedOut: true }),
+  'channels.pairing.list': () => ({
+    requests: [
+      {
+        requestId: 'r-1',
+        accountId: 'default',
+        senderId: '777',
+        metadata: { firstName: 'Ann', userID: '777', name: 'Ann B' },
+        createdAt: '2026-11-25T04:03:59.981Z',
+        expiresAt: '2026-11-25T05:03:59.981Z',
+      },
+    ],
+  }),
+  'channels.pairing.approve': () => ({}),
+  'plugins.refresh': () => ({ ok: true }),
+  'web.login.start': () => login,
+  'web.login.wait': () => ({ connected: false, message: 'Still waiting for the QR scan.' }),
 })
+const driver = new FakeDriver(() => gateway.endpoint)
+const chowder = await openTestChowder({ sandboxes: driver })
+await chowder.startWorker()
+const { key } = await chowder.signUp()
 afterAll(async () => {
   await chowder.close()
   await gateway.close()

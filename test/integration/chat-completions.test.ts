@@ -1,6 +1,6 @@
 import { Ajv } from 'ajv'
 import OpenAI from 'openai'
-import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import { afterAll, beforeEach, describe, expect, test } from 'vitest'
 import { ChatChunk, ChatCompletion } from '#api/chat/completion-schema.ts'
 import { createEphemeralSessionCleanup } from '#api/chat/ephemeral-sessions.ts'
 import { createFindSummary, createRunningGateways } from '#instances/find.ts'
@@ -8,7 +8,7 @@ import { createAskGateway } from '#instances/gateway/ask.ts'
 import { errorBody, requireError } from '../support/error-body.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { type FakeGateway, Refusal, startFakeGateway } from '../support/fake-gateway.ts'
-import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
+import { openTestChowder } from '../support/test-chowder.ts'
 import { until } from '../support/until.ts'
 
 const ajv = new Ajv({ allErrors: true, allowUnionTypes: true })
@@ -19,18 +19,12 @@ const expectFits = (validate: typeof isChunk, value: unknown) => {
   expect(validate.errors).toBeNull()
 }
 
-let gateway: FakeGateway
-let chowder: TestChowder
-let url: string
-let key: string
 let id: string
 
-beforeAll(async () => {
-  gateway = await startFakeGateway({})
-  chowder = await openTestChowder({ sandboxes: new FakeDriver() })
-  url = await chowder.app.listen({ port: 0, host: '127.0.0.1' })
-  key = (await chowder.signUp()).key
-})
+const gateway = await startFakeGateway({})
+const chowder = await openTestChowder({ sandboxes: new FakeDriver() })
+const url = await chowder.app.listen({ port: 0, host: '127.0.0.1' })
+const { key } = await chowder.signUp()
 afterAll(async () => {
   await chowder.close()
   await gateway.close()
@@ -41,11 +35,7 @@ beforeEach(async () => {
   gateway.behaviour.turns = 'ok'
   gateway.methods['sessions.delete'] = () => ({ deleted: true })
   await chowder.database.pool.query('DELETE FROM passing_sessions')
-  id = (await chowder.call('POST', '/v1/instances', { key, body: { name: 'agent' } })).body.id
-  await chowder.database.pool.query(
-    'UPDATE instances SET observed_generation = generation, ready_at = now(), endpoint = $2 WHERE id = $1',
-    [id, gateway.endpoint],
-  )
+  id = await chowder.createReady(key, gateway.endpoint)
 })
 
 const openai = () => new OpenAI({ baseURL: `${url}/v1/instances/${id}`, apiKey: key, maxRetries: 0 })
@@ -146,14 +136,7 @@ describe('a body that is nested too deeply', () => {
 })
 
 describe('many ephemeral sessions', () => {
-  async function newInstance(): Promise<string> {
-    const { body } = await chowder.call('POST', '/v1/instances', { key, body: { name: 'other' } })
-    await chowder.database.pool.query(
-      'UPDATE instances SET observed_generation = generation, ready_at = now(), endpoint = $2 WHERE id = $1',
-      [body.id, gateway.endpoint],
-    )
-    return body.id
-  }
+  const newInstance = () => chowder.createReady(key, gateway.endpoint)
   /** Adds sessions that ended some seconds ago, whose keys begin with `name`. */
   const due = (instance: string, name: string, count: number, ago: number) =>
     chowder.database.pool.query(

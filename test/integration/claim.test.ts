@@ -1,18 +1,14 @@
 import { randomUUID } from 'node:crypto'
-import { afterAll, afterEach, beforeAll, expect, test, vi } from 'vitest'
+import { afterAll, afterEach, expect, test, vi } from 'vitest'
 import { claimDue, firstId } from '#instances/claim.ts'
 import { onlyRegion, type Region } from '#instances/regions.ts'
 import { findWaiting } from '#lifecycle/sweep.ts'
 import { present } from '../support/present.ts'
-import { cloneDatabase, type TestDatabase } from '../support/test-database.ts'
+import { cloneDatabase } from '../support/test-database.ts'
 
-let database: TestDatabase
-
-beforeAll(async () => {
-  database = await cloneDatabase()
-  // Without events, which nothing here reads.
-  await database.pool.query('ALTER TABLE instances DISABLE TRIGGER USER')
-})
+const database = await cloneDatabase()
+// Without events, which nothing here reads.
+await database.pool.query('ALTER TABLE instances DISABLE TRIGGER USER')
 afterAll(() => database.drop())
 afterEach(() => database.pool.query('TRUNCATE instances, organizations CASCADE'))
 

@@ -2,11 +2,9 @@ import type { ServerResponse } from 'node:http'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
-import { type ClawHub, createClawHub } from '#openclaw/clawhub.ts'
-import { type FakeClawHub, startFakeClawHub } from '../support/fake-clawhub.ts'
+import { createClawHub } from '#openclaw/clawhub.ts'
+import { startFakeClawHub } from '../support/fake-clawhub.ts'
 
-let hub: FakeClawHub
-let client: ClawHub
 const reference = { owner: 'acme', slug: 'web-search' }
 const publish = (version = '1.0.0') => hub.publish(reference, { version, files: { 'SKILL.md': 'x' }, verdict: 'clean' })
 const answerWith = (respond: (response: ServerResponse) => unknown, only: RegExp = /./) => {
@@ -19,10 +17,8 @@ const answerWith = (respond: (response: ServerResponse) => unknown, only: RegExp
 const json = (body: unknown) => (response: ServerResponse) =>
   response.writeHead(200, { 'content-type': 'application/json' }).end(JSON.stringify(body))
 
-beforeAll(async () => {
-  hub = await startFakeClawHub()
-  client = createClawHub(hub.url)
-})
+const hub = await startFakeClawHub()
+const client = createClawHub(hub.url)
 afterEach(() => {
   hub.intercept = null
   hub.skills.length = 0

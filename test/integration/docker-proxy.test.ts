@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import { afterAll, beforeEach, describe, expect, test } from 'vitest'
 import type { Share } from '#docker-proxy/call.ts'
 import { proxySocket } from '#docker-proxy/proxy.ts'
 import { imageBuild } from '#sandbox/container/image.ts'
@@ -36,18 +36,12 @@ const image = 'chowder-openclaw:v1-0123456789ab'
 const program = { AttachStdin: true, AttachStdout: true, AttachStderr: true, Cmd: ['true'] }
 const shares: Share[] = ['api', 'worker']
 
-let folder: string
-let stub: StubDockerd
-let proxy: Awaited<ReturnType<typeof contractProxy>>
-
-beforeAll(async () => {
-  folder = await mkdtemp(join(tmpdir(), 'chowder-docker-proxy-'))
-  stub = await openStubDockerd(join(folder, 'real.sock'), { containers, held: '/logs' })
-  proxy = await contractProxy(stub.host, folder)
-})
+const folder = await mkdtemp(join(tmpdir(), 'chowder-docker-proxy-'))
+const stub = await openStubDockerd(join(folder, 'real.sock'), { containers, held: '/logs' })
+const proxy = await contractProxy(stub.host, folder)
 afterAll(async () => {
-  await proxy?.close()
-  await stub?.close()
+  await proxy.close()
+  await stub.close()
   await rm(folder, { recursive: true, force: true })
 })
 beforeEach(() => {

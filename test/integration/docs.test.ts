@@ -1,17 +1,14 @@
 import { hash } from 'node:crypto'
 import { brotliDecompressSync } from 'node:zlib'
-import { afterAll, beforeAll, expect, test } from 'vitest'
+import { afterAll, expect, test } from 'vitest'
 import type { ApiDocument } from '#http/openapi.ts'
 import { errorCodes } from '#platform/error-codes.ts'
 import { errorBody } from '../support/error-body.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { operationsOf } from '../support/operations.ts'
-import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
+import { openTestChowder } from '../support/test-chowder.ts'
 
-let chowder: TestChowder
-beforeAll(async () => {
-  chowder = await openTestChowder({ sandboxes: new FakeDriver() })
-})
+const chowder = await openTestChowder({ sandboxes: new FakeDriver() })
 afterAll(() => chowder.close())
 
 const get = (url: string) => chowder.app.inject({ method: 'GET', url })

@@ -7,7 +7,7 @@ import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { examine } from '#commands/doctor/examine.ts'
-import type { DoctorDeps, Finding } from '#commands/doctor/finding.ts'
+import type { Finding } from '#commands/doctor/finding.ts'
 import { describeFindings, findingsAsData } from '#commands/doctor/report.ts'
 import { openForOperator } from '#composition/database.ts'
 import { freePort } from '#platform/free-port.ts'
@@ -17,26 +17,22 @@ import { removeDataDir, startChowder } from '../support/chowder-process.ts'
 import { compiledOnce } from '../support/compile-cache.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { startFakeGateway } from '../support/fake-gateway.ts'
-import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
+import { openTestChowder } from '../support/test-chowder.ts'
 import { until } from '../support/until.ts'
 
 const gateway = await startFakeGateway({ config: { browser: { enabled: false } } })
 const driver = new FakeDriver(() => gateway.endpoint)
-let chowder: TestChowder
-let deps: DoctorDeps
 let organization: { id: string; key: string }
 
-beforeAll(async () => {
-  chowder = await openTestChowder({ sandboxes: driver })
-  const relayPort = await freePort()
-  deps = {
-    config: loadConfig({ RELAY_PORT: `${relayPort}` }),
-    db: chowder.deps.db,
-    regions: [{ ...chowder.deps, relay: { url: undefined, port: relayPort } }],
-    vault: chowder.vault,
-    queue: chowder.queue,
-  }
-})
+const chowder = await openTestChowder({ sandboxes: driver })
+const relayPort = await freePort()
+const deps = {
+  config: loadConfig({ RELAY_PORT: `${relayPort}` }),
+  db: chowder.deps.db,
+  regions: [{ ...chowder.deps, relay: { url: undefined, port: relayPort } }],
+  vault: chowder.vault,
+  queue: chowder.queue,
+}
 afterAll(async () => {
   await chowder.close()
   await gateway.close()

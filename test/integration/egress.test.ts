@@ -6,7 +6,7 @@ import { text } from 'node:stream/consumers'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { promisify } from 'node:util'
 import { ProxyAgent, request } from 'undici'
-import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import { afterAll, beforeEach, describe, expect, test } from 'vitest'
 import type { RelaySettings } from '#composition/relay.ts'
 import type { EgressPolicy } from '#database/schema.ts'
 import { parseHostRule } from '#egress/hosts.ts'
@@ -33,8 +33,6 @@ const host = createServer(async (incoming, reply) => {
 /** Sends back what it gets, as long as both sides want. */
 const echo = createTcpServer({ allowHalfOpen: true }, (socket) => socket.on('error', () => {}).pipe(socket))
 
-let hostPort: number
-let echoPort: number
 /** The addresses of names; others do not exist. */
 const names: Record<string, string[]> = {
   'site.example': ['127.0.0.1'],
@@ -43,35 +41,31 @@ const names: Record<string, string[]> = {
   'half.example': ['127.0.0.1', '10.0.0.1'],
 }
 const lookedUp: string[] = []
-let relayed: RelayedChowder
-let agent: RelayedAgent
 
-beforeAll(async () => {
-  await Promise.all([host, echo].map((server) => once(server.listen(0, '127.0.0.1'), 'listening')))
-  hostPort = (host.address() as AddressInfo).port
-  echoPort = (echo.address() as AddressInfo).port
-  const rules = [`127.0.0.1:${hostPort}`, `127.0.0.1:${echoPort}`, '127.0.0.1:9']
-  relayed = await openRelayedChowder(
-    'http://127.0.0.1:9',
-    {},
-    {
-      operatorHosts: rules.flatMap((text) => parseHostRule(text, { ranges: true }) ?? []),
-      limits: { connectMs: 1000, silentMs: 2000 },
-      places: { perInstance: 4 },
-      // Stands for a Service of Kubernetes, which does not lead every pod back to itself.
-      findRelay: async ({ host, port }) => (host === 'relay.example' ? { hasTls: port === 443 } : null),
-      async resolve(name) {
-        lookedUp.push(name)
-        if (name === 'slow.example') return new Promise(() => {})
-        if (!names[name]) throw new Error(`ENOTFOUND ${name}`)
-        return names[name]
-      },
+await Promise.all([host, echo].map((server) => once(server.listen(0, '127.0.0.1'), 'listening')))
+const hostPort = (host.address() as AddressInfo).port
+const echoPort = (echo.address() as AddressInfo).port
+const rules = [`127.0.0.1:${hostPort}`, `127.0.0.1:${echoPort}`, '127.0.0.1:9']
+const relayed = await openRelayedChowder(
+  'http://127.0.0.1:9',
+  {},
+  {
+    operatorHosts: rules.flatMap((text) => parseHostRule(text, { ranges: true }) ?? []),
+    limits: { connectMs: 1000, silentMs: 2000 },
+    places: { perInstance: 4 },
+    // Stands for a Service of Kubernetes, which does not lead every pod back to itself.
+    findRelay: async ({ host, port }) => (host === 'relay.example' ? { hasTls: port === 443 } : null),
+    async resolve(name) {
+      lookedUp.push(name)
+      if (name === 'slow.example') return new Promise(() => {})
+      if (!names[name]) throw new Error(`ENOTFOUND ${name}`)
+      return names[name]
     },
-  )
-  agent = await relayed.addAgent()
-})
+  },
+)
+const agent = await relayed.addAgent()
 afterAll(async () => {
-  await relayed?.close()
+  await relayed.close()
   host.close()
   echo.close()
   host.closeAllConnections()

@@ -1,20 +1,14 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import { afterAll, beforeAll, describe, expect, onTestFinished, test, vi } from 'vitest'
+import { afterAll, describe, expect, onTestFinished, test, vi } from 'vitest'
 import { WebSocket } from 'ws'
 import { errorBody } from '../support/error-body.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
-import { type FakeGateway, startFakeGateway } from '../support/fake-gateway.ts'
-import { addSessions, type FakeSessions } from '../support/fake-sessions.ts'
+import { startFakeGateway } from '../support/fake-gateway.ts'
+import { addSessions } from '../support/fake-sessions.ts'
 import { present } from '../support/present.ts'
-import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
+import { openTestChowder } from '../support/test-chowder.ts'
 import { until } from '../support/until.ts'
 
-let gateway: FakeGateway
-let sessions: FakeSessions
-let chowder: TestChowder
-let url: string
-let key: string
-let id: string
 /** A stored response of each session. */
 const stored = new Map<string, string>()
 
@@ -56,21 +50,19 @@ const upgradeOf = (as: string, session: string) =>
     socket.on('error', () => {})
   })
 
-beforeAll(async () => {
-  gateway = await startFakeGateway({})
-  sessions = addSessions(gateway)
-  chowder = await openTestChowder({ sandboxes: new FakeDriver(() => gateway.endpoint) })
-  await chowder.startWorker()
-  url = await chowder.app.listen({ port: 0, host: '127.0.0.1' })
-  key = (await chowder.signUp()).key
-  id = (await chowder.call('POST', '/v1/instances', { key, body: { name: 'x' } })).body.id
-  await until('the instance to run', async () => (await ask(key, 'GET', 'status')).body.status === 'running')
-  for (const session of everySession) {
-    stored.set(session, (await say(key, session)).body.id)
-    const fullKey = session === 'main' ? 'agent:main:main' : `agent:main:s-${Buffer.from(session).toString('hex')}`
-    sessions.set(fullKey, { sessionId: session, updatedAt: Date.now(), messages: [] })
-  }
-})
+const gateway = await startFakeGateway({})
+const sessions = addSessions(gateway)
+const chowder = await openTestChowder({ sandboxes: new FakeDriver(() => gateway.endpoint) })
+await chowder.startWorker()
+const url = await chowder.app.listen({ port: 0, host: '127.0.0.1' })
+const { key } = await chowder.signUp()
+const id = (await chowder.call('POST', '/v1/instances', { key, body: { name: 'x' } })).body.id
+await until('the instance to run', async () => (await ask(key, 'GET', 'status')).body.status === 'running')
+for (const session of everySession) {
+  stored.set(session, (await say(key, session)).body.id)
+  const fullKey = session === 'main' ? 'agent:main:main' : `agent:main:s-${Buffer.from(session).toString('hex')}`
+  sessions.set(fullKey, { sessionId: session, updatedAt: Date.now(), messages: [] })
+}
 afterAll(async () => {
   await chowder.close()
   await gateway.close()

@@ -4,18 +4,14 @@ import { eventTypes } from '#history/event-types.ts'
 import { publicStatus } from '#instances/status.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { startFakeGateway } from '../support/fake-gateway.ts'
-import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
+import { openTestChowder } from '../support/test-chowder.ts'
 import { until } from '../support/until.ts'
 
 const gateway = await startFakeGateway({})
 const driver = new FakeDriver(() => gateway.endpoint)
-let chowder: TestChowder
-let organization: { id: string; key: string }
 
-beforeAll(async () => {
-  chowder = await openTestChowder({ sandboxes: driver })
-  organization = await chowder.signUp()
-})
+const chowder = await openTestChowder({ sandboxes: driver })
+const organization = await chowder.signUp()
 afterAll(async () => {
   await chowder.close()
   await gateway.close()

@@ -1,18 +1,14 @@
-import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest'
+import { afterAll, beforeEach, expect, test } from 'vitest'
 import { eraseTerminated } from '#instances/erase.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
 
-let chowder: TestChowder
 /** Another process on the same database. */
-let replica: TestChowder
 let key: string
 let organizationId: string
 
-beforeAll(async () => {
-  chowder = await openTestChowder({ sandboxes: new FakeDriver() })
-  replica = await openTestChowder({ sandboxes: new FakeDriver(), database: chowder.database })
-})
+const chowder = await openTestChowder({ sandboxes: new FakeDriver() })
+const replica = await openTestChowder({ sandboxes: new FakeDriver(), database: chowder.database })
 beforeEach(async () => {
   const organization = await chowder.signUp()
   key = organization.key

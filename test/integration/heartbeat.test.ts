@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { pino } from 'pino'
-import { afterAll, beforeAll, expect, test } from 'vitest'
+import { afterAll, expect, test } from 'vitest'
 import { queueAnswers } from '#commands/doctor/queue.ts'
 import { createDrain } from '#composition/drain.ts'
 import { createHeartbeat, openHeartbeat } from '#composition/heartbeat.ts'
@@ -9,22 +9,17 @@ import { isProcessAlive } from '#database/processes.ts'
 import { loadConfig } from '#settings/config.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { startFakeGateway } from '../support/fake-gateway.ts'
-import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
+import { openTestChowder } from '../support/test-chowder.ts'
 import { until } from '../support/until.ts'
 
 const signal = new AbortController().signal
 const silent = pino({ level: 'silent' })
 const gateway = await startFakeGateway({ config: {} })
 let areWorkersMissing = false
-let sandboxes: FakeDriver
-let chowder: TestChowder
-let key: string
 
-beforeAll(async () => {
-  sandboxes = new FakeDriver(() => gateway.endpoint)
-  chowder = await openTestChowder({ sandboxes, areWorkersMissing: () => areWorkersMissing })
-  key = (await chowder.signUp()).key
-})
+const sandboxes = new FakeDriver(() => gateway.endpoint)
+const chowder = await openTestChowder({ sandboxes, areWorkersMissing: () => areWorkersMissing })
+const { key } = await chowder.signUp()
 afterAll(async () => {
   await chowder.close()
   await gateway.close()

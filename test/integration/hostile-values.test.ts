@@ -1,10 +1,10 @@
 import { pino } from 'pino'
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, onTestFinished, test } from 'vitest'
+import { afterAll, afterEach, beforeEach, describe, expect, onTestFinished, test } from 'vitest'
 import { serveMetrics } from '#platform/metrics.ts'
 import type { SandboxSpec } from '#sandbox/driver.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
-import { type FakeGateway, Refusal, startFakeGateway } from '../support/fake-gateway.ts'
-import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
+import { Refusal, startFakeGateway } from '../support/fake-gateway.ts'
+import { openTestChowder } from '../support/test-chowder.ts'
 import { until } from '../support/until.ts'
 
 type Json = Record<string, unknown>
@@ -23,9 +23,6 @@ const hostile = [
   '&&id',
 ]
 
-let gateway: FakeGateway
-let driver: FakeDriver
-let chowder: TestChowder
 let key: string
 let id: string
 /** Every argument that a program in a sandbox was run with. */
@@ -44,25 +41,23 @@ const argumentsOf = ({ command, env }: SandboxSpec, home = '/home/agent') => {
 }
 const specOf = () => driver.sandboxes.get(id)?.spec as SandboxSpec
 
-beforeAll(async () => {
-  gateway = await startFakeGateway({})
-  const accountOf = ({ channel }: Json) => ({
-    channelAccounts: { [String(channel)]: [{ running: true, connected: true, lifecycle: 'ready', configured: true }] },
-    statusIssues: [],
-  })
-  Object.assign(gateway.methods, {
-    'channels.status': accountOf,
-    'channels.start': () => ({ started: true }),
-    'plugins.refresh': () => ({ ok: true }),
-  })
-  driver = new FakeDriver(() => gateway.endpoint)
-  driver.onExec = (argv) => {
-    run.push(...argv)
-    return undefined
-  }
-  chowder = await openTestChowder({ sandboxes: driver })
-  await chowder.startWorker()
+const gateway = await startFakeGateway({})
+const accountOf = ({ channel }: Json) => ({
+  channelAccounts: { [String(channel)]: [{ running: true, connected: true, lifecycle: 'ready', configured: true }] },
+  statusIssues: [],
 })
+Object.assign(gateway.methods, {
+  'channels.status': accountOf,
+  'channels.start': () => ({ started: true }),
+  'plugins.refresh': () => ({ ok: true }),
+})
+const driver = new FakeDriver(() => gateway.endpoint)
+driver.onExec = (argv) => {
+  run.push(...argv)
+  return undefined
+}
+const chowder = await openTestChowder({ sandboxes: driver })
+await chowder.startWorker()
 afterAll(async () => {
   await chowder.close()
   await gateway.close()

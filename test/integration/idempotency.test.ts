@@ -1,18 +1,15 @@
 import { randomUUID } from 'node:crypto'
 import pg from 'pg'
-import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import { afterAll, beforeEach, describe, expect, test } from 'vitest'
 import { clearExpiredAnswers } from '#http/idempotency.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
-import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
+import { openTestChowder } from '../support/test-chowder.ts'
 import { until } from '../support/until.ts'
 
-let chowder: TestChowder
 let key: string
 let organizationId: string
 
-beforeAll(async () => {
-  chowder = await openTestChowder({ sandboxes: new FakeDriver() })
-})
+const chowder = await openTestChowder({ sandboxes: new FakeDriver() })
 beforeEach(async () => {
   const organization = await chowder.signUp()
   key = organization.key

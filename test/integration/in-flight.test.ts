@@ -1,37 +1,26 @@
 import { once } from 'node:events'
 import { request as httpRequest } from 'node:http'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { afterAll, describe, expect, test } from 'vitest'
 import { WebSocket } from 'ws'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { present } from '../support/present.ts'
-import { type StubGateway, startStream, startStubGateway, streamHead } from '../support/stub-responses-gateway.ts'
-import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
+import { startStream, startStubGateway, streamHead } from '../support/stub-responses-gateway.ts'
+import { openTestChowder } from '../support/test-chowder.ts'
 import { until } from '../support/until.ts'
 
 const limits = { turns: 2, sockets: 2, transfers: 1, lists: 3, bodyBytes: 100_000, processBodyBytes: 150_000 }
 
-let gateway: StubGateway
-let chowder: TestChowder
-let url: string
-let tenants: { key: string; id: string }[]
-
-beforeAll(async () => {
-  // Its turns begin and do not end.
-  gateway = await startStubGateway((response) => void startStream(response).write(streamHead))
-  chowder = await openTestChowder({ sandboxes: new FakeDriver(), inFlightLimits: limits })
-  url = await chowder.app.listen({ port: 0, host: '127.0.0.1' })
-  tenants = await Promise.all(
-    Array.from({ length: 3 }, async () => {
-      const { key } = await chowder.signUp()
-      const { id } = (await chowder.call('POST', '/v1/instances', { key, body: { name: 'x' } })).body
-      await chowder.database.pool.query(
-        'UPDATE instances SET observed_generation = generation, ready_at = now(), endpoint = $2 WHERE id = $1',
-        [id, JSON.stringify(gateway.endpoint)],
-      )
-      return { key, id }
-    }),
-  )
-})
+// Its turns begin and do not end.
+const gateway = await startStubGateway((response) => void startStream(response).write(streamHead))
+const chowder = await openTestChowder({ sandboxes: new FakeDriver(), inFlightLimits: limits })
+const url = await chowder.app.listen({ port: 0, host: '127.0.0.1' })
+const tenants = await Promise.all(
+  Array.from({ length: 3 }, async () => {
+    const { key } = await chowder.signUp()
+    const id = await chowder.createReady(key, gateway.endpoint)
+    return { key, id }
+  }),
+)
 afterAll(async () => {
   await chowder.close()
   await gateway.close()

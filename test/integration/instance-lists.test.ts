@@ -1,16 +1,13 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import { afterAll, beforeAll, beforeEach, describe, expect, onTestFinished, test, vi } from 'vitest'
+import { afterAll, beforeEach, describe, expect, onTestFinished, test, vi } from 'vitest'
 import { FakeDriver } from '../support/fake-driver.ts'
-import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
+import { openTestChowder } from '../support/test-chowder.ts'
 import { until } from '../support/until.ts'
 
-let chowder: TestChowder
 let key: string
 let organizationId: string
 
-beforeAll(async () => {
-  chowder = await openTestChowder({ sandboxes: new FakeDriver() })
-})
+const chowder = await openTestChowder({ sandboxes: new FakeDriver() })
 beforeEach(async () => {
   const organization = await chowder.signUp()
   key = organization.key

@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto'
 import { and, eq } from 'drizzle-orm'
-import { afterAll, beforeAll, expect, onTestFinished, test, vi } from 'vitest'
+import { afterAll, expect, onTestFinished, test, vi } from 'vitest'
 import { markForRestart } from '#composition/agents.ts'
 import { instances, organizations } from '#database/schema.ts'
 import { claimDue, firstId } from '#instances/claim.ts'
@@ -9,15 +9,12 @@ import { withLease } from '#instances/lease.ts'
 import { onlyRegion } from '#instances/regions.ts'
 import { isRunningAndFree } from '#instances/status.ts'
 import { present } from '../support/present.ts'
-import { cloneDatabase, type TestDatabase } from '../support/test-database.ts'
+import { cloneDatabase } from '../support/test-database.ts'
 
-let database: TestDatabase
 const organizationId = randomUUID()
 
-beforeAll(async () => {
-  database = await cloneDatabase()
-  await database.db.insert(organizations).values({ id: organizationId, name: 'Acme', subscriptionTier: 'shrimp' })
-})
+const database = await cloneDatabase()
+await database.db.insert(organizations).values({ id: organizationId, name: 'Acme', subscriptionTier: 'shrimp' })
 afterAll(() => database.drop())
 
 const longAgo = new Date('2026-01-01T00:00:00Z')

@@ -12,17 +12,12 @@ import { delta, startStream, startStubGateway, streamHead } from '../support/stu
 import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
 import { until } from '../support/until.ts'
 
-let chowder: TestChowder
 /** Stands for a second process of the installation that has its own cache of keys. */
-let replica: TestChowder
-let url: string
 
-beforeAll(async () => {
-  const sandboxes = new FakeDriver()
-  chowder = await openTestChowder({ sandboxes })
-  replica = await openTestChowder({ sandboxes, database: chowder.database })
-  url = await chowder.app.listen({ port: 0, host: '127.0.0.1' })
-})
+const sandboxes = new FakeDriver()
+const chowder = await openTestChowder({ sandboxes })
+const replica = await openTestChowder({ sandboxes, database: chowder.database })
+const url = await chowder.app.listen({ port: 0, host: '127.0.0.1' })
 afterAll(async () => {
   await replica.close()
   await chowder.close()
@@ -481,10 +476,7 @@ describe('A12: the end of a key', () => {
       onTestFinished(() => gateway.close())
       const tenant = await newTenant()
       const { id, key } = await scopedKey(tenant, { permissions: ['interact'] })
-      await chowder.database.pool.query(
-        'UPDATE instances SET endpoint = $2, ready_at = now(), observed_generation = generation WHERE id = $1',
-        [tenant.instanceId, gateway.endpoint],
-      )
+      await chowder.markReady(tenant.instanceId, gateway.endpoint)
       // Turns of one session run one after the other.
       const stream = (key: string, session: string) =>
         fetch(`${url}/v1/instances/${tenant.instanceId}/session/${session}/responses`, {

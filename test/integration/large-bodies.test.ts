@@ -10,7 +10,7 @@ import { makeInstallation, type Replica, signUp, startReplica } from '../chaos/a
 import { FakeDriver } from '../support/fake-driver.ts'
 import { watchTurns } from '../support/longest-turn.ts'
 import { responseObject } from '../support/stub-responses-gateway.ts'
-import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
+import { openTestChowder } from '../support/test-chowder.ts'
 import { until } from '../support/until.ts'
 
 const mebibyte = 1024 * 1024
@@ -27,22 +27,17 @@ const server = createServer((request, response) => {
     response.writeHead(200, { 'content-type': 'application/json' }).end(JSON.stringify(responseObject()))
   })
 })
-let chowder: TestChowder
-let key: string
-let instanceId: string
 
-beforeAll(async () => {
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
-  const { port } = server.address() as AddressInfo
-  chowder = await openTestChowder({
-    sandboxes: new FakeDriver(() => ({ kind: 'tcp', host: '127.0.0.1', port })),
-  })
-  key = (await chowder.signUp()).key
-  instanceId = (await chowder.call('POST', '/v1/instances', { key, body: { name: 'x' } })).body.id
-  await markReady(instanceId)
-  await until('it to run', async () => {
-    return (await chowder.call('GET', `/v1/instances/${instanceId}/status`, { key })).body.status === 'running'
-  })
+await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+const { port } = server.address() as AddressInfo
+const chowder = await openTestChowder({
+  sandboxes: new FakeDriver(() => ({ kind: 'tcp', host: '127.0.0.1', port })),
+})
+const { key } = await chowder.signUp()
+const instanceId = (await chowder.call('POST', '/v1/instances', { key, body: { name: 'x' } })).body.id
+await markReady(instanceId)
+await until('it to run', async () => {
+  return (await chowder.call('GET', `/v1/instances/${instanceId}/status`, { key })).body.status === 'running'
 })
 afterAll(async () => {
   await chowder.close()
@@ -52,10 +47,7 @@ afterAll(async () => {
 /** Marks an instance as a worker would once it ran. */
 async function markReady(id: string): Promise<void> {
   const endpoint = { kind: 'tcp', host: '127.0.0.1', port: (server.address() as AddressInfo).port }
-  await chowder.database.pool.query(
-    'UPDATE instances SET ready_at = now(), observed_generation = generation, endpoint = $1 WHERE id = $2',
-    [endpoint, id],
-  )
+  await chowder.markReady(id, endpoint)
 }
 
 async function send(text: string) {

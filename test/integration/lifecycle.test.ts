@@ -60,7 +60,11 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
       )
     const rowOf = async (id: string) =>
       (await chowder.database.pool.query('SELECT * FROM instances WHERE id = $1', [id])).rows[0]
+    const statusOf = async (id: string) => (await call('GET', `/${id}`)).body.status
     const makeDueNow = () => chowder.database.pool.query(`UPDATE instances SET next_attempt_at = now()`)
+    /** Waits without the pauses before the next attempts. */
+    const untilWithRetries = (what: string, isSo: () => Promise<unknown>, timeoutMs: number) =>
+      until(what, async () => (await makeDueNow()) && isSo(), timeoutMs)
 
     test('that is created runs with its configuration and its token, and shows its sandbox', async () => {
       const id = await create({ model: 'claude-haiku-4-5', instructions: 'You are a lobster.' })
@@ -215,14 +219,7 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
       driver.fail({ method: 'create', when: 'after' })
       driver.fail({ method: 'start', when: 'after' })
       const id = await create()
-      await until(
-        'it to run after both faults',
-        async () => {
-          await makeDueNow()
-          return (await call('GET', `/${id}`)).body.status === 'running'
-        },
-        20_000,
-      )
+      await untilWithRetries('it to run after both faults', async () => (await statusOf(id)) === 'running', 20_000)
       expect(driver.starts.get(id)).toBe(1)
       expect([...driver.sandboxes.keys()].filter((known) => known === id)).toHaveLength(1)
     })
@@ -234,14 +231,7 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
       await until('the first failure', async () => (await rowOf(id)).error_message)
       expect((await rowOf(id)).next_attempt_at.getTime()).toBeGreaterThanOrEqual(askedAt + 500)
       expect((await call('GET', `/${id}`)).body).toMatchObject({ status: 'provisioning', error_message: null })
-      await until(
-        'it to be given up',
-        async () => {
-          await makeDueNow()
-          return (await call('GET', `/${id}`)).body.status === 'error'
-        },
-        40_000,
-      )
+      await untilWithRetries('it to be given up', async () => (await statusOf(id)) === 'error', 40_000)
       const { body } = await call('GET', `/${id}`)
       expect(body.error_message).toBe(
         'The step createSandbox failed. The reason is in Chowder’s log.'.replace('’', "'"),
@@ -266,14 +256,7 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
       expect((await call('GET', `/${id}/status`)).body).toMatchObject(waiting)
       expect(driver.calls.slice(asked).filter((made) => made.id === id)).toEqual([])
       driver.isAway = false
-      await until(
-        'it to run',
-        async () => {
-          await makeDueNow()
-          return (await call('GET', `/${id}`)).body.status === 'running'
-        },
-        20_000,
-      )
+      await untilWithRetries('it to run', async () => (await statusOf(id)) === 'running', 20_000)
       expect(driver.starts.get(id)).toBe(1)
     })
 
@@ -289,14 +272,7 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
       expect((await rowOf(id)).attempts).toBe(0)
       expect(driver.sandboxes.has(id)).toBe(true)
       driver.isAway = false
-      await until(
-        'it to be destroyed',
-        async () => {
-          await makeDueNow()
-          return !driver.sandboxes.has(id)
-        },
-        20_000,
-      )
+      await untilWithRetries('it to be destroyed', async () => !driver.sandboxes.has(id), 20_000)
     })
 
     test(
@@ -345,14 +321,7 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
       driver.output = output
       driver.exitAfterStart = () => (crashes-- > 0 ? code : null)
       const id = await create()
-      await until(
-        'it to run',
-        async () => {
-          await makeDueNow()
-          return (await call('GET', `/${id}`)).body.status === 'running'
-        },
-        30_000,
-      )
+      await untilWithRetries('it to run', async () => (await statusOf(id)) === 'running', 30_000)
       expect(driver.starts.get(id)).toBe(3)
     })
 
@@ -362,14 +331,7 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
     }, async () => {
       gateway.behaviour.health = 'starting'
       const id = await create()
-      await until(
-        'it to be given up',
-        async () => {
-          await makeDueNow()
-          return (await call('GET', `/${id}`)).body.status === 'error'
-        },
-        60_000,
-      )
+      await untilWithRetries('it to be given up', async () => (await statusOf(id)) === 'error', 60_000)
       expect((await call('GET', `/${id}`)).body.error_message).toContain('was not ready')
       expect(driver.sandboxes.get(id)?.running).toBe(false)
     })
@@ -380,7 +342,7 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
       const seen = Promise.withResolvers<void>()
       driver.onCall = (method, of) => (method === 'start' && of === id ? seen.promise : undefined)
       driver.die(id, 137)
-      await until('the end to be noticed', async () => (await call('GET', `/${id}`)).body.status === 'provisioning')
+      await until('the end to be noticed', async () => (await statusOf(id)) === 'provisioning')
       seen.resolve()
       await isIn(id, 'running')
       expect(driver.starts.get(id)).toBe(2)
@@ -468,14 +430,7 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
         driver.fail({ method: 'destroy', times: 3 })
         await call('DELETE', `/${id}`)
         expect((await call('GET', `/${id}`)).body.status).toBe('terminated')
-        await until(
-          'the sandbox to be destroyed',
-          async () => {
-            await makeDueNow()
-            return !driver.sandboxes.has(id)
-          },
-          30_000,
-        )
+        await untilWithRetries('the sandbox to be destroyed', async () => !driver.sandboxes.has(id), 30_000)
         expect((await call('GET', `/${id}`)).body.status).toBe('terminated')
       },
     )

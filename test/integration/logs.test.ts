@@ -1,17 +1,11 @@
-import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
+import { afterAll, describe, expect, onTestFinished, test } from 'vitest'
 import { FakeDriver } from '../support/fake-driver.ts'
-import { type FakeGateway, startFakeGateway } from '../support/fake-gateway.ts'
+import { startFakeGateway } from '../support/fake-gateway.ts'
 import { present } from '../support/present.ts'
-import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
+import { openTestChowder } from '../support/test-chowder.ts'
 import { until } from '../support/until.ts'
 
 const providerKey = 'sk-ant-the-key-of-the-provider'
-let gateway: FakeGateway
-let driver: FakeDriver
-let chowder: TestChowder
-let key: string
-let id: string
-let url: string
 
 const as = (method: 'GET' | 'POST' | 'PATCH' | 'DELETE', path: string, body?: unknown) =>
   chowder.call(method, path, { key, ...(body !== undefined && { body }) })
@@ -19,18 +13,16 @@ const logs = async (query = '') => (await as('GET', `/v1/instances/${id}/logs${q
 const isRunning = () =>
   until('it to run', async () => (await as('GET', `/v1/instances/${id}/status`)).body.status === 'running')
 
-beforeAll(async () => {
-  gateway = await startFakeGateway({})
-  driver = new FakeDriver(() => gateway.endpoint)
-  chowder = await openTestChowder({ sandboxes: driver })
-  key = (await chowder.signUp({ providerKey })).key
-  const created = await as('POST', '/v1/instances', { name: 'a' })
-  expect(created.status, JSON.stringify(created.body)).toBe(201)
-  id = created.body.id
-  await chowder.startWorker()
-  await isRunning()
-  url = await chowder.app.listen({ host: '127.0.0.1', port: 0 })
-})
+const gateway = await startFakeGateway({})
+const driver = new FakeDriver(() => gateway.endpoint)
+const chowder = await openTestChowder({ sandboxes: driver })
+const { key } = await chowder.signUp({ providerKey })
+const created = await as('POST', '/v1/instances', { name: 'a' })
+expect(created.status, JSON.stringify(created.body)).toBe(201)
+const id = created.body.id
+await chowder.startWorker()
+await isRunning()
+const url = await chowder.app.listen({ host: '127.0.0.1', port: 0 })
 afterAll(async () => {
   await chowder.close()
   await gateway.close()

@@ -77,11 +77,7 @@ test('A14: 1,000 streams of one key are the most, and another organization strea
   const url = new URL(await chowder.app.listen({ port: 0, host: '127.0.0.1' }))
   const makeTenant = async () => {
     const { key } = await chowder.signUp()
-    const { id } = (await chowder.call('POST', '/v1/instances', { key, body: { name: 'x' } })).body
-    await chowder.database.pool.query(
-      'UPDATE instances SET observed_generation = generation, ready_at = now(), endpoint = $2 WHERE id = $1',
-      [id, JSON.stringify(gateway.endpoint)],
-    )
+    const id = await chowder.createReady(key, gateway.endpoint)
     return { key, id }
   }
   const [hostile, other] = [await makeTenant(), await makeTenant()]

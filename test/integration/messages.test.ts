@@ -1,14 +1,9 @@
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { afterAll, describe, expect, test } from 'vitest'
 import { FakeDriver } from '../support/fake-driver.ts'
-import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
+import { openTestChowder } from '../support/test-chowder.ts'
 
-let chowder: TestChowder
-let key: string
-
-beforeAll(async () => {
-  chowder = await openTestChowder({ sandboxes: new FakeDriver() })
-  key = (await chowder.signUp()).key
-})
+const chowder = await openTestChowder({ sandboxes: new FakeDriver() })
+const { key } = await chowder.signUp()
 afterAll(() => chowder.close())
 
 const agent = '/v1/instances/01a218de-6614-7c4f-95ce-63a40db57224'

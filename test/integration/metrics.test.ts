@@ -1,24 +1,19 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { pino } from 'pino'
-import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
+import { afterAll, describe, expect, test, vi } from 'vitest'
 import { storeFindings } from '#commands/doctor/report.ts'
 import { createBacklogMetrics } from '#lifecycle/backlog.ts'
 import { type MetricSource, requestDuration, serveMetrics, stepDuration, timeToRunning } from '#platform/metrics.ts'
 import { SandboxUnavailableError } from '#sandbox/driver.ts'
 import { measureDriver } from '#sandbox/measured.ts'
 import { openCloudDriver } from '../support/cloud-driver.ts'
-import { type FakeCloud, startFakeCloud } from '../support/fake-cloud.ts'
-import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
+import { startFakeCloud } from '../support/fake-cloud.ts'
+import { openTestChowder } from '../support/test-chowder.ts'
 import { until } from '../support/until.ts'
 
 const log = pino({ level: 'silent' })
 const anywhere = { host: '127.0.0.1', port: 0 }
 
-let cloud: FakeCloud
-let chowder: TestChowder
-let served: Awaited<ReturnType<typeof serveMetrics>>
-let organization: { id: string; key: string }
-let url: string
 let id: string
 
 const scrape = async (port = served.port): Promise<string> => (await fetch(`http://127.0.0.1:${port}/metrics`)).text()
@@ -52,24 +47,22 @@ const hasStatus = (status: string) =>
 const inRegion = (region: string | null) =>
   chowder.database.pool.query('UPDATE instances SET region = $2 WHERE id = $1', [id, region])
 
-beforeAll(async () => {
-  // Other files of this process have counted too.
-  for (const figure of [requestDuration, stepDuration, timeToRunning]) figure.reset()
-  cloud = await startFakeCloud()
-  const sandboxes = measureDriver(openCloudDriver(cloud.url, 'the test'), 'eu-1')
-  chowder = await openTestChowder({ sandboxes })
-  organization = await chowder.signUp()
-  url = await chowder.app.listen({ host: '127.0.0.1', port: 0 })
-  served = await serveMetrics(
-    anywhere,
-    [createBacklogMetrics({ db: chowder.database.db, queue: chowder.queue, counting: { everyMs: 0, pause: 0 } })],
-    log,
-  )
-})
+// Other files of this process have counted too.
+for (const figure of [requestDuration, stepDuration, timeToRunning]) figure.reset()
+const cloud = await startFakeCloud()
+const sandboxes = measureDriver(openCloudDriver(cloud.url, 'the test'), 'eu-1')
+const chowder = await openTestChowder({ sandboxes })
+const organization = await chowder.signUp()
+const url = await chowder.app.listen({ host: '127.0.0.1', port: 0 })
+const served = await serveMetrics(
+  anywhere,
+  [createBacklogMetrics({ db: chowder.database.db, queue: chowder.queue, counting: { everyMs: 0, pause: 0 } })],
+  log,
+)
 afterAll(async () => {
-  await served?.close()
-  await chowder?.close()
-  await cloud?.close()
+  await served.close()
+  await chowder.close()
+  await cloud.close()
 })
 
 describe('metrics', () => {

@@ -3,22 +3,17 @@ import type { AddressInfo } from 'node:net'
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
 import { checkProviderKey } from '#openclaw/provider-key.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
-import { type FakeModelProvider, startFakeModelProvider } from '../support/fake-model-provider.mjs'
-import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
+import { startFakeModelProvider } from '../support/fake-model-provider.mjs'
+import { openTestChowder } from '../support/test-chowder.ts'
 
 const good = 'sk-ant-canary-good'
 const bad = 'sk-ant-canary-bad'
 
-let provider: FakeModelProvider
-let chowder: TestChowder
-
-beforeAll(async () => {
-  provider = await startFakeModelProvider({ apiKey: good })
-  chowder = await openTestChowder({
-    sandboxes: new FakeDriver(),
-    providerUrl: provider.url,
-    limits: { requestsPerMinute: 1000 },
-  })
+const provider = await startFakeModelProvider({ apiKey: good })
+const chowder = await openTestChowder({
+  sandboxes: new FakeDriver(),
+  providerUrl: provider.url,
+  limits: { requestsPerMinute: 1000 },
 })
 afterAll(async () => {
   await chowder.close()

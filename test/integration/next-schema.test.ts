@@ -1,28 +1,23 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import { afterAll, beforeAll, expect, test } from 'vitest'
+import { afterAll, expect, test } from 'vitest'
 import { findIllegalTransitions } from '../chaos/checker.ts'
 import { api } from '../support/api-client.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
-import { type FakeGateway, startFakeGateway } from '../support/fake-gateway.ts'
+import { startFakeGateway } from '../support/fake-gateway.ts'
 import { type StartedChowder, startHere } from '../support/started-chowder.ts'
-import { cloneDatabase, type TestDatabase } from '../support/test-database.ts'
+import { cloneDatabase } from '../support/test-database.ts'
 import { until } from '../support/until.ts'
 
-let database: TestDatabase
-let gateway: FakeGateway
-let driver: FakeDriver
 let chowder: StartedChowder
 
-beforeAll(async () => {
-  database = await cloneDatabase()
-  gateway = await startFakeGateway({})
-  driver = new FakeDriver(() => gateway.endpoint)
-  chowder = await startHere(database.connection, driver)
-})
+const database = await cloneDatabase()
+const gateway = await startFakeGateway({})
+const driver = new FakeDriver(() => gateway.endpoint)
+chowder = await startHere(database.connection, driver)
 afterAll(async () => {
   await chowder?.close()
-  await gateway?.close()
-  await database?.drop()
+  await gateway.close()
+  await database.drop()
 })
 
 const query = async (text: string, ...values: unknown[]) => (await database.pool.query(text, values)).rows

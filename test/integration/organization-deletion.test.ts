@@ -1,32 +1,25 @@
-import { afterAll, afterEach, beforeAll, describe, expect, onTestFinished, test, vi } from 'vitest'
+import { afterAll, afterEach, describe, expect, onTestFinished, test, vi } from 'vitest'
 import { createBilling } from '#api/subscription/stripe.ts'
 import { eraseTerminated } from '#instances/erase.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
-import { type FakeGateway, startFakeGateway } from '../support/fake-gateway.ts'
+import { startFakeGateway } from '../support/fake-gateway.ts'
 import { FakeStripe, stripePrices, stripeSecretKey, stripeWebhookSecret } from '../support/fake-stripe.ts'
 import { present } from '../support/present.ts'
-import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
+import { openTestChowder } from '../support/test-chowder.ts'
 import { until } from '../support/until.ts'
 
-let gateway: FakeGateway
-let stripe: FakeStripe
-let driver: FakeDriver
-let chowder: TestChowder
-
-beforeAll(async () => {
-  gateway = await startFakeGateway({})
-  stripe = await new FakeStripe().open()
-  driver = new FakeDriver(() => gateway.endpoint)
-  const billing = await createBilling({
-    secretKey: stripeSecretKey,
-    webhookSecret: stripeWebhookSecret,
-    apiUrl: stripe.url,
-    returnUrl: () => 'https://app.example.com',
-    timeoutMs: 4000,
-  })
-  chowder = await openTestChowder({ sandboxes: driver, billing })
-  await chowder.startWorker()
+const gateway = await startFakeGateway({})
+const stripe = await new FakeStripe().open()
+const driver = new FakeDriver(() => gateway.endpoint)
+const billing = await createBilling({
+  secretKey: stripeSecretKey,
+  webhookSecret: stripeWebhookSecret,
+  apiUrl: stripe.url,
+  returnUrl: () => 'https://app.example.com',
+  timeoutMs: 4000,
 })
+const chowder = await openTestChowder({ sandboxes: driver, billing })
+await chowder.startWorker()
 afterEach(() => {
   driver.heal()
   stripe.heal()

@@ -1,15 +1,11 @@
-import { afterAll, beforeAll, describe, expect, onTestFinished, test, vi } from 'vitest'
+import { afterAll, describe, expect, onTestFinished, test, vi } from 'vitest'
 import { newApiKey } from '#http/api-key.ts'
 import { newSecret } from '../support/canary/secrets.ts'
 import { errorBody } from '../support/error-body.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
-import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
+import { openTestChowder } from '../support/test-chowder.ts'
 
-let chowder: TestChowder
-
-beforeAll(async () => {
-  chowder = await openTestChowder({ sandboxes: new FakeDriver(), defaultTier: 'shrimp' })
-})
+const chowder = await openTestChowder({ sandboxes: new FakeDriver(), defaultTier: 'shrimp' })
 afterAll(() => chowder.close())
 
 const timestamp = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\+00:00$/

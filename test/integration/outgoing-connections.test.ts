@@ -1,9 +1,9 @@
 import { createServer } from 'node:http'
 import { type AddressInfo, Socket } from 'node:net'
-import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
+import { afterAll, describe, expect, test, vi } from 'vitest'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { listenLocally } from '../support/local-server.ts'
-import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
+import { openTestChowder } from '../support/test-chowder.ts'
 
 /** Stands for a service of the operator's network: no request may reach it. */
 let trapRequests = 0
@@ -26,12 +26,7 @@ const redirecting = createServer((request, response) => {
 )
 
 const opened: string[] = []
-let allowed: Set<string>
 let closing: (() => Promise<unknown>)[]
-let chowder: TestChowder
-let port: number
-let key: string
-let id: string
 
 /** Where a socket is to connect to, as Node is told: all clients open their connections by this one function. */
 function watchConnections() {
@@ -48,38 +43,31 @@ function watchConnections() {
     return (connect as (...args: unknown[]) => Socket).apply(this, args)
   } as never)
 }
-let watched: ReturnType<typeof watchConnections>
 
-beforeAll(async () => {
-  const [inner, outer] = [await listenLocally(trap), await listenLocally(redirecting)]
-  port = (trap.address() as AddressInfo).port
-  const gateway = { kind: 'tcp', host: '127.0.0.1', port: (redirecting.address() as AddressInfo).port } as const
-  chowder = await openTestChowder({
-    sandboxes: new FakeDriver(() => gateway),
-    providerUrl: outer.url,
-    clawhubUrl: outer.url,
-  })
-  closing = [() => chowder.close(), inner.close, outer.close]
-  key = (await chowder.signUp()).key
-  id = (await chowder.call('POST', '/v1/instances', { key, body: { name: 'x' } })).body.id
-  await chowder.database.pool.query(
-    'UPDATE instances SET ready_at = now(), observed_generation = generation, endpoint = $1 WHERE id = $2',
-    [gateway, id],
-  )
-  opened.length = 0
-  watched = watchConnections()
-  await chowder.database.pool.query('SELECT pg_sleep(0)')
-  const { connection } = chowder.database
-  const database = connection.connectionString ? new URL(connection.connectionString) : null
-  const host = database?.hostname ?? connection.host ?? 'localhost'
-  const databasePort = database?.port || (connection.port ?? 5432)
-  allowed = new Set([
-    `127.0.0.1:${gateway.port}`,
-    `localhost:${gateway.port}`,
-    `${host}:${databasePort}`,
-    `${host}/.s.PGSQL.${databasePort}`,
-  ])
+const [inner, outer] = [await listenLocally(trap), await listenLocally(redirecting)]
+const port = (trap.address() as AddressInfo).port
+const gateway = { kind: 'tcp', host: '127.0.0.1', port: (redirecting.address() as AddressInfo).port } as const
+const chowder = await openTestChowder({
+  sandboxes: new FakeDriver(() => gateway),
+  providerUrl: outer.url,
+  clawhubUrl: outer.url,
 })
+closing = [() => chowder.close(), inner.close, outer.close]
+const { key } = await chowder.signUp()
+const id = await chowder.createReady(key, gateway)
+opened.length = 0
+const watched = watchConnections()
+await chowder.database.pool.query('SELECT pg_sleep(0)')
+const { connection } = chowder.database
+const database = connection.connectionString ? new URL(connection.connectionString) : null
+const host = database?.hostname ?? connection.host ?? 'localhost'
+const databasePort = database?.port || (connection.port ?? 5432)
+const allowed = new Set([
+  `127.0.0.1:${gateway.port}`,
+  `localhost:${gateway.port}`,
+  `${host}:${databasePort}`,
+  `${host}/.s.PGSQL.${databasePort}`,
+])
 afterAll(async () => {
   watched.mockRestore()
   for (const close of closing) await close()

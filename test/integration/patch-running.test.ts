@@ -1,14 +1,10 @@
-import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import { afterAll, beforeEach, describe, expect, test } from 'vitest'
 import { hashRelayToken } from '#instances/gateway/tokens.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
-import { type FakeGateway, Refusal, startFakeGateway } from '../support/fake-gateway.ts'
-import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
+import { Refusal, startFakeGateway } from '../support/fake-gateway.ts'
+import { openTestChowder } from '../support/test-chowder.ts'
 import { until } from '../support/until.ts'
 
-let gateway: FakeGateway
-let driver: FakeDriver
-let chowder: TestChowder
-let key: string
 let id: string
 
 const call = (method: 'GET' | 'POST' | 'PATCH' | 'DELETE', path: string, body?: unknown) =>
@@ -16,13 +12,11 @@ const call = (method: 'GET' | 'POST' | 'PATCH' | 'DELETE', path: string, body?: 
 const rowOf = async () => (await chowder.database.pool.query('SELECT * FROM instances WHERE id = $1', [id])).rows[0]
 const patches = () => gateway.calls.filter(({ method }) => method === 'config.patch').length
 
-beforeAll(async () => {
-  gateway = await startFakeGateway({})
-  driver = new FakeDriver(() => gateway.endpoint)
-  chowder = await openTestChowder({ sandboxes: driver })
-  await chowder.startWorker()
-  key = (await chowder.signUp()).key
-})
+const gateway = await startFakeGateway({})
+const driver = new FakeDriver(() => gateway.endpoint)
+const chowder = await openTestChowder({ sandboxes: driver })
+await chowder.startWorker()
+const { key } = await chowder.signUp()
 afterAll(async () => {
   await chowder.close()
   await gateway.close()

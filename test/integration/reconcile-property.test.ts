@@ -1,28 +1,23 @@
-import { afterAll, beforeAll, expect, test } from 'vitest'
+import { afterAll, expect, test } from 'vitest'
 import { claimDue, firstId } from '#instances/claim.ts'
 import { changeIntent, terminateInstance } from '#instances/intent.ts'
 import { getInstance } from '#instances/row.ts'
 import { publicStatus } from '#instances/status.ts'
-import { createDriftDetection, type DriftDetection } from '#lifecycle/drift.ts'
+import { createDriftDetection } from '#lifecycle/drift.ts'
 import { reconcileInstance } from '#lifecycle/reconcile.ts'
 import { allShards } from '#lifecycle/shards.ts'
 import { AppError } from '#platform/errors.ts'
 import { FakeDriver, type Fault } from '../support/fake-driver.ts'
 import { startFakeGateway } from '../support/fake-gateway.ts'
-import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
+import { openTestChowder } from '../support/test-chowder.ts'
 
 const gateway = await startFakeGateway({})
 const driver = new FakeDriver(() => gateway.endpoint)
-let chowder: TestChowder
-let organization: { id: string; key: string }
-let detectDrift: DriftDetection['detect']
 
-beforeAll(async () => {
-  chowder = await openTestChowder({ sandboxes: driver, timeouts: { graceMs: 10, hungMs: 50 } })
-  organization = await chowder.signUp()
-  detectDrift = createDriftDetection(chowder.deps, () => allShards).detect
-  await chowder.database.pool.query('UPDATE organizations SET instance_limit = NULL')
-})
+const chowder = await openTestChowder({ sandboxes: driver, timeouts: { graceMs: 10, hungMs: 50 } })
+const organization = await chowder.signUp()
+const detectDrift = createDriftDetection(chowder.deps, () => allShards).detect
+await chowder.database.pool.query('UPDATE organizations SET instance_limit = NULL')
 afterAll(async () => {
   await chowder.close()
   await gateway.close()

@@ -3,25 +3,19 @@ import { chmod, mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { pino } from 'pino'
-import { afterAll, beforeAll, expect, test } from 'vitest'
+import { afterAll, expect, test } from 'vitest'
 import { openRegions } from '#composition/regions.ts'
 import { createDriver, openSandboxes } from '#composition/sandboxes.ts'
 import { defaultRelease } from '#openclaw/releases.ts'
 import { SandboxUnavailableError } from '#sandbox/driver.ts'
 import { loadConfig } from '#settings/config.ts'
-import { cloneDatabase, type TestDatabase } from '../support/test-database.ts'
+import { cloneDatabase } from '../support/test-database.ts'
 
-let database: TestDatabase
-let folder: string
-let file: string
-
-beforeAll(async () => {
-  database = await cloneDatabase()
-  folder = await mkdtemp(join(tmpdir(), 'chowder-regions-'))
-  await chmod(folder, 0o711)
-  await mkdir(join(folder, 'data'), { mode: 0o711 })
-  file = join(folder, 'chowder.yaml')
-})
+const database = await cloneDatabase()
+const folder = await mkdtemp(join(tmpdir(), 'chowder-regions-'))
+await chmod(folder, 0o711)
+await mkdir(join(folder, 'data'), { mode: 0o711 })
+const file = join(folder, 'chowder.yaml')
 afterAll(async () => {
   await database.drop()
   await rm(folder, { recursive: true })

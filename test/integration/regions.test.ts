@@ -1,36 +1,33 @@
-import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import { afterAll, beforeEach, describe, expect, test } from 'vitest'
 import { administer, readCommandLine } from '#commands/admin/administer.ts'
 import { createRegions } from '#instances/regions.ts'
 import { startWorker } from '#lifecycle/worker.ts'
 import { newId } from '#platform/ids.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { startFakeGateway } from '../support/fake-gateway.ts'
-import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
+import { openTestChowder } from '../support/test-chowder.ts'
 import { until } from '../support/until.ts'
 
 const gateway = await startFakeGateway({})
 const north = new FakeDriver(() => gateway.endpoint)
 const south = new FakeDriver(() => gateway.endpoint)
-let chowder: TestChowder
 let key: string
 let regions: ReturnType<typeof createRegions>
 
-beforeAll(async () => {
-  chowder = await openTestChowder({
-    regions: (shared) => {
-      regions = createRegions({
-        regions: [
-          { ...shared, region: 'north', hasUnnamed: true, sandboxes: north },
-          { ...shared, region: 'south', hasUnnamed: false, sandboxes: south },
-          // The same platform under another name: it has the same files.
-          { ...shared, region: 'north-2', hasUnnamed: false, sandboxes: north },
-        ],
-        default: 'south',
-        areNamed: true,
-      })
-      return regions
-    },
-  })
+const chowder = await openTestChowder({
+  regions: (shared) => {
+    regions = createRegions({
+      regions: [
+        { ...shared, region: 'north', hasUnnamed: true, sandboxes: north },
+        { ...shared, region: 'south', hasUnnamed: false, sandboxes: south },
+        // The same platform under another name: it has the same files.
+        { ...shared, region: 'north-2', hasUnnamed: false, sandboxes: north },
+      ],
+      default: 'south',
+      areNamed: true,
+    })
+    return regions
+  },
 })
 beforeEach(async () => {
   ;({ key } = await chowder.signUp())

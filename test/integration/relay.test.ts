@@ -3,7 +3,7 @@ import { createServer, type IncomingMessage, type ServerResponse } from 'node:ht
 import { connect, type Socket } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { request } from 'undici'
-import { afterAll, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest'
+import { afterAll, beforeEach, describe, expect, test, vi } from 'vitest'
 import { startRelay } from '#composition/relay.ts'
 import type { ModelProvider } from '#database/schema.ts'
 import { newRelayToken } from '#instances/gateway/tokens.ts'
@@ -13,7 +13,7 @@ import { newId } from '#platform/ids.ts'
 import type { CallEnd, RelayedCall } from '#relay/call.ts'
 import { startFakeModelProvider } from '../support/fake-model-provider.mjs'
 import { listenLocally } from '../support/local-server.ts'
-import { openRelayedChowder, type RelayedAgent, type RelayedChowder, vendorKeys } from '../support/relayed-chowder.ts'
+import { openRelayedChowder, type RelayedAgent, vendorKeys } from '../support/relayed-chowder.ts'
 import { until } from '../support/until.ts'
 
 /** A vendor that answers what the test says, byte for byte. */
@@ -35,34 +35,29 @@ const server = createServer(async (incoming, reply) => {
 const ok = (_: IncomingMessage, reply: ServerResponse) => reply.end('{}')
 
 const watched: { call: RelayedCall; bytes: number; statuses: number[]; end: CallEnd | null }[] = []
-let vendor: Awaited<ReturnType<typeof listenLocally>>
-let relayed: RelayedChowder
-let agent: RelayedAgent
 
-beforeAll(async () => {
-  vendor = await listenLocally(server)
-  relayed = await openRelayedChowder(vendor.url, {
-    places: { perInstance: 3 },
-    pace: { longestWaitMs: 1500, spacingMs: 50 },
-    observe: (call) => {
-      const seen: (typeof watched)[number] = { call, bytes: 0, statuses: [], end: null }
-      watched.push(seen)
-      return {
-        answer: (status) => void seen.statuses.push(status),
-        chunk: (bytes) => {
-          seen.bytes += bytes.length
-        },
-        end: (end) => {
-          seen.end = end
-        },
-      }
-    },
-  })
-  agent = await relayed.addAgent()
+const vendor = await listenLocally(server)
+const relayed = await openRelayedChowder(vendor.url, {
+  places: { perInstance: 3 },
+  pace: { longestWaitMs: 1500, spacingMs: 50 },
+  observe: (call) => {
+    const seen: (typeof watched)[number] = { call, bytes: 0, statuses: [], end: null }
+    watched.push(seen)
+    return {
+      answer: (status) => void seen.statuses.push(status),
+      chunk: (bytes) => {
+        seen.bytes += bytes.length
+      },
+      end: (end) => {
+        seen.end = end
+      },
+    }
+  },
 })
+const agent = await relayed.addAgent()
 afterAll(async () => {
-  await relayed?.close()
-  await vendor?.close()
+  await relayed.close()
+  await vendor.close()
 })
 beforeEach(() => {
   asked.length = 0

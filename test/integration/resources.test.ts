@@ -1,24 +1,16 @@
-import { afterAll, beforeAll, expect, test } from 'vitest'
+import { afterAll, expect, test } from 'vitest'
 import { setMaxResources } from '#api/organization/operator.ts'
 import { noKeptLimits } from '#sandbox/driver.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
-import { type FakeGateway, startFakeGateway } from '../support/fake-gateway.ts'
-import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
+import { startFakeGateway } from '../support/fake-gateway.ts'
+import { openTestChowder } from '../support/test-chowder.ts'
 import { until } from '../support/until.ts'
 
-let gateway: FakeGateway
-let chowder: TestChowder
-let driver: FakeDriver
-let organizationId: string
-let key: string
-
-beforeAll(async () => {
-  gateway = await startFakeGateway({})
-  driver = new FakeDriver(() => gateway.endpoint)
-  chowder = await openTestChowder({ sandboxes: driver })
-  await chowder.startWorker()
-  ;({ id: organizationId, key } = await chowder.signUp())
-})
+const gateway = await startFakeGateway({})
+const driver = new FakeDriver(() => gateway.endpoint)
+const chowder = await openTestChowder({ sandboxes: driver })
+await chowder.startWorker()
+const { id: organizationId, key } = await chowder.signUp()
 afterAll(async () => {
   await chowder.close()
   await gateway.close()

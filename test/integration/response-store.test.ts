@@ -1,5 +1,5 @@
 import { setTimeout as wait } from 'node:timers/promises'
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest'
+import { afterAll, afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
 import { deleteExpiredResponses } from '#api/responses/store/expiry.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { expectWholeStream, faultsOfResponse, readEvents } from '../support/response-schemas.ts'
@@ -9,27 +9,20 @@ import {
   answerJson,
   delta,
   responseObject,
-  type StubGateway,
   startStream,
   startStubGateway,
   streamHead,
 } from '../support/stub-responses-gateway.ts'
-import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
+import { openTestChowder } from '../support/test-chowder.ts'
 import { until } from '../support/until.ts'
 
 const echo: Answer = answerJson(200, responseObject())
-let gateway: StubGateway
-let chowder: TestChowder
-let url: string
-let key: string
 let id: string
 
-beforeAll(async () => {
-  gateway = await startStubGateway(echo)
-  chowder = await openTestChowder({ sandboxes: new FakeDriver() })
-  url = await chowder.app.listen({ port: 0, host: '127.0.0.1' })
-  key = (await chowder.signUp()).key
-})
+const gateway = await startStubGateway(echo)
+const chowder = await openTestChowder({ sandboxes: new FakeDriver() })
+const url = await chowder.app.listen({ port: 0, host: '127.0.0.1' })
+const { key } = await chowder.signUp()
 afterAll(async () => {
   await chowder.close()
   await gateway.close()
@@ -43,14 +36,7 @@ afterEach(() => {
   for (const { response } of gateway.received) response.destroy()
 })
 
-async function newInstance(as: string): Promise<string> {
-  const { body } = await chowder.call('POST', '/v1/instances', { key: as, body: { name: 'agent' } })
-  await chowder.database.pool.query(
-    'UPDATE instances SET observed_generation = generation, ready_at = now(), endpoint = $2 WHERE id = $1',
-    [body.id, gateway.endpoint],
-  )
-  return body.id
-}
+const newInstance = (as: string) => chowder.createReady(as, gateway.endpoint)
 
 /** Waits until the only response of the instance is in the database, and returns its id. */
 async function storedId(where = 'true'): Promise<string> {

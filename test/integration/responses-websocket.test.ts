@@ -5,7 +5,7 @@ import { json } from 'node:stream/consumers'
 import { setTimeout as wait } from 'node:timers/promises'
 import OpenAI from 'openai'
 import { ResponsesWS } from 'openai/resources/responses/ws'
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, onTestFinished, test } from 'vitest'
+import { afterAll, afterEach, beforeEach, describe, expect, onTestFinished, test } from 'vitest'
 import { WebSocket } from 'ws'
 import type { StreamEvent } from '#api/responses/format/event-schemas.ts'
 import { newApiKey } from '#http/api-key.ts'
@@ -23,14 +23,13 @@ import {
   answerStream,
   delta,
   responseObject,
-  type StubGateway,
   sse,
   startStream,
   startStubGateway,
   streamHead,
   wholeStream,
 } from '../support/stub-responses-gateway.ts'
-import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
+import { openTestChowder } from '../support/test-chowder.ts'
 import { until } from '../support/until.ts'
 
 // biome-ignore lint/suspicious/noExplicitAny: a test reads what it expects
@@ -38,18 +37,12 @@ type Frame = any
 
 const echo: Answer = answerStream(wholeStream)
 const hang: Answer = (response) => startStream(response).write(streamHead + delta('so far'))
-let gateway: StubGateway
-let chowder: TestChowder
-let url: string
-let key: string
 let id: string
 
-beforeAll(async () => {
-  gateway = await startStubGateway(echo)
-  chowder = await openTestChowder({ sandboxes: new FakeDriver() })
-  url = await chowder.app.listen({ port: 0, host: '127.0.0.1' })
-  key = (await chowder.signUp()).key
-})
+const gateway = await startStubGateway(echo)
+const chowder = await openTestChowder({ sandboxes: new FakeDriver() })
+const url = await chowder.app.listen({ port: 0, host: '127.0.0.1' })
+const { key } = await chowder.signUp()
 afterAll(async () => {
   await chowder.close()
   await gateway.close()
@@ -63,14 +56,7 @@ afterEach(() => {
   for (const { response } of gateway.received) response.destroy()
 })
 
-async function newInstance(as: string): Promise<string> {
-  const { body } = await chowder.call('POST', '/v1/instances', { key: as, body: { name: 'agent' } })
-  await chowder.database.pool.query(
-    'UPDATE instances SET observed_generation = generation, ready_at = now(), endpoint = $2 WHERE id = $1',
-    [body.id, gateway.endpoint],
-  )
-  return body.id
-}
+const newInstance = (as: string) => chowder.createReady(as, gateway.endpoint)
 
 const pathOf = (instance = id, session?: string) =>
   `/v1/instances/${instance}${session === undefined ? '' : `/session/${encodeURIComponent(session)}`}/responses`
@@ -386,12 +372,8 @@ describe('the permission to connect', () => {
     onTestFinished(() => limited.close())
     const at = await limited.app.listen({ port: 0, host: '127.0.0.1' })
     const own = (await limited.signUp()).key // 2 requests
-    const { body } = await limited.call('POST', '/v1/instances', { key: own, body: { name: 'agent' } })
-    await limited.database.pool.query(
-      'UPDATE instances SET observed_generation = generation, ready_at = now(), endpoint = $2 WHERE id = $1',
-      [body.id, gateway.endpoint],
-    )
-    const { socket, say, turn } = await open(pathOf(body.id), own, at)
+    const ready = await limited.createReady(own, gateway.endpoint)
+    const { socket, say, turn } = await open(pathOf(ready), own, at)
     let turns = 0
     for (; turns < 10; turns++) {
       say()
@@ -488,12 +470,8 @@ describe('the end of a connection', () => {
     const closing = await openTestChowder({ sandboxes: new FakeDriver(), database: chowder.database, turnTimeouts })
     const at = await closing.app.listen({ port: 0, host: '127.0.0.1' })
     const own = (await closing.signUp()).key
-    const { body } = await closing.call('POST', '/v1/instances', { key: own, body: { name: 'agent' } })
-    await closing.database.pool.query(
-      'UPDATE instances SET observed_generation = generation, ready_at = now(), endpoint = $2 WHERE id = $1',
-      [body.id, gateway.endpoint],
-    )
-    return { closing, connect: () => open(pathOf(body.id), own, at) }
+    const ready = await closing.createReady(own, gateway.endpoint)
+    return { closing, connect: () => open(pathOf(ready), own, at) }
   }
 
   test('comes when the server closes, also for a client that does not read', async () => {

@@ -5,19 +5,12 @@ import { type ClientRequest, request as httpRequest, type IncomingMessage } from
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as wait } from 'node:timers/promises'
-import fastify, { type FastifyBaseLogger } from 'fastify'
 import OpenAI from 'openai'
-import { pino } from 'pino'
 import { afterAll, afterEach, beforeEach, describe, expect, onTestFinished, test, vi } from 'vitest'
 import { WebSocket } from 'ws'
 import type { StreamEvent } from '#api/responses/format/event-schemas.ts'
-import type { Caller } from '#http/caller.ts'
-import { useClosing } from '#http/closing.ts'
-import { useErrors } from '#http/errors.ts'
-import { serializers, strictBodies } from '#http/validation.ts'
 import type { RunningGateway } from '#instances/find.ts'
 import { AppError } from '#platform/errors.ts'
-import { createVault } from '#platform/secrets.ts'
 import { texts } from '#platform/texts.ts'
 import { requireErrorBody } from '../support/error-body.ts'
 import { startFakeGateway } from '../support/fake-gateway.ts'
@@ -38,7 +31,7 @@ import {
   wholeStream,
 } from '../support/stub-responses-gateway.ts'
 import { cloneDatabase } from '../support/test-database.ts'
-import { registerTurnRoutes, type TurnRouteDeps } from '../support/turn-routes.ts'
+import { callerOf, startTurnApi, type TurnRouteDeps } from '../support/turn-routes.ts'
 
 const token = 'gateway-token-0123456789'
 // The timeout of a health check is the time to the next one, so that may not be too short.
@@ -47,45 +40,10 @@ const until = <T>(check: () => T | Promise<T>, timeout = 15_000) => vi.waitFor(c
 
 const database = await cloneDatabase()
 const organizationId = randomUUID()
-const caller: Caller = {
-  organizationId,
-  keyId: 'key-1',
-  keyHash: 'hash',
-  permissions: null,
-  instanceIds: null,
-  sessions: null,
-  token: null,
-}
+const caller = callerOf(organizationId)
 
-const publicUrl = 'http://chowder.test'
-
-async function startApi(findGateway: TurnRouteDeps['findGateway'], over: Partial<TurnRouteDeps> = {}) {
-  const logLines: string[] = []
-  const log: FastifyBaseLogger = pino({ level: 'info' }, { write: (line) => logLines.push(line) })
-  const app = fastify({ loggerInstance: log, routerOptions: { maxParamLength: 1024 } })
-  app.setValidatorCompiler(strictBodies)
-  app.setSerializerCompiler(serializers)
-  useErrors(app, () => publicUrl)
-  useClosing(app, () => false)
-  app.decorateRequest('caller')
-  app.addHook('onRequest', async (request) => {
-    request.caller = caller
-  })
-  await registerTurnRoutes(app, {
-    db: database.db,
-    processId: randomUUID(),
-    vault: createVault(Buffer.alloc(32, 7)),
-    findGateway,
-    declareModel: async () => {},
-    closing: { turnsMs: () => 0, onTurnsEnded: () => {} },
-    findSummary: async (_organization, id) => ({ id }) as never,
-    findCaller: async () => caller,
-    publicUrl: () => publicUrl,
-    ...over,
-  })
-  const url = await app.listen({ port: 0, host: '127.0.0.1' })
-  return { app, url, logLines }
-}
+const startApi = (findGateway: TurnRouteDeps['findGateway'], over: Partial<TurnRouteDeps> = {}) =>
+  startTurnApi(organizationId, { db: database.db, findGateway, ...over })
 
 const echo: Answer = answerJson(200, responseObject())
 const gateway: StubGateway = await startStubGateway(echo)

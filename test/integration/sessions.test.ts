@@ -43,11 +43,7 @@ beforeEach(() => {
 })
 
 /** Makes an instance run, with the fake gateway as its gateway. */
-const run = (instanceId: string) =>
-  chowder.database.pool.query(
-    'UPDATE instances SET observed_generation = generation, ready_at = now(), endpoint = $2 WHERE id = $1',
-    [instanceId, gateway.endpoint],
-  )
+const run = (instanceId: string) => chowder.markReady(instanceId, gateway.endpoint)
 
 /** Reads all pages by the links to the next one. */
 async function readPages(path: string) {

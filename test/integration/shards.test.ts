@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { afterAll, afterEach, beforeAll, expect, test, vi } from 'vitest'
+import { afterAll, afterEach, expect, test, vi } from 'vitest'
 import { instances } from '#database/schema.ts'
 import { onlyRegion, type Region } from '#instances/regions.ts'
 import { isFree } from '#instances/status.ts'
@@ -10,23 +10,19 @@ import { defaultIntervals, startWorker } from '#lifecycle/worker.ts'
 import { newId } from '#platform/ids.ts'
 import { SandboxUnavailableError } from '#sandbox/driver.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
-import { type FakeGateway, startFakeGateway } from '../support/fake-gateway.ts'
+import { startFakeGateway } from '../support/fake-gateway.ts'
 import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
-import { cloneDatabase, type TestDatabase } from '../support/test-database.ts'
+import { cloneDatabase } from '../support/test-database.ts'
 import { until } from '../support/until.ts'
 
 const within = () => AbortSignal.timeout(20_000)
 const region = onlyRegion({ sandboxes: new FakeDriver() } as never).default() as Region
 
-let gateway: FakeGateway
-let database: TestDatabase
 let chowder: TestChowder | undefined
 
-beforeAll(async () => {
-  gateway = await startFakeGateway({})
-  database = await cloneDatabase()
-  await database.pool.query('ALTER TABLE instances DISABLE TRIGGER USER')
-})
+const gateway = await startFakeGateway({})
+const database = await cloneDatabase()
+await database.pool.query('ALTER TABLE instances DISABLE TRIGGER USER')
 afterAll(async () => {
   await database.drop()
   await gateway.close()

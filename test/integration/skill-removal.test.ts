@@ -1,8 +1,7 @@
 import { mkdir, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import { afterAll, beforeEach, describe, expect, test } from 'vitest'
 import { removeSkill } from '#openclaw/skill-install.ts'
-import type { SandboxFiles } from '#sandbox/driver.ts'
 import { LocalHost } from '../support/local-host.ts'
 
 const id = '0199a000-0000-7000-8000-000000000001'
@@ -14,19 +13,13 @@ const gateway = {
   closed: Promise.resolve(),
 }
 
-let host: LocalHost
-let files: SandboxFiles
-let workspace: string
-
 const remove = () => removeSkill(gateway, files, reference, signal)
 
-beforeAll(async () => {
-  host = await LocalHost.make()
-  await host.driver.create(host.specOf(id), signal)
-  files = host.driver.files(id)
-  const { paths } = await host.driver.observe(id, signal)
-  workspace = join(paths?.home ?? '', 'state/workspace')
-})
+const host = await LocalHost.make()
+await host.driver.create(host.specOf(id), signal)
+const files = host.driver.files(id)
+const { paths } = await host.driver.observe(id, signal)
+const workspace = join(paths?.home ?? '', 'state/workspace')
 afterAll(() => host.remove())
 
 beforeEach(async () => {

@@ -1,17 +1,12 @@
-import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import { afterAll, beforeEach, describe, expect, test } from 'vitest'
 import { errorBody } from '../support/error-body.ts'
-import { type FakeClawHub, type FakeVerdict, skillMd, startFakeClawHub } from '../support/fake-clawhub.ts'
+import { type FakeVerdict, skillMd, startFakeClawHub } from '../support/fake-clawhub.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
-import { type FakeGateway, Refusal, startFakeGateway } from '../support/fake-gateway.ts'
+import { Refusal, startFakeGateway } from '../support/fake-gateway.ts'
 import { addFakeSkills } from '../support/fake-skills.ts'
-import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
+import { openTestChowder } from '../support/test-chowder.ts'
 import { until } from '../support/until.ts'
 
-let hub: FakeClawHub
-let gateway: FakeGateway
-let driver: FakeDriver
-let chowder: TestChowder
-let key: string
 let id: string
 
 type Method = 'GET' | 'POST' | 'PATCH' | 'DELETE'
@@ -34,15 +29,13 @@ const publish = (
     { version, files: { 'SKILL.md': skillMd(slug, { env }), 'run.sh': `echo ${version}` }, verdict },
   )
 
-beforeAll(async () => {
-  hub = await startFakeClawHub()
-  gateway = await startFakeGateway({})
-  driver = new FakeDriver(() => gateway.endpoint)
-  addFakeSkills(gateway, hub, () => driver.files(id))
-  chowder = await openTestChowder({ sandboxes: driver, clawhubUrl: hub.url })
-  await chowder.startWorker()
-  key = (await chowder.signUp()).key
-})
+const hub = await startFakeClawHub()
+const gateway = await startFakeGateway({})
+const driver = new FakeDriver(() => gateway.endpoint)
+addFakeSkills(gateway, hub, () => driver.files(id))
+const chowder = await openTestChowder({ sandboxes: driver, clawhubUrl: hub.url })
+await chowder.startWorker()
+const { key } = await chowder.signUp()
 afterAll(async () => {
   await chowder.close()
   await gateway.close()

@@ -1,18 +1,15 @@
-import { afterAll, beforeAll, expect, test } from 'vitest'
+import { afterAll, expect, test } from 'vitest'
 import { maxStarts } from '#lifecycle/start-limit.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
-import { type FakeGateway, startFakeGateway } from '../support/fake-gateway.ts'
-import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
+import { startFakeGateway } from '../support/fake-gateway.ts'
+import { openTestChowder } from '../support/test-chowder.ts'
 import { until } from '../support/until.ts'
 
-let gateway: FakeGateway
-let driver: FakeDriver
-let chowder: TestChowder
-
-beforeAll(async () => {
-  gateway = await startFakeGateway({})
-  driver = new FakeDriver(() => gateway.endpoint)
-  chowder = await openTestChowder({ sandboxes: driver, timeouts: { startWithoutProgressMs: 60_000, startMs: 60_000 } })
+const gateway = await startFakeGateway({})
+const driver = new FakeDriver(() => gateway.endpoint)
+const chowder = await openTestChowder({
+  sandboxes: driver,
+  timeouts: { startWithoutProgressMs: 60_000, startMs: 60_000 },
 })
 afterAll(async () => {
   await chowder.close()

@@ -29,11 +29,8 @@ const root = fileURLToPath(new URL('../../', import.meta.url))
 const key = Buffer.alloc(32, 7).toString('base64')
 const { PATH = '' } = process.env
 
-let folder: string
-beforeAll(async () => {
-  folder = await mkdtemp(join(tmpdir(), 'chowder-startup-'))
-  await chmod(folder, 0o711)
-})
+const folder = await mkdtemp(join(tmpdir(), 'chowder-startup-'))
+await chmod(folder, 0o711)
 afterAll(() => rm(folder, { recursive: true, force: true }))
 
 /** Runs a program as an npm script does. Returns what it says, and its exit code. */

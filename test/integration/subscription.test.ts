@@ -1,4 +1,4 @@
-import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
+import { afterAll, afterEach, describe, expect, test } from 'vitest'
 import { createBilling } from '#api/subscription/stripe.ts'
 import { errorBody } from '../support/error-body.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
@@ -10,13 +10,10 @@ import {
   stripeWebhookSecret,
 } from '../support/fake-stripe.ts'
 import { present } from '../support/present.ts'
-import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
+import { openTestChowder } from '../support/test-chowder.ts'
 import { until } from '../support/until.ts'
 
 const stripeTimeoutMs = 4000
-
-let stripe: FakeStripe
-let chowder: TestChowder
 
 const settings = () => ({
   secretKey: stripeSecretKey,
@@ -27,14 +24,12 @@ const settings = () => ({
   timeoutMs: stripeTimeoutMs,
 })
 
-beforeAll(async () => {
-  stripe = await new FakeStripe().open()
-  const billing = await createBilling(settings())
-  const sandboxes = new FakeDriver()
-  // Starts fail at once, so that the workers of these tests are free for the syncs.
-  sandboxes.fail({ method: 'prepare', times: Number.POSITIVE_INFINITY })
-  chowder = await openTestChowder({ sandboxes, defaultTier: 'shrimp', billing })
-})
+const stripe = await new FakeStripe().open()
+const billing = await createBilling(settings())
+const sandboxes = new FakeDriver()
+// Starts fail at once, so that the workers of these tests are free for the syncs.
+sandboxes.fail({ method: 'prepare', times: Number.POSITIVE_INFINITY })
+const chowder = await openTestChowder({ sandboxes, defaultTier: 'shrimp', billing })
 afterEach(() => stripe.heal())
 afterAll(async () => {
   await chowder.close()

@@ -1,12 +1,9 @@
-import { afterAll, beforeAll, expect, test } from 'vitest'
+import { afterAll, expect, test } from 'vitest'
 import { defaultKeptBytes, deleteSurplus } from '#database/surplus.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
-import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
+import { openTestChowder } from '../support/test-chowder.ts'
 
-let chowder: TestChowder
-beforeAll(async () => {
-  chowder = await openTestChowder({ sandboxes: new FakeDriver() })
-})
+const chowder = await openTestChowder({ sandboxes: new FakeDriver() })
 afterAll(() => chowder.close())
 
 const query = async (text: string, ...values: unknown[]) => (await chowder.database.pool.query(text, values)).rows

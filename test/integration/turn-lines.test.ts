@@ -3,17 +3,11 @@ import { randomUUID } from 'node:crypto'
 import { once } from 'node:events'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import fastify, { type FastifyBaseLogger } from 'fastify'
 import pg from 'pg'
-import { pino } from 'pino'
 import { afterAll, afterEach, beforeEach, describe, expect, onTestFinished, test } from 'vitest'
 import { WebSocket } from 'ws'
 import { createDb, type Db } from '#database/client.ts'
 import { aliveSeconds, beat, beatEveryMs } from '#database/processes.ts'
-import type { Caller } from '#http/caller.ts'
-import { useErrors } from '#http/errors.ts'
-import { serializers, strictBodies } from '#http/validation.ts'
-import { createVault } from '#platform/secrets.ts'
 import { createTurnLines, deleteStaleLines, maxTurnsInLine } from '#turns/line.ts'
 import { defaultTurnTimeouts, Turn } from '#turns/turn.ts'
 import { present } from '../support/present.ts'
@@ -32,20 +26,11 @@ import {
 import { openProxy } from '../support/tcp-proxy.ts'
 import { cloneDatabase } from '../support/test-database.ts'
 import type { HolderOptions } from '../support/turn-holder.ts'
-import { registerTurnRoutes, type TurnRouteDeps } from '../support/turn-routes.ts'
+import { startTurnApi, type TurnRouteDeps } from '../support/turn-routes.ts'
 import { until } from '../support/until.ts'
 
 const timeouts = { ...defaultTurnTimeouts, graceMs: 200 }
 const organizationId = randomUUID()
-const caller: Caller = {
-  organizationId,
-  keyId: 'key-1',
-  keyHash: 'hash',
-  permissions: null,
-  instanceIds: null,
-  sessions: null,
-  token: null,
-}
 const database = await cloneDatabase()
 const gateway = await startStubGateway(() => {})
 await database.pool.query("INSERT INTO organizations (id, name, subscription_tier) VALUES ($1, 'Acme', 'whale')", [
@@ -53,38 +38,18 @@ await database.pool.query("INSERT INTO organizations (id, name, subscription_tie
 ])
 
 /** An API process, but for the process. */
-async function startApi({ db = database.db, turnTimeouts = timeouts }: Partial<TurnRouteDeps> = {}) {
-  const log: FastifyBaseLogger = pino({ level: 'silent' })
-  const app = fastify({ loggerInstance: log })
-  app.setValidatorCompiler(strictBodies)
-  app.setSerializerCompiler(serializers)
-  useErrors(app, () => '')
-  app.decorateRequest('caller')
-  app.addHook('onRequest', async (request) => {
-    request.caller = caller
-  })
+function startApi({ db = database.db, turnTimeouts = timeouts }: Partial<TurnRouteDeps> = {}) {
   const { endpoint } = gateway
-  await registerTurnRoutes(app, {
-    db,
-    processId: randomUUID(),
-    vault: createVault(Buffer.alloc(32, 7)),
-    findGateway: async () => ({
-      organizationId,
-      endpoint,
-      token: 't',
-      provider: 'openai',
-      release: 'v1',
-      model: 'gpt-4o',
-      unlistedModels: [],
-    }),
-    declareModel: async () => {},
-    closing: { turnsMs: () => 0, onTurnsEnded: () => {} },
-    findSummary: async (_organization, id) => ({ id }) as never,
-    findCaller: async () => caller,
-    publicUrl: () => '',
-    turnTimeouts,
+  const findGateway: TurnRouteDeps['findGateway'] = async () => ({
+    organizationId,
+    endpoint,
+    token: 't',
+    provider: 'openai',
+    release: 'v1',
+    model: 'gpt-4o',
+    unlistedModels: [],
   })
-  return { app, url: await app.listen({ port: 0, host: '127.0.0.1' }) }
+  return startTurnApi(organizationId, { db, findGateway, turnTimeouts })
 }
 
 const one = await startApi()

@@ -1,21 +1,15 @@
 import { once } from 'node:events'
 import { type AddressInfo, connect } from 'node:net'
 import type { InjectOptions } from 'fastify'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { afterAll, describe, expect, test } from 'vitest'
 import { newApiKey } from '#http/api-key.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
-import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
+import { openTestChowder } from '../support/test-chowder.ts'
 
-let chowder: TestChowder
-let key: string
-let id: string
-
-beforeAll(async () => {
-  chowder = await openTestChowder({ sandboxes: new FakeDriver() })
-  key = (await chowder.signUp()).key
-  id = (await chowder.call('POST', '/v1/instances', { key, body: { name: 'a' } })).body.id
-  await chowder.app.listen({ host: '127.0.0.1', port: 0 })
-})
+const chowder = await openTestChowder({ sandboxes: new FakeDriver() })
+const { key } = await chowder.signUp()
+const id = (await chowder.call('POST', '/v1/instances', { key, body: { name: 'a' } })).body.id
+await chowder.app.listen({ host: '127.0.0.1', port: 0 })
 afterAll(() => chowder.close())
 
 /** Sends a request as it is written, and reads the answer. */

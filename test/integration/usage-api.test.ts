@@ -1,13 +1,10 @@
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { afterAll, describe, expect, test } from 'vitest'
 import { filterOf } from '#api/usage/query.ts'
 import { readUsage } from '#api/usage/read.ts'
 import { newId } from '#platform/ids.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
-import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
+import { openTestChowder } from '../support/test-chowder.ts'
 
-let chowder: TestChowder
-let acme: { id: string; key: string }
-let other: { id: string; key: string }
 let [first, second]: string[] = []
 
 interface Call {
@@ -41,27 +38,25 @@ const hex = (id: string) => `s-${Buffer.from(id).toString('hex')}`
 const addInstance = async (key: string, fields: object) =>
   (await chowder.call('POST', '/v1/instances', { key, body: { name: 'agent', ...fields } })).body.id as string
 
-beforeAll(async () => {
-  chowder = await openTestChowder({ sandboxes: new FakeDriver() })
-  acme = await chowder.signUp()
-  other = await chowder.signUp()
-  first = await addInstance(acme.key, { metadata: { customer: 'c1', plan: 'pro' } })
-  second = await addInstance(acme.key, { metadata: { customer: 'c2' } })
-  const ofOther = await addInstance(other.key, { metadata: { customer: 'c1' } })
-  await addCalls(
-    // The night in which Berlin's clocks go back: its day has 25 hours.
-    { at: '2026-10-24T21:59:59Z', session: hex('user-1-a'), cause: 'api' },
-    { at: '2026-10-24T22:00:00Z', session: hex('user-1-a'), cause: 'api', endUser: 'user-1' },
-    { at: '2026-10-25T00:30:00Z', session: hex('user-2-a'), model: null, input: null, cost: null, outcome: 'lost' },
-    { at: '2026-10-25T22:59:59Z', session: 'telegram:direct:7', cause: 'channel', model: 'new-model', cost: null },
-    { at: '2026-10-25T23:00:00Z', session: null, outcome: 'cut' },
-    { at: '2026-10-26T12:00:00Z', instance: second, session: hex('user-1-a') },
-    { at: '2026-10-26T12:00:00Z', organization: other.id, instance: ofOther },
-    // A day that Cairo's clocks begin at 1:00.
-    { at: '2026-04-24T10:00:00Z' },
-  )
-})
-afterAll(() => chowder?.close())
+const chowder = await openTestChowder({ sandboxes: new FakeDriver() })
+const acme = await chowder.signUp()
+const other = await chowder.signUp()
+first = await addInstance(acme.key, { metadata: { customer: 'c1', plan: 'pro' } })
+second = await addInstance(acme.key, { metadata: { customer: 'c2' } })
+const ofOther = await addInstance(other.key, { metadata: { customer: 'c1' } })
+await addCalls(
+  // The night in which Berlin's clocks go back: its day has 25 hours.
+  { at: '2026-10-24T21:59:59Z', session: hex('user-1-a'), cause: 'api' },
+  { at: '2026-10-24T22:00:00Z', session: hex('user-1-a'), cause: 'api', endUser: 'user-1' },
+  { at: '2026-10-25T00:30:00Z', session: hex('user-2-a'), model: null, input: null, cost: null, outcome: 'lost' },
+  { at: '2026-10-25T22:59:59Z', session: 'telegram:direct:7', cause: 'channel', model: 'new-model', cost: null },
+  { at: '2026-10-25T23:00:00Z', session: null, outcome: 'cut' },
+  { at: '2026-10-26T12:00:00Z', instance: second, session: hex('user-1-a') },
+  { at: '2026-10-26T12:00:00Z', organization: other.id, instance: ofOther },
+  // A day that Cairo's clocks begin at 1:00.
+  { at: '2026-04-24T10:00:00Z' },
+)
+afterAll(() => chowder.close())
 
 const range = 'from=2026-10-20T00:00:00Z&to=2026-11-01T00:00:00Z'
 const read = (query: string, { key = acme.key, path = '/v1/organization/usage' } = {}) =>

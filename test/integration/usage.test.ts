@@ -1,14 +1,14 @@
 import { once } from 'node:events'
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
 import { request } from 'undici'
-import { afterAll, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest'
+import { afterAll, beforeEach, describe, expect, test, vi } from 'vitest'
 import { deleteOldCalls, settleLostCalls } from '#database/model-calls.ts'
 import type { ModelProvider } from '#database/schema.ts'
 import { freePort } from '#platform/free-port.ts'
 import { newId } from '#platform/ids.ts'
 import { makeDataDir, removeDataDir, startChowder } from '../support/chowder-process.ts'
 import { listenLocally } from '../support/local-server.ts'
-import { openRelayedChowder, type RelayedAgent, type RelayedChowder } from '../support/relayed-chowder.ts'
+import { openRelayedChowder, type RelayedAgent } from '../support/relayed-chowder.ts'
 import { urlOf } from '../support/test-database.ts'
 import { until } from '../support/until.ts'
 import { cutAnthropicStream, vendorAnswers } from '../support/vendor-answers.ts'
@@ -20,16 +20,11 @@ const fakeVendor = createServer(async (asked, reply) => {
   await answerNext(asked, reply)
 })
 
-let vendor: Awaited<ReturnType<typeof listenLocally>>
-let relayed: RelayedChowder
-
-beforeAll(async () => {
-  vendor = await listenLocally(fakeVendor)
-  relayed = await openRelayedChowder(vendor.url)
-})
+const vendor = await listenLocally(fakeVendor)
+const relayed = await openRelayedChowder(vendor.url)
 afterAll(async () => {
-  await relayed?.close()
-  await vendor?.close()
+  await relayed.close()
+  await vendor.close()
 })
 beforeEach(() => relayed.chowder.database.pool.query('TRUNCATE model_calls, open_model_calls'))
 

@@ -1,35 +1,28 @@
 import { pino } from 'pino'
-import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest'
+import { afterAll, beforeEach, expect, test } from 'vitest'
 import { allShards } from '#lifecycle/shards.ts'
 import { createUseWatch } from '#lifecycle/use-watch.ts'
 import { usualMaxima, usualResources } from '#settings/resources.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
-import { type FakeGateway, startFakeGateway } from '../support/fake-gateway.ts'
-import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
+import { startFakeGateway } from '../support/fake-gateway.ts'
+import { openTestChowder } from '../support/test-chowder.ts'
 import { until } from '../support/until.ts'
 
 const megabyte = 1024 * 1024
 const within = () => AbortSignal.timeout(20_000)
 
-let gateway: FakeGateway
-let chowder: TestChowder
-let driver: FakeDriver
-let key: string
-let watch: ReturnType<typeof createUseWatch>
 const resources = { defaults: usualResources, maxima: usualMaxima }
 let free = 100
 /** With a floor of 10 bytes. */
 const hostDisk = { read: async () => ({ freeBytes: free, floorBytes: 10, freeFiles: null, isLow: free < 10 }) }
 
-beforeAll(async () => {
-  gateway = await startFakeGateway({})
-  driver = new FakeDriver(() => gateway.endpoint)
-  chowder = await openTestChowder({ sandboxes: driver, hostDisk })
-  await chowder.startWorker()
-  ;({ key } = await chowder.signUp())
-  const log = pino({ level: 'silent' })
-  watch = createUseWatch({ ...chowder.deps, log, resources, hostDisk }, () => allShards)
-})
+const gateway = await startFakeGateway({})
+const driver = new FakeDriver(() => gateway.endpoint)
+const chowder = await openTestChowder({ sandboxes: driver, hostDisk })
+await chowder.startWorker()
+const { key } = await chowder.signUp()
+const log = pino({ level: 'silent' })
+const watch = createUseWatch({ ...chowder.deps, log, resources, hostDisk }, () => allShards)
 afterAll(async () => {
   await chowder.close()
   await gateway.close()

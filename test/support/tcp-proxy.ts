@@ -26,8 +26,6 @@ export interface TcpProxy {
   port: number
   /** How many connections are open through it. */
   connections(): number
-  /** Delays every chunk, each direction of each connection by itself, in ms; 0 is none. */
-  setLatency(ms: number): void
   /** Resets all connections, and each new one right after it was accepted, until `heal`. */
   cut(): void
   /** Half-open: connections are accepted and stay, but nothing passes and no end is told on, until `heal`. */
@@ -68,7 +66,7 @@ export async function openProxy(target: { host: string; port: number } | { path:
   const connections = new Set<Connection>()
   const holds = new Set<OpenHold>()
   const open = Promise.resolve()
-  let latencyMs = 0
+  const latencyMs = 0
   let isCut = false
   let frozen = { until: open, thaw: () => {} }
 
@@ -146,9 +144,6 @@ export async function openProxy(target: { host: string; port: number } | { path:
     host: '127.0.0.1',
     port: address.port,
     connections: () => connections.size,
-    setLatency(ms) {
-      latencyMs = ms
-    },
     cut() {
       isCut = true
       thaw()

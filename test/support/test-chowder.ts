@@ -107,6 +107,10 @@ export interface TestChowder {
   /** An organization with its key and, if `providerKey` is not null, an Anthropic key. */
   signUp(options?: { providerKey?: string | null }): Promise<{ id: string; key: string }>
   startWorker(concurrency?: number): Promise<Worker>
+  /** Writes an instance as a worker does once its gateway is ready. */
+  markReady(id: string, endpoint: object): Promise<void>
+  /** Creates an instance that is ready. Returns its id. */
+  createReady(key: string, endpoint: object): Promise<string>
   close(): Promise<void>
 }
 
@@ -235,6 +239,17 @@ export async function openTestChowder(options: TestChowderOptions): Promise<Test
       )
       workers.push(worker)
       return worker
+    },
+    async markReady(id, endpoint) {
+      await database.pool.query(
+        'UPDATE instances SET observed_generation = generation, ready_at = now(), endpoint = $2 WHERE id = $1',
+        [id, endpoint],
+      )
+    },
+    async createReady(key, endpoint) {
+      const { body } = await chowder.call('POST', '/v1/instances', { key, body: { name: 'agent' } })
+      await chowder.markReady(body.id, endpoint)
+      return body.id
     },
     async close() {
       await Promise.all(workers.map((worker) => worker.stop()))
