@@ -16,9 +16,9 @@ const isolate = false
 /** These take longest and mostly wait: the others run beside them. */
 const longest = [
   'journey/journey',
-  'integration/lifecycle',
-  'integration/sandbox-local',
-  'integration/sandbox-kubernetes',
+  'integration/lifecycle/lifecycle',
+  'integration/sandbox/sandbox-local',
+  'integration/sandbox/sandbox-kubernetes',
   'e2e/channels',
   'chaos/step-kills',
   'chaos/platform-faults',

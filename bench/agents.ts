@@ -1,6 +1,6 @@
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { installRelease } from '#openclaw/install.ts'
+import { installRelease } from '#openclaw/release/install.ts'
 import { defaultRelease } from '#openclaw/releases.ts'
 import { makeTemporaryDataDir, startChowder } from '../demo/chowder-process.ts'
 import { type Fact, type Figure, fact, figure, median } from './figures.ts'

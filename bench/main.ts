@@ -1,6 +1,6 @@
 import { availableParallelism, cpus, loadavg } from 'node:os'
 import { parseArgs } from 'node:util'
-import { StartupError } from '#platform/startup-error.ts'
+import { StartupError } from '#errors/startup-error.ts'
 import { measureAgentTurns } from './agent-turns.ts'
 import { measureApi } from './api.ts'
 import { type Fact, type Figure, isHeld, table } from './figures.ts'

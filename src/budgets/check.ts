@@ -2,8 +2,8 @@ import { batched } from '#database/batched.ts'
 import type { HardBudget } from '#database/budget-schema.ts'
 import { cachedFor } from '#database/cached.ts'
 import type { Db } from '#database/client.ts'
-import { budgetTexts } from '#platform/budget-texts.ts'
-import { AppError } from '#platform/errors.ts'
+import { AppError } from '#errors/app-error.ts'
+import { budgetTexts } from '#errors/budget-texts.ts'
 import { budgetRefusals } from '#platform/metrics.ts'
 
 /** A turn may start up to this long after its budget is used up: the relay then refuses its model calls. */

@@ -1,12 +1,12 @@
 import '#platform/node-version.mjs'
 import '#platform/package-lookups.ts'
 
+import { StartupError } from '#errors/startup-error.ts'
 import { parseCommandLine } from '#platform/command-line.ts'
 import { dataFolder } from '#platform/data-folder.ts'
 import { createLog } from '#platform/log.ts'
 import { readSecretKeys } from '#platform/secret-key.ts'
 import { createVault } from '#platform/secrets.ts'
-import { StartupError } from '#platform/startup-error.ts'
 import { type Config, loadConfig } from '#settings/config.ts'
 import type { Area, Finding } from './doctor/finding.ts'
 
@@ -16,7 +16,7 @@ const { withRelayPort } = await import('#composition/installation.ts')
 const { queueBackend } = await import('#composition/queue.ts')
 const { hostDiskOf, openRegions } = await import('#composition/regions.ts')
 const { createDriver } = await import('#composition/sandboxes.ts')
-const { createQueue } = await import('#lifecycle/queue.ts')
+const { createQueue } = await import('#lifecycle/queue/queue.ts')
 const { examine } = await import('./doctor/examine.ts')
 const { describeFindings, findingsAsData, storeFindings } = await import('./doctor/report.ts')
 

@@ -4,9 +4,9 @@ import pg from 'pg'
 import { connectionLifetimeSeconds, createDb, type Db } from '#database/client.ts'
 import { explainConnection } from '#database/connection-fault.ts'
 import { migrate, pendingMigrations } from '#database/migrate.ts'
+import { StartupError } from '#errors/startup-error.ts'
 import { dataFolder } from '#platform/data-folder.ts'
 import { createLog } from '#platform/log.ts'
-import { StartupError } from '#platform/startup-error.ts'
 import { type Config, unknownSettings } from '#settings/config.ts'
 import type { Startup } from './startup.ts'
 
@@ -82,7 +82,7 @@ async function openEmbedded({ dataDir, log, drain }: Startup): Promise<pg.PoolCo
 
 /** Uses its own pool without timeouts: the duration of a migration depends on the data. */
 async function migrateSchema(connection: pg.PoolConfig, config: Config): Promise<void> {
-  const { migrateQueue } = await import('#lifecycle/queue.ts')
+  const { migrateQueue } = await import('#lifecycle/queue/queue.ts')
   const pool = new pg.Pool({ ...connection, max: 1, application_name: 'chowder-migrate' })
   pool.on('error', () => {}) // the statements of a lost connection fail
   await migrate(pool, async (client) => {

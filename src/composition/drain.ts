@@ -1,6 +1,6 @@
 import pTimeout from 'p-timeout'
+import { StartupError } from '#errors/startup-error.ts'
 import type { Logger } from '#platform/log.ts'
-import { StartupError } from '#platform/startup-error.ts'
 
 /** After this time, in ms, plus that of turns, the process exits even if its drain is unfinished. */
 export const drainTimeoutMs = 120_000

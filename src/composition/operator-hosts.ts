@@ -1,6 +1,6 @@
 import { type HostRule, hostAndPort, parseHostRule, readHost } from '#egress/hosts.ts'
 import type { Destination } from '#egress/policy.ts'
-import { StartupError } from '#platform/startup-error.ts'
+import { StartupError } from '#errors/startup-error.ts'
 import type { Config } from '#settings/config.ts'
 import { entriesOf } from '#settings/exposure.ts'
 

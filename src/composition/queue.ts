@@ -1,7 +1,7 @@
 import type pg from 'pg'
 import { explainConnection } from '#database/connection-fault.ts'
-import { createQueue, type ReconcileQueue } from '#lifecycle/queue.ts'
-import type { QueueBackend } from '#lifecycle/queue-backend.ts'
+import { createQueue, type ReconcileQueue } from '#lifecycle/queue/queue.ts'
+import type { QueueBackend } from '#lifecycle/queue/queue-backend.ts'
 import type { Config } from '#settings/config.ts'
 import type { Startup } from './startup.ts'
 

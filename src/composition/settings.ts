@@ -1,7 +1,7 @@
 import type { Tier } from '#database/schema.ts'
 import type { RelayAddress } from '#instances/regions.ts'
-import { firstGoodVersion } from '#openclaw/advisories.ts'
-import type { BaseUrls } from '#openclaw/config.ts'
+import type { BaseUrls } from '#openclaw/config/config.ts'
+import { firstGoodVersion } from '#openclaw/release/advisories.ts'
 import type { Config } from '#settings/config.ts'
 import { type ResourceSettings, readResourceSettings } from '#settings/resources.ts'
 

@@ -1,9 +1,9 @@
 import type { Db } from '#database/client.ts'
 import { readValue, storeOnce, storeValue } from '#database/installation.ts'
+import { StartupError } from '#errors/startup-error.ts'
 import { dataFolder } from '#platform/data-folder.ts'
 import { findSecretKeys, readSecretKeys } from '#platform/secret-key.ts'
 import { createVault, type Place, type Vault } from '#platform/secrets.ts'
-import { StartupError } from '#platform/startup-error.ts'
 import type { Config } from '#settings/config.ts'
 import type { Startup } from './startup.ts'
 

@@ -1,5 +1,5 @@
 import pg from 'pg'
-import { StartupError } from '#platform/startup-error.ts'
+import { StartupError } from '#errors/startup-error.ts'
 
 /** The target of a connection, without its password. */
 interface Target {

@@ -3,9 +3,9 @@ import { randomBytes } from 'node:crypto'
 import { access, chown, mkdir, readFile, rm, stat, symlink, writeFile } from 'node:fs/promises'
 import { createRequire } from 'node:module'
 import { dirname, join, relative } from 'node:path'
+import { StartupError } from '#errors/startup-error.ts'
 import { chownTree, type Owner } from '#platform/chown-tree.ts'
 import { copyOnce, makeOnce, textMadeOnce } from '#platform/data-folder.ts'
-import { StartupError } from '#platform/startup-error.ts'
 
 /** The name of the embedded cluster's database, and of its superuser, as whom Chowder connects. */
 export const databaseName = 'chowder'

@@ -1,10 +1,10 @@
 import { resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
+import { StartupError } from '#errors/startup-error.ts'
 import { prepareDataFolder } from '#platform/data-folder.ts'
 import type { Logger } from '#platform/log.ts'
 import { poll } from '#platform/poll.ts'
-import { StartupError } from '#platform/startup-error.ts'
 import { type Cluster, databaseName, prepareCluster } from './embedded-cluster.ts'
 import { type Address, findPostmaster, StillInUse, startPostmaster, stopPostmaster } from './embedded-postmaster.ts'
 

@@ -1,7 +1,7 @@
 import { hash, timingSafeEqual } from 'node:crypto'
 import type { IncomingMessage } from 'node:http'
 import type { Duplex } from 'node:stream'
-import { egressTexts } from '#platform/egress-texts.ts'
+import { egressTexts } from '#errors/egress-texts.ts'
 import type { Logger } from '#platform/log.ts'
 import { createRefusals } from '#platform/throttle.ts'
 import type { EgressGrant, FindEgressGrant } from './grants.ts'

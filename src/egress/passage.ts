@@ -1,5 +1,5 @@
 import type { Socket } from 'node:net'
-import { egressTexts } from '#platform/egress-texts.ts'
+import { egressTexts } from '#errors/egress-texts.ts'
 import { egressBytes } from '#platform/metrics.ts'
 import { startRechecks } from '#platform/throttle.ts'
 import type { FindEgressGrant } from './grants.ts'

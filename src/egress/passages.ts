@@ -1,7 +1,7 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
-import { egressTexts } from '#platform/egress-texts.ts'
+import { egressTexts } from '#errors/egress-texts.ts'
 import { egressConnections, egressOpen } from '#platform/metrics.ts'
 import type { Places } from '#platform/throttle.ts'
 import type { Authenticate } from './authenticate.ts'

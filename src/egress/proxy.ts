@@ -1,7 +1,7 @@
 import { createServer, type IncomingMessage, type ServerResponse, STATUS_CODES } from 'node:http'
 import type { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
-import { egressTexts } from '#platform/egress-texts.ts'
+import { egressTexts } from '#errors/egress-texts.ts'
 import type { Logger } from '#platform/log.ts'
 import type { PlaceLimits, Places } from '#platform/throttle.ts'
 import { createAuthenticate } from './authenticate.ts'

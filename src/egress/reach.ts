@@ -1,7 +1,7 @@
 import { lookup, Resolver } from 'node:dns/promises'
 import { once } from 'node:events'
 import { connect as connectSocket, isIP, type LookupFunction, type Socket } from 'node:net'
-import { egressTexts } from '#platform/egress-texts.ts'
+import { egressTexts } from '#errors/egress-texts.ts'
 import type { Logger } from '#platform/log.ts'
 import { egressConnections } from '#platform/metrics.ts'
 import type { EgressGrant } from './grants.ts'

@@ -1,4 +1,4 @@
-import { egressTexts } from '#platform/egress-texts.ts'
+import { egressTexts } from '#errors/egress-texts.ts'
 import { egressConnections } from '#platform/metrics.ts'
 import { hostAndPort } from './hosts.ts'
 import type { BlockReason } from './policy.ts'

@@ -1,7 +1,7 @@
 import { type Static, Type } from '@sinclair/typebox'
 import { egressModes, type EgressPolicy as Stored } from '#database/schema.ts'
-import { egressTexts } from '#platform/egress-texts.ts'
-import { AppError } from '#platform/errors.ts'
+import { AppError } from '#errors/app-error.ts'
+import { egressTexts } from '#errors/egress-texts.ts'
 import { OneOf } from '#platform/typebox.ts'
 import { hasPort, parseHostRule } from './hosts.ts'
 

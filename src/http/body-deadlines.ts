@@ -1,6 +1,6 @@
 import { Socket } from 'node:net'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
-import { texts } from '#platform/texts.ts'
+import { texts } from '#errors/texts.ts'
 import { clientErrorAnswer } from './errors.ts'
 
 declare module 'fastify' {

@@ -1,6 +1,6 @@
 import type { FastifyReply } from 'fastify'
-import { AppError } from '#platform/errors.ts'
-import { texts } from '#platform/texts.ts'
+import { AppError } from '#errors/app-error.ts'
+import { texts } from '#errors/texts.ts'
 
 /**
  * A signal that fires when the client closes its connection before the whole answer was sent, or has closed it before

@@ -1,5 +1,5 @@
 import { type Static, Type } from '@sinclair/typebox'
-import { type ErrorCode, errorCodes } from '#platform/error-codes.ts'
+import { type ErrorCode, errorCodes } from '#errors/codes.ts'
 import { Nullable, Uri } from '#platform/typebox.ts'
 import { faultsMessage, type ValidationFault } from './validation-faults.ts'
 

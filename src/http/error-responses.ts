@@ -1,7 +1,7 @@
 import { STATUS_CODES } from 'node:http'
-import { kinds } from '#platform/error-codes/kinds.ts'
-import { type ErrorCode, type ErrorKind, errorCodes, kindOf } from '#platform/error-codes.ts'
-import { texts } from '#platform/texts.ts'
+import { kinds } from '#errors/codes/kinds.ts'
+import { type ErrorCode, type ErrorKind, errorCodes, kindOf } from '#errors/codes.ts'
+import { texts } from '#errors/texts.ts'
 import { answerHeaders } from './answer-headers.ts'
 import { errorBody, type Failure } from './error-body.ts'
 

@@ -1,6 +1,6 @@
 import type { FastifyBaseLogger } from 'fastify'
-import type { ErrorKind } from '#platform/error-codes.ts'
-import { AppError } from '#platform/errors.ts'
+import { AppError } from '#errors/app-error.ts'
+import type { ErrorKind } from '#errors/codes.ts'
 import { shortened } from '#platform/log.ts'
 
 /** Kinds that require an operator's action when they have a cause: the database, a platform, a disk. */

@@ -1,7 +1,7 @@
 import type { FastifyInstance, FastifyRequest } from 'fastify'
-import { AppError } from '#platform/errors.ts'
+import { AppError } from '#errors/app-error.ts'
+import { texts } from '#errors/texts.ts'
 import { inFlight } from '#platform/metrics.ts'
-import { texts } from '#platform/texts.ts'
 import { createAmounts } from '#platform/throttle.ts'
 
 /** Maximum amounts in flight in this process. All but the last are for each organization. 0 means no limit. */

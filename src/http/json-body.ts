@@ -1,10 +1,10 @@
 import type { Readable } from 'node:stream'
 import { MIMEType } from 'node:util'
 import { errorCodes, type FastifyInstance, type FastifyRequest } from 'fastify'
-import { AppError } from '#platform/errors.ts'
+import { AppError } from '#errors/app-error.ts'
+import { texts } from '#errors/texts.ts'
 import { parseJsonBytes } from '#platform/json/thread.ts'
 import { readBody } from '#platform/read-body.ts'
-import { texts } from '#platform/texts.ts'
 import { hasBody } from './body-deadlines.ts'
 
 /**

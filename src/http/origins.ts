@@ -1,7 +1,7 @@
 import cors from '@fastify/cors'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
-import { AppError } from '#platform/errors.ts'
-import { texts } from '#platform/texts.ts'
+import { AppError } from '#errors/app-error.ts'
+import { texts } from '#errors/texts.ts'
 
 /** The hosts that requests may be addressed to, and the origins of web pages that may send them. */
 export interface RequestOrigins {

@@ -1,5 +1,5 @@
-import { AppError } from '#platform/errors.ts'
-import { texts } from '#platform/texts.ts'
+import { AppError } from '#errors/app-error.ts'
+import { texts } from '#errors/texts.ts'
 
 /**
  * The sessions visible to a key: those with these ids, and those with the prefix. `main`, which all callers without a

@@ -1,5 +1,5 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
-import { texts } from '#platform/texts.ts'
+import { texts } from '#errors/texts.ts'
 import type { Failure } from './error-body.ts'
 import { collectRoutes, methodsOf, nearPath, type RouteTable } from './route-table.ts'
 

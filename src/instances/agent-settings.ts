@@ -1,9 +1,9 @@
 import type { ModelProvider } from '#database/schema.ts'
-import { modelFault } from '#openclaw/check-models.ts'
-import { checkOverrides } from '#openclaw/check-overrides.ts'
-import { setsModel } from '#openclaw/overrides.ts'
-import { AppError } from '#platform/errors.ts'
-import { texts } from '#platform/texts.ts'
+import { AppError } from '#errors/app-error.ts'
+import { texts } from '#errors/texts.ts'
+import { checkOverrides } from '#openclaw/config/check-overrides.ts'
+import { setsModel } from '#openclaw/config/overrides.ts'
+import { modelFault } from '#openclaw/models/check-models.ts'
 
 /** The settings of an agent that a caller may choose; null is Chowder's default. */
 export interface AgentSettings {

@@ -1,8 +1,8 @@
 import { and, eq } from 'drizzle-orm'
 import type { Db } from '#database/client.ts'
 import { type Instance, instances } from '#database/schema.ts'
-import { AppError } from '#platform/errors.ts'
-import { texts } from '#platform/texts.ts'
+import { AppError } from '#errors/app-error.ts'
+import { texts } from '#errors/texts.ts'
 import { isNotTerminated } from './status.ts'
 
 /** Another instance of the organization has the external id. */

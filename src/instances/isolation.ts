@@ -1,10 +1,10 @@
 import { eq } from 'drizzle-orm'
 import type { Db } from '#database/client.ts'
 import { type Isolation, organizations } from '#database/schema.ts'
-import { parseOverrides } from '#openclaw/overrides.ts'
-import { findOutsideRoom } from '#openclaw/room.ts'
-import { AppError } from '#platform/errors.ts'
-import { texts } from '#platform/texts.ts'
+import { AppError } from '#errors/app-error.ts'
+import { texts } from '#errors/texts.ts'
+import { parseOverrides } from '#openclaw/config/overrides.ts'
+import { findOutsideRoom } from '#openclaw/config/room.ts'
 
 /**
  * Throws AppError `invalid_value` if agents cannot have a tool room here, and `invalid_openclaw_config` for overrides

@@ -1,8 +1,8 @@
 import { and, eq, isNull, or, type SQL, sql } from 'drizzle-orm'
 import { type Instance, instances } from '#database/schema.ts'
-import type { BaseUrls } from '#openclaw/config.ts'
-import { AppError } from '#platform/errors.ts'
-import { texts } from '#platform/texts.ts'
+import { AppError } from '#errors/app-error.ts'
+import { texts } from '#errors/texts.ts'
+import type { BaseUrls } from '#openclaw/config/config.ts'
 import { type SandboxDriver, SandboxUnavailableError } from '#sandbox/driver.ts'
 import type { ResourceSettings } from '#settings/resources.ts'
 

@@ -1,8 +1,8 @@
 import { eq, type SQL, sql } from 'drizzle-orm'
 import type { Db } from '#database/client.ts'
 import { type Instance, instances, organizations } from '#database/schema.ts'
-import { AppError } from '#platform/errors.ts'
-import { texts } from '#platform/texts.ts'
+import { AppError } from '#errors/app-error.ts'
+import { texts } from '#errors/texts.ts'
 import type { Resources } from '#sandbox/driver.ts'
 import { type ResourceLimits, type ResourceSettings, resourceNames } from '#settings/resources.ts'
 

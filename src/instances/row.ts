@@ -1,13 +1,13 @@
 import { and, eq, getTableColumns, isNull, or, sql } from 'drizzle-orm'
 import type { Db } from '#database/client.ts'
 import { type Instance, instances, type ModelProvider } from '#database/schema.ts'
-import { defaultModel } from '#openclaw/models.ts'
-import { overriddenModel } from '#openclaw/overrides.ts'
-import { bareModel } from '#openclaw/providers.ts'
-import { AppError } from '#platform/errors.ts'
+import { AppError } from '#errors/app-error.ts'
+import { texts } from '#errors/texts.ts'
+import { overriddenModel } from '#openclaw/config/overrides.ts'
+import { defaultModel } from '#openclaw/models/models.ts'
+import { bareModel } from '#openclaw/models/providers.ts'
 import { isId } from '#platform/ids.ts'
 import type { Place, Vault } from '#platform/secrets.ts'
-import { texts } from '#platform/texts.ts'
 import type { AgentSettings } from './agent-settings.ts'
 
 /** How long a terminated instance can still be read. */

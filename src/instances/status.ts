@@ -1,7 +1,7 @@
 import { and, eq, isNotNull, isNull, lt, lte, ne, type SQL, sql } from 'drizzle-orm'
 import { type Instance, instances } from '#database/schema.ts'
-import { AppError } from '#platform/errors.ts'
-import { texts } from '#platform/texts.ts'
+import { AppError } from '#errors/app-error.ts'
+import { texts } from '#errors/texts.ts'
 
 export const instanceStatuses = ['provisioning', 'running', 'stopped', 'error', 'terminated'] as const
 export type InstanceStatus = (typeof instanceStatuses)[number]

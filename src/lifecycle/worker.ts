@@ -1,12 +1,12 @@
 import pTimeout from 'p-timeout'
 import { isPlaceIn } from '#instances/claim.ts'
+import type { WorkerDeps } from '#lifecycle/attempt/reconcile.ts'
+import { createClaims } from '#lifecycle/queue/claims.ts'
+import type { ReconcileQueue } from '#lifecycle/queue/queue.ts'
+import { createShards } from '#lifecycle/queue/shards.ts'
+import { findWaiting } from '#lifecycle/queue/sweep.ts'
+import { createRegionWork } from '#lifecycle/watch/region-tasks.ts'
 import { type PeriodicTask, runPeriodically } from '#platform/periodic.ts'
-import { createClaims } from './claims.ts'
-import type { ReconcileQueue } from './queue.ts'
-import type { WorkerDeps } from './reconcile.ts'
-import { createRegionWork } from './region-tasks.ts'
-import { createShards } from './shards.ts'
-import { findWaiting } from './sweep.ts'
 
 /**
  * How often a worker sweeps and detects drift, in ms. It bounds how long a lost job goes unnoticed and, in a region of

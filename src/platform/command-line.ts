@@ -1,6 +1,6 @@
 import { type ParseArgsOptionsConfig, parseArgs } from 'node:util'
+import { StartupError } from '#errors/startup-error.ts'
 import { closestWord } from './closest.ts'
-import { StartupError } from './startup-error.ts'
 import { commit, version } from './version.ts'
 
 const common = { help: { type: 'boolean', short: 'h' }, version: { type: 'boolean', short: 'v' } } as const

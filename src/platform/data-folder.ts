@@ -16,7 +16,7 @@ import {
   stat,
 } from 'node:fs/promises'
 import { basename, dirname, join, resolve } from 'node:path'
-import { StartupError } from './startup-error.ts'
+import { StartupError } from '#errors/startup-error.ts'
 
 const isRoot = process.getuid?.() === 0
 

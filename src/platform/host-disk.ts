@@ -1,6 +1,6 @@
 import { statfs } from 'node:fs/promises'
-import { AppError } from './errors.ts'
-import { texts } from './texts.ts'
+import { AppError } from '#errors/app-error.ts'
+import { texts } from '#errors/texts.ts'
 
 const lastsMs = 1000
 const megabyte = 1024 * 1024

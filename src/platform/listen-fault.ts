@@ -1,4 +1,4 @@
-import { StartupError } from './startup-error.ts'
+import { StartupError } from '#errors/startup-error.ts'
 
 /** An address that a process listens on, and the variables that set it. */
 export interface ListenAddress {

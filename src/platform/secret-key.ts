@@ -1,8 +1,8 @@
 import { randomBytes } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { StartupError } from '#errors/startup-error.ts'
 import { textMadeOnce } from './data-folder.ts'
-import { StartupError } from './startup-error.ts'
 
 const keyBytes = 32
 /** Maximum keys: the sealing one, and one more to unseal. */

@@ -1,5 +1,5 @@
-import { AppError } from '#platform/errors.ts'
-import { texts } from '#platform/texts.ts'
+import { AppError } from '#errors/app-error.ts'
+import { texts } from '#errors/texts.ts'
 
 /**
  * Only names are accepted: PostgreSQL inverts the sign of an offset such as `+02:00`. Throws AppError `invalid_value`.

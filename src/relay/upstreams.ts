@@ -1,7 +1,7 @@
 import { type Dispatcher, Pool } from 'undici'
 import type { ModelProvider } from '#database/schema.ts'
-import type { BaseUrls } from '#openclaw/config.ts'
-import { providerHosts } from '#openclaw/providers.ts'
+import type { BaseUrls } from '#openclaw/config/config.ts'
+import { providerHosts } from '#openclaw/models/providers.ts'
 
 const connectTimeoutMs = 10_000
 /** As long as a turn may take: a model may think for minutes before its first byte. */

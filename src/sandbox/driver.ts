@@ -1,6 +1,6 @@
 import type { Readable } from 'node:stream'
-import { AppError } from '#platform/errors.ts'
-import { texts } from '#platform/texts.ts'
+import { AppError } from '#errors/app-error.ts'
+import { texts } from '#errors/texts.ts'
 
 export {
   type PathFault,

@@ -1,6 +1,6 @@
 import { createParser } from 'eventsource-parser'
+import { AppError } from '#errors/app-error.ts'
 import { isObject } from '#openclaw/json.ts'
-import { AppError } from '#platform/errors.ts'
 import { exceededBound, type JsonBounds } from '#platform/json/bounds.ts'
 import { parseJsonBytes } from '#platform/json/thread.ts'
 import { errorTexts } from './error-texts.ts'

@@ -1,6 +1,6 @@
 import type { ModelProvider } from '#database/schema.ts'
-import type { ErrorCode } from '#platform/error-codes.ts'
-import { AppError } from '#platform/errors.ts'
+import { AppError } from '#errors/app-error.ts'
+import type { ErrorCode } from '#errors/codes.ts'
 import { errorTexts } from './error-texts.ts'
 import { providerFailure } from './provider-failures.ts'
 

@@ -1,6 +1,6 @@
 import { Agent, type Dispatcher, Pool } from 'undici'
+import type { AppError } from '#errors/app-error.ts'
 import { gatewayUnreachable } from '#instances/gateway/errors.ts'
-import type { AppError } from '#platform/errors.ts'
 import type { Endpoint } from '#sandbox/driver.ts'
 
 /** Codes of Node and undici for a failed connection: the gateway has not seen the request. */

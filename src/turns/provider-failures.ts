@@ -1,7 +1,7 @@
 import type { ModelProvider } from '#database/schema.ts'
-import { vendorMessage, vendorRetryAfter } from '#openclaw/vendor-message.ts'
-import { findUsedUp } from '#platform/budget-texts.ts'
-import { AppError } from '#platform/errors.ts'
+import { AppError } from '#errors/app-error.ts'
+import { findUsedUp } from '#errors/budget-texts.ts'
+import { vendorMessage, vendorRetryAfter } from '#openclaw/models/vendor-message.ts'
 import { errorTexts } from './error-texts.ts'
 
 /** A failed turn, as OpenClaw reports it. */

@@ -1,4 +1,4 @@
-import { AppError } from '#platform/errors.ts'
+import { AppError } from '#errors/app-error.ts'
 import { errorTexts } from './error-texts.ts'
 
 /** All times are in ms. */

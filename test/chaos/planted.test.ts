@@ -38,7 +38,11 @@ const bugs = [
     file: 'reconcile-property',
     caughtBy: 'a delete during any call of a worker is never lost',
   },
-  { bug: 'drop-the-sweep', file: 'integration/lifecycle', caughtBy: 'whose job was lost is found by the sweep' },
+  {
+    bug: 'drop-the-sweep',
+    file: 'integration/lifecycle/lifecycle',
+    caughtBy: 'whose job was lost is found by the sweep',
+  },
 ]
 
 let folder: string

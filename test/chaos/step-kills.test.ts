@@ -7,7 +7,7 @@ import { afterAll, beforeAll, describe, expect, inject, it } from 'vitest'
 import { prepareCluster } from '#database/embedded-cluster.ts'
 import { findPostmaster, StillInUse, startPostmaster } from '#database/embedded-postmaster.ts'
 import { migrate } from '#database/migrate.ts'
-import { migrateQueue } from '#lifecycle/queue.ts'
+import { migrateQueue } from '#lifecycle/queue/queue.ts'
 import { agentEnv } from '../support/agent-sandboxes.ts'
 import { type Api, api, say, sessionPath, signUp, waitForStatus } from '../support/api-client.ts'
 import {

@@ -9,8 +9,8 @@ import { Readable } from 'node:stream'
 import { text } from 'node:stream/consumers'
 import { promisify } from 'node:util'
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
-import { InstallError } from '#platform/install-error.ts'
-import { StartupError } from '#platform/startup-error.ts'
+import { InstallError } from '#errors/install-error.ts'
+import { StartupError } from '#errors/startup-error.ts'
 import {
   type Observation,
   SandboxAbsentError,

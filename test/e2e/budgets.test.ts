@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, expect, it } from 'vitest'
-import { connectGateway } from '#openclaw/gateway.ts'
+import { connectGateway } from '#openclaw/gateway/gateway.ts'
 import { startAgent, type TestAgent } from '../support/agent.ts'
 import { say, sessionPath } from '../support/api-client.ts'
 import { findGateway } from '../support/chowder-process.ts'

@@ -2,7 +2,7 @@ import { chmod, readFile, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import OpenAI from 'openai'
 import { afterAll, beforeAll, describe, expect, inject, it } from 'vitest'
-import { secretsPath } from '#openclaw/launch.ts'
+import { secretsPath } from '#openclaw/inside/launch.ts'
 import { providerKey, startAgent, type TestAgent } from '../support/agent.ts'
 import {
   type Answer,

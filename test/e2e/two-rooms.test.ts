@@ -3,9 +3,10 @@ import { mkdir, mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promis
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { renderConfig } from '#openclaw/config.ts'
-import type { GatewaySecrets } from '#openclaw/gateway-secrets.ts'
-import { probeHealth } from '#openclaw/health.ts'
+import { renderConfig } from '#openclaw/config/config.ts'
+import { parseOverrides } from '#openclaw/config/overrides.ts'
+import type { GatewaySecrets } from '#openclaw/gateway/gateway-secrets.ts'
+import { probeHealth } from '#openclaw/gateway/health.ts'
 import {
   configPath,
   gatewayCommand,
@@ -14,8 +15,7 @@ import {
   roomFolders,
   secretsPath,
   toolRoom,
-} from '#openclaw/launch.ts'
-import { parseOverrides } from '#openclaw/overrides.ts'
+} from '#openclaw/inside/launch.ts'
 import type { SandboxPaths } from '#sandbox/driver.ts'
 import { startAgent, type TestAgent } from '../support/agent.ts'
 import { say, sessionPath, waitForStatus } from '../support/api-client.ts'

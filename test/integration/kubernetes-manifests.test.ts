@@ -210,7 +210,7 @@ describe.each(overlays)('the overlay %s', (overlay) => {
       if (kind === 'HorizontalPodAutoscaler') {
         expect(named('Deployment', spec.scaleTargetRef.name).spec.replicas, 'it would be reset').toBeUndefined()
         for (const { external } of spec.metrics)
-          if (external) expect(read('src/lifecycle/backlog.ts')).toContain(`'${external.metric.name}'`)
+          if (external) expect(read('src/lifecycle/queue/backlog.ts')).toContain(`'${external.metric.name}'`)
       }
     }
     for (const { spec } of workloads())

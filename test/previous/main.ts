@@ -11,7 +11,7 @@ const run = promisify(execFile)
 const root = join(import.meta.dirname, '../..')
 
 /** Tests of what the previous version reads and writes while the new one is rolled out beside it. */
-const usual = ['instances', 'sessions', 'response-store', 'idempotency']
+const usual = ['/instances.test', '/sessions.test', '/response-store.test', '/idempotency.test']
 
 const contents = (folder: string, name: string) => readFile(join(folder, name), 'utf8')
 

@@ -1,5 +1,5 @@
 import { expect } from 'vitest'
-import { type ErrorCode, errorCodes } from '#platform/error-codes.ts'
+import { type ErrorCode, errorCodes } from '#errors/codes.ts'
 
 /** The whole body of an error, for `toEqual`. */
 export const errorBody = (

@@ -1,7 +1,7 @@
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import type { GatewaySecrets } from '#openclaw/gateway-secrets.ts'
-import { configPath, secretsPath } from '#openclaw/launch.ts'
+import type { GatewaySecrets } from '#openclaw/gateway/gateway-secrets.ts'
+import { configPath, secretsPath } from '#openclaw/inside/launch.ts'
 import { findGateway } from './chowder-process.ts'
 import { present } from './present.ts'
 

@@ -1,5 +1,5 @@
 import { inject } from 'vitest'
-import type { QueueBackend } from '#lifecycle/queue-backend.ts'
+import type { QueueBackend } from '#lifecycle/queue/queue-backend.ts'
 import type { TestDatabase } from './test-database.ts'
 
 /** Both kinds of queue, for `describe.each`. */

@@ -1,7 +1,7 @@
 import { join } from 'node:path'
 import pMap from 'p-map'
-import { pluginChannels } from '#openclaw/channel-plugins.ts'
-import { installChannelPlugin, installRelease } from '#openclaw/install.ts'
+import { pluginChannels } from '#openclaw/release/channel-plugins.ts'
+import { installChannelPlugin, installRelease } from '#openclaw/release/install.ts'
 import { defaultRelease } from '#openclaw/releases.ts'
 
 /**

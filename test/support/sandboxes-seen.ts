@@ -3,7 +3,7 @@ import { access, readdir, readFile, readlink } from 'node:fs/promises'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { inject } from 'vitest'
-import { configPath } from '#openclaw/launch.ts'
+import { configPath } from '#openclaw/inside/launch.ts'
 import { gatewaysAmong, objectsOfAgent, volumeOfAgent } from './chowder-process.ts'
 import { processesIn } from './run-folder.ts'
 

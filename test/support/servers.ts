@@ -9,7 +9,7 @@ import { pino } from 'pino'
 import type { TestProject } from 'vitest/node'
 import { startEmbeddedPostgres } from '#database/embedded.ts'
 import { migrate } from '#database/migrate.ts'
-import { migrateQueue } from '#lifecycle/queue.ts'
+import { migrateQueue } from '#lifecycle/queue/queue.ts'
 import { provideProgram } from './debian-package.ts'
 import { freePort } from './free-port.ts'
 

@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs'
 import { getTableColumns } from 'drizzle-orm'
 import { describe, expect, test } from 'vitest'
 import { instances } from '#database/schema.ts'
-import { plans } from '#lifecycle/plans.ts'
+import { plans } from '#lifecycle/attempt/plans.ts'
 
 const document = readFileSync(new URL('../../docs/architecture.md', import.meta.url), 'utf8')
 

@@ -94,10 +94,10 @@ describe('the imports of src keep to the order of docs/architecture.md', () => {
 
   test.each([
     ['platform/ids.ts', "import { a } from '#settings/env.ts'"],
-    ['lifecycle/step.ts', "import type { A } from '#relay/call.ts'"],
+    ['lifecycle/attempt/step.ts', "import type { A } from '#relay/call.ts'"],
     ['history/record.ts', "export { a } from '#http/auth.ts'"],
     ['budgets/check.ts', "export const a = () => import('#api/keys/store.ts')"],
-    ['openclaw/path.ts', "type A = import('#http/auth.ts').Caller"],
+    ['openclaw/config/path.ts', "type A = import('#http/auth.ts').Caller"],
     ['api/keys/store.ts', "import { a } from '#api/usage/read.ts'"],
     ['api/organization/store.ts', "import { a } from '#api/keys/callers.ts'"],
     ['instances/find.ts', "import { a } from '#sandbox/local/driver.ts'"],

@@ -7,10 +7,10 @@ const source = join(import.meta.dirname, '../../src')
 /** Who names the address to which a file connects: never a customer, but where that is what it is for. */
 const addresses: Record<string, 'its sandbox driver' | 'the operator' | 'Chowder' | 'an agent, within its policy'> = {
   'turns/gateway-pool.ts': 'its sandbox driver',
-  'openclaw/gateway-socket.ts': 'its sandbox driver',
-  'openclaw/health.ts': 'its sandbox driver',
-  'openclaw/clawhub-http.ts': 'the operator',
-  'openclaw/provider-key.ts': 'the operator',
+  'openclaw/gateway/gateway-socket.ts': 'its sandbox driver',
+  'openclaw/gateway/health.ts': 'its sandbox driver',
+  'openclaw/skills/clawhub-http.ts': 'the operator',
+  'openclaw/models/provider-key.ts': 'the operator',
   'egress/reach.ts': 'an agent, within its policy',
   'egress/forward.ts': 'an agent, within its policy',
   'relay/server.ts': 'the operator',
@@ -18,12 +18,12 @@ const addresses: Record<string, 'its sandbox driver' | 'the operator' | 'Chowder
   'api/subscription/stripe.ts': 'the operator',
   'composition/database.ts': 'the operator',
   'http/rate-limit.ts': 'the operator',
-  'lifecycle/queue-backend.ts': 'the operator',
+  'lifecycle/queue/queue-backend.ts': 'the operator',
   'sandbox/docker/docker-client.ts': 'the operator',
   'docker-proxy/dockerd.ts': 'the operator',
   'sandbox/kubernetes/requests.ts': 'the operator',
   'database/embedded-postmaster.ts': 'Chowder',
-  'openclaw/compile-cache.ts': 'Chowder',
+  'openclaw/release/compile-cache.ts': 'Chowder',
   'sandbox/container/image/forwarder.ts': 'Chowder',
 }
 
@@ -42,7 +42,7 @@ const harmless = new Set([
   'http/body-deadlines.ts', // sockets of clients
   'sandbox/kubernetes/forward.ts', // sockets of its own processes
   'sandbox/local/way-out.ts', // sockets of agents
-  'lifecycle/health.ts', // a text that runs in the sandbox
+  'lifecycle/attempt/health.ts', // a text that runs in the sandbox
 ])
 
 test('A5: every file that opens a connection is known, and no customer names its address', () => {

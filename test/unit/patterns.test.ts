@@ -36,7 +36,7 @@ const inCode = files.flatMap((file) =>
 /** Of these, what they read is bounded by the code before them: to so many characters. */
 const boundedTo: Record<string, number> = {
   'turns/gateway-errors.ts: / Run `openclaw [^`]*`[^.]*\\./g': 4000,
-  'openclaw/skill-install.ts: /\\/\\S*\\/workspace\\//g': 1000,
+  'openclaw/skills/skill-install.ts: /\\/\\S*\\/workspace\\//g': 1000,
 }
 /** What these read is no customer's and no agent's: settings of the operator, and Chowder's own pages. */
 const trusted = /^(composition|commands|database|api\/docs)\/|^platform\/config\.ts|: \/\\\/\+\$\/$/

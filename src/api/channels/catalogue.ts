@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto'
+import { AppError } from '#errors/app-error.ts'
+import { texts } from '#errors/texts.ts'
 import { closestWord } from '#platform/closest.ts'
-import { AppError } from '#platform/errors.ts'
-import { texts } from '#platform/texts.ts'
 
 /** The settings of a channel, by OpenClaw's names. */
 export type Settings = Record<string, unknown>

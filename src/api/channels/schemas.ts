@@ -1,6 +1,6 @@
 import { type Static, Type } from '@sinclair/typebox'
+import { texts } from '#errors/texts.ts'
 import { namedExamples } from '#http/examples.ts'
-import { texts } from '#platform/texts.ts'
 import { DateTime, Nullable, OneOf, textRule } from '#platform/typebox.ts'
 import type { Connection } from './connect.ts'
 import type { PairingRequest } from './pairing.ts'

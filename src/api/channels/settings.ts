@@ -1,6 +1,6 @@
+import { AppError } from '#errors/app-error.ts'
+import { texts } from '#errors/texts.ts'
 import { mergePatch, nestedEntries, unsafeKeys } from '#openclaw/json.ts'
-import { AppError } from '#platform/errors.ts'
-import { texts } from '#platform/texts.ts'
 import { getChannelDefinition, type Settings } from './catalogue.ts'
 
 const maxDepth = 16

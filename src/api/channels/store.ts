@@ -6,7 +6,7 @@ import { channelConfigPlace } from '#instances/gateway/configuration.ts'
 import { raiseGeneration } from '#instances/intent.ts'
 import { isOwnedBy } from '#instances/row.ts'
 import { hasStatus } from '#instances/status.ts'
-import type { ChannelSettings } from '#openclaw/config.ts'
+import type { ChannelSettings } from '#openclaw/config/config.ts'
 import type { Vault } from '#platform/secrets.ts'
 
 const isChannel = (instanceId: string, channel: string) =>

@@ -1,11 +1,11 @@
-import { withoutCredentials } from '#openclaw/channel-credentials.ts'
-import { readChannelStatus } from '#openclaw/channel-status.ts'
-import type { ChannelSettings } from '#openclaw/config.ts'
-import type { GatewayClient } from '#openclaw/gateway.ts'
-import { GatewayRefusal } from '#openclaw/gateway-errors.ts'
-import { AppError } from '#platform/errors.ts'
+import { AppError } from '#errors/app-error.ts'
+import { texts } from '#errors/texts.ts'
+import { withoutCredentials } from '#openclaw/config/channel-credentials.ts'
+import type { ChannelSettings } from '#openclaw/config/config.ts'
+import { readChannelStatus } from '#openclaw/gateway/channel-status.ts'
+import type { GatewayClient } from '#openclaw/gateway/gateway.ts'
+import { GatewayRefusal } from '#openclaw/gateway/gateway-errors.ts'
 import { poll } from '#platform/poll.ts'
-import { texts } from '#platform/texts.ts'
 import { getChannelDefinition } from './catalogue.ts'
 
 const timeoutMs = 30_000

@@ -4,8 +4,8 @@ import pMap from 'p-map'
 import pTimeout from 'p-timeout'
 import type { Db } from '#database/client.ts'
 import { ephemeralSessions } from '#database/response-schema.ts'
+import { AppError } from '#errors/app-error.ts'
 import type { AskGateway } from '#instances/gateway/ask.ts'
-import { AppError } from '#platform/errors.ts'
 import type { Logger } from '#platform/log.ts'
 
 /** Age after which the session of a killed process is deleted: longer than any turn. */

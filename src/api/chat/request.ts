@@ -1,7 +1,7 @@
 import type { ContentPart, InputItem } from '#api/responses/format/input-schema.ts'
 import { invalidField, type RefusedField, refuseFields } from '#api/responses/format/invalid-field.ts'
 import type { CreateResponse } from '#api/responses/format/request-schema.ts'
-import { AppError } from '#platform/errors.ts'
+import { AppError } from '#errors/app-error.ts'
 import { type ChatMessage, type ChatPart, type CreateChatCompletion, chatFields } from './request-schema.ts'
 
 /** Fields that would change or limit the answer. An agent cannot honour them, and a response has no such field. */

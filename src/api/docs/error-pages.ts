@@ -1,6 +1,6 @@
+import { errorCodes } from '#errors/codes.ts'
 import { errorBody } from '#http/error-body.ts'
 import { errorExamples, exampleContext } from '#http/error-responses.ts'
-import { errorCodes } from '#platform/error-codes.ts'
 import { htmlPage } from './page.ts'
 
 const entities: Record<string, string> = { '&': '&amp;', '<': '&lt;', '>': '&gt;' }

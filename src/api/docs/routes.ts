@@ -1,7 +1,7 @@
 import { hash } from 'node:crypto'
 import fastify, { type FastifyPluginAsync, type FastifyReply, type FastifySchema } from 'fastify'
+import { AppError } from '#errors/app-error.ts'
 import type { ApiDocument } from '#http/openapi.ts'
-import { AppError } from '#platform/errors.ts'
 import { errorsPage } from './error-pages.ts'
 import { guidePage, guidesPage } from './guides.ts'
 import { about } from './introduction.ts'

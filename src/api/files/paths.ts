@@ -1,5 +1,5 @@
-import { AppError } from '#platform/errors.ts'
-import { texts } from '#platform/texts.ts'
+import { AppError } from '#errors/app-error.ts'
+import { texts } from '#errors/texts.ts'
 
 /** OpenClaw treats an empty workspace as lost and refuses every turn for a day. This file prevents that. */
 const keepFile = '.keep'

@@ -1,10 +1,10 @@
+import { AppError } from '#errors/app-error.ts'
+import type { ErrorCode } from '#errors/codes.ts'
+import { texts } from '#errors/texts.ts'
 import { toCallerError } from '#instances/gateway/errors.ts'
 import { getInstance } from '#instances/row.ts'
 import { publicStatus } from '#instances/status.ts'
-import { workspacePath } from '#openclaw/launch.ts'
-import type { ErrorCode } from '#platform/error-codes.ts'
-import { AppError } from '#platform/errors.ts'
-import { texts } from '#platform/texts.ts'
+import { workspacePath } from '#openclaw/inside/launch.ts'
 import {
   type PathFault,
   SandboxAbsentError,

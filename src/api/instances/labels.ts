@@ -1,9 +1,9 @@
 import { type Static, Type } from '@sinclair/typebox'
 import { sql } from 'drizzle-orm'
 import { type Instance, instances } from '#database/schema.ts'
+import { AppError } from '#errors/app-error.ts'
+import { texts } from '#errors/texts.ts'
 import type { EditableColumns } from '#instances/lease.ts'
-import { AppError } from '#platform/errors.ts'
-import { texts } from '#platform/texts.ts'
 import { plainText } from '#platform/typebox.ts'
 
 const maxLabels = 16

@@ -3,14 +3,14 @@ import { and, desc, eq, getTableColumns, inArray, isNotNull, isNull, ne, sql } f
 import type { Db } from '#database/client.ts'
 import { after, cutPage } from '#database/page.ts'
 import { type ApiKey, apiKeys, instances, organizations, type Permission } from '#database/schema.ts'
+import { AppError } from '#errors/app-error.ts'
+import { texts } from '#errors/texts.ts'
 import { recordEvent } from '#history/record.ts'
 import { keyPrefixes, newApiKey } from '#http/api-key.ts'
 import type { SessionScope } from '#http/session-scope.ts'
 import { isNotTerminated } from '#instances/status.ts'
-import { sessionKey } from '#openclaw/session-key.ts'
-import { AppError } from '#platform/errors.ts'
+import { sessionKey } from '#openclaw/gateway/session-key.ts'
 import { canonicalId, isId, newId } from '#platform/ids.ts'
-import { texts } from '#platform/texts.ts'
 import { parseTimestamp } from '#platform/timestamps.ts'
 
 const shownCharacters = 4

@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import { AppError } from '#platform/errors.ts'
+import { AppError } from '#errors/app-error.ts'
 import type { LogPage } from '#sandbox/driver.ts'
 import type { Line } from './schemas.ts'
 

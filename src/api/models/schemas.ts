@@ -1,6 +1,6 @@
 import { type Static, Type } from '@sinclair/typebox'
 import type { ModelProvider } from '#database/schema.ts'
-import { defaultModel, type Model, type RetiredModel } from '#openclaw/models.ts'
+import { defaultModel, type Model, type RetiredModel } from '#openclaw/models/models.ts'
 import { Nullable } from '#platform/typebox.ts'
 
 const describe = (description: string) => ({ description })

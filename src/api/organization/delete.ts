@@ -6,14 +6,14 @@ import { deleteResponsesOfOrganization } from '#database/delete-responses.ts'
 import { deleteCallsOf } from '#database/model-calls.ts'
 import { apiKeys, channels, idempotencyKeys, instances, organizations, providerKeys, skills } from '#database/schema.ts'
 import { deleteEgressHostsOf } from '#egress/store.ts'
+import { AppError } from '#errors/app-error.ts'
+import { texts } from '#errors/texts.ts'
 import { changedBy, recordEvent } from '#history/record.ts'
 import { redactEvents } from '#history/retention.ts'
 import { eraseInstancesOf, isNotErased } from '#instances/erase.ts'
 import { raiseGeneration } from '#instances/intent.ts'
 import { isDue, isNotTerminated } from '#instances/status.ts'
-import { AppError } from '#platform/errors.ts'
 import type { Logger } from '#platform/log.ts'
-import { texts } from '#platform/texts.ts'
 
 /** Maximum instances per transaction: each runs triggers, writes an event and has credentials. */
 const maxTerminated = 100

@@ -1,12 +1,12 @@
 import { eq } from 'drizzle-orm'
 import type { Db } from '#database/client.ts'
 import { type ModelProvider, modelProviders, providerKeys } from '#database/schema.ts'
+import { AppError } from '#errors/app-error.ts'
+import { texts } from '#errors/texts.ts'
 import { providerKeyPlace } from '#instances/row.ts'
-import type { BaseUrls } from '#openclaw/config.ts'
-import { checkProviderKey, type KeyCheck } from '#openclaw/provider-key.ts'
-import { AppError } from '#platform/errors.ts'
+import type { BaseUrls } from '#openclaw/config/config.ts'
+import { checkProviderKey, type KeyCheck } from '#openclaw/models/provider-key.ts'
 import type { Vault } from '#platform/secrets.ts'
-import { texts } from '#platform/texts.ts'
 
 /** Keys by provider. null and an empty text mean no key. */
 export type ModelKeys = Partial<Record<ModelProvider, string | null>>

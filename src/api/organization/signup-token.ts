@@ -3,10 +3,10 @@ import { type Static, Type } from '@sinclair/typebox'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Db } from '#database/client.ts'
 import { readValue, storeOnce, storeValue } from '#database/installation.ts'
+import { AppError } from '#errors/app-error.ts'
+import { texts } from '#errors/texts.ts'
 import type { CountRequest } from '#http/rate-limit.ts'
-import { AppError } from '#platform/errors.ts'
 import type { Place, Vault } from '#platform/secrets.ts'
-import { texts } from '#platform/texts.ts'
 import type { SignupMode } from '#settings/exposure.ts'
 
 /** The headers of a sign-up. */

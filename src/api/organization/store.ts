@@ -15,14 +15,14 @@ import {
   type Tier,
 } from '#database/schema.ts'
 import { egressColumns, type NewEgress } from '#egress/schemas.ts'
+import { AppError } from '#errors/app-error.ts'
+import { texts } from '#errors/texts.ts'
 import { recordEvent } from '#history/record.ts'
 import { maximaOf, ownResources, type ResourceChanges, requireWithin } from '#instances/resources.ts'
 import { providerKeyPlace } from '#instances/row.ts'
 import { instanceLimits } from '#instances/tiers.ts'
-import { AppError } from '#platform/errors.ts'
 import { newId } from '#platform/ids.ts'
 import type { Vault } from '#platform/secrets.ts'
-import { texts } from '#platform/texts.ts'
 import type { ResourceSettings } from '#settings/resources.ts'
 import { makeKeyUsersDue } from './key-changes.ts'
 

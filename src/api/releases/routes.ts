@@ -1,7 +1,7 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { Type } from '@sinclair/typebox'
-import { advisoriesOf, refusalOf } from '#openclaw/advisories.ts'
-import { pluginChannels } from '#openclaw/channel-plugins.ts'
+import { advisoriesOf, refusalOf } from '#openclaw/release/advisories.ts'
+import { pluginChannels } from '#openclaw/release/channel-plugins.ts'
 import { defaultRelease, knownReleases, openclawVersion } from '#openclaw/releases.ts'
 import { OneOf } from '#platform/typebox.ts'
 

@@ -1,9 +1,9 @@
 import type { Static } from '@sinclair/typebox'
-import type { GatewayClient } from '#openclaw/gateway.ts'
+import { AppError } from '#errors/app-error.ts'
+import { texts } from '#errors/texts.ts'
+import type { GatewayClient } from '#openclaw/gateway/gateway.ts'
+import { sessionIdOf, sessionKey } from '#openclaw/gateway/session-key.ts'
 import { isObject } from '#openclaw/json.ts'
-import { sessionIdOf, sessionKey } from '#openclaw/session-key.ts'
-import { AppError } from '#platform/errors.ts'
-import { texts } from '#platform/texts.ts'
 import { toMicroseconds } from '#platform/timestamps.ts'
 import type { Session, SessionHistory } from './schemas.ts'
 

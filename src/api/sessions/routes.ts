@@ -8,7 +8,7 @@ import { linkNext, PageQuery, positionOf } from '#http/paging.ts'
 import { isInScope } from '#http/session-scope.ts'
 import { NoBody } from '#http/validation.ts'
 import type { AskGateway } from '#instances/gateway/ask.ts'
-import { sessionKey } from '#openclaw/session-key.ts'
+import { sessionKey } from '#openclaw/gateway/session-key.ts'
 import { deleteSession, listSessions, readSession, resetSession } from './gateway-sessions.ts'
 import { Session, SessionHistory } from './schemas.ts'
 

@@ -1,6 +1,6 @@
+import { AppError } from '#errors/app-error.ts'
 import { changeConfig } from '#instances/gateway/change.ts'
 import type { UnsealedInstance } from '#instances/gateway/configuration.ts'
-import { AppError } from '#platform/errors.ts'
 import type { SkillDeps } from './deps.ts'
 import { getSkill } from './list.ts'
 import { checkPatch, isUsableName, mergeSettings, type SettingsPatch, type SkillSettings } from './settings.ts'

@@ -1,6 +1,6 @@
 import type { AskGateway } from '#instances/gateway/ask.ts'
 import type { ChangeDeps } from '#instances/gateway/change.ts'
-import type { ClawHub } from '#openclaw/clawhub.ts'
+import type { ClawHub } from '#openclaw/skills/clawhub.ts'
 
 export interface SkillDeps extends ChangeDeps {
   askGateway: AskGateway

@@ -1,9 +1,9 @@
 import type { Skill } from '#database/schema.ts'
+import { AppError } from '#errors/app-error.ts'
+import { texts } from '#errors/texts.ts'
 import { getInstance } from '#instances/row.ts'
 import { publicStatus, requireRunning } from '#instances/status.ts'
-import { type GatewaySkill, readSkills } from '#openclaw/skills.ts'
-import { AppError } from '#platform/errors.ts'
-import { texts } from '#platform/texts.ts'
+import { type GatewaySkill, readSkills } from '#openclaw/skills/skills.ts'
 import type { SkillDeps } from './deps.ts'
 import { listStoredSkills, unsealSettings } from './store.ts'
 

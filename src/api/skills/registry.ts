@@ -1,7 +1,7 @@
-import type { ClawHub, SkillRelease } from '#openclaw/clawhub.ts'
-import { parseReference, referenceText, type SkillReference } from '#openclaw/skill-reference.ts'
-import { AppError } from '#platform/errors.ts'
-import { texts } from '#platform/texts.ts'
+import { AppError } from '#errors/app-error.ts'
+import { texts } from '#errors/texts.ts'
+import type { ClawHub, SkillRelease } from '#openclaw/skills/clawhub.ts'
+import { parseReference, referenceText, type SkillReference } from '#openclaw/skills/skill-reference.ts'
 import type { InstanceSkill } from './list.ts'
 
 /** The number of search results that are compared with a slug without its owner. */

@@ -1,5 +1,5 @@
 import { type Static, Type } from '@sinclair/typebox'
-import { slugPattern, versionPattern } from '#openclaw/skill-reference.ts'
+import { slugPattern, versionPattern } from '#openclaw/skills/skill-reference.ts'
 import { Nullable, OneOf, textRule } from '#platform/typebox.ts'
 import type { Installation } from './install.ts'
 import type { InstanceSkill } from './list.ts'

@@ -1,5 +1,5 @@
+import { AppError } from '#errors/app-error.ts'
 import { isObject, mergePatch, nestedEntries, unsafeKeys } from '#openclaw/json.ts'
-import { AppError } from '#platform/errors.ts'
 
 /** The settings of a skill in the gateway's configuration, and the variables of the shell of a separate room. */
 export type SkillSettings = Record<string, unknown> & { shell_env?: string[] }

@@ -1,7 +1,7 @@
 import { changeConfig } from '#instances/gateway/change.ts'
 import { getInstance } from '#instances/row.ts'
 import { requireRunning } from '#instances/status.ts'
-import { removeSkill } from '#openclaw/skill-install.ts'
+import { removeSkill } from '#openclaw/skills/skill-install.ts'
 import { useFiles } from '#sandbox/driver.ts'
 import { withSettings } from './configure.ts'
 import type { SkillDeps } from './deps.ts'

@@ -1,9 +1,9 @@
 import { and, eq, isNull, sql } from 'drizzle-orm'
 import type { Db } from '#database/client.ts'
 import { type Organization, organizations, stripeEvents } from '#database/schema.ts'
+import { AppError } from '#errors/app-error.ts'
+import { texts } from '#errors/texts.ts'
 import { recordEvent } from '#history/record.ts'
-import { AppError } from '#platform/errors.ts'
-import { texts } from '#platform/texts.ts'
 
 /** How long one process has the claim on an organization; its two calls of Stripe take at most 10 s each. */
 const claimSeconds = 60

@@ -1,6 +1,6 @@
 import type Stripe from 'stripe'
-import { AppError } from '#platform/errors.ts'
-import { texts } from '#platform/texts.ts'
+import { AppError } from '#errors/app-error.ts'
+import { texts } from '#errors/texts.ts'
 
 /** The tiers that can be bought; the operator sets `whale`. */
 export const paidTiers = ['crab', 'lobster'] as const

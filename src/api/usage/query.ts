@@ -1,6 +1,6 @@
 import { callsKeptDays } from '#database/model-calls.ts'
-import { AppError } from '#platform/errors.ts'
-import { texts } from '#platform/texts.ts'
+import { AppError } from '#errors/app-error.ts'
+import { texts } from '#errors/texts.ts'
 import { requireTimeZone } from '#platform/time-zone.ts'
 import { parseTimestamp } from '#platform/timestamps.ts'
 import type { UsageFilter } from './read.ts'

@@ -2,8 +2,8 @@ import { type SQL, sql } from 'drizzle-orm'
 import type { Db } from '#database/client.ts'
 import { instances } from '#database/schema.ts'
 import { modelCalls } from '#database/usage-schema.ts'
-import { AppError } from '#platform/errors.ts'
-import { texts } from '#platform/texts.ts'
+import { AppError } from '#errors/app-error.ts'
+import { texts } from '#errors/texts.ts'
 
 export const groupNames = ['instance', 'session', 'end_user', 'model', 'provider', 'cause'] as const
 export const labelPrefix = 'metadata.'

@@ -1,6 +1,6 @@
 import type { Db } from '#database/client.ts'
 import type { Region } from '#instances/regions.ts'
-import type { ReconcileQueue } from '#lifecycle/queue.ts'
+import type { ReconcileQueue } from '#lifecycle/queue/queue.ts'
 import type { HostDisk } from '#platform/host-disk.ts'
 import type { Vault } from '#platform/secrets.ts'
 import type { SandboxDriver } from '#sandbox/driver.ts'

@@ -1,8 +1,8 @@
 import pTimeout from 'p-timeout'
 import { aliveProcesses, isWorker } from '#database/processes.ts'
+import { StartupError } from '#errors/startup-error.ts'
+import { texts } from '#errors/texts.ts'
 import { poll } from '#platform/poll.ts'
-import { StartupError } from '#platform/startup-error.ts'
-import { texts } from '#platform/texts.ts'
 import type { Check, DoctorDeps, Finding } from './finding.ts'
 
 const answerTimeoutMs = 5000

@@ -1,7 +1,7 @@
 import { and, inArray } from 'drizzle-orm'
 import { instances } from '#database/schema.ts'
 import { isNotTerminated } from '#instances/status.ts'
-import { advisoriesOf, firstGoodVersion, refusalOf } from '#openclaw/advisories.ts'
+import { advisoriesOf, firstGoodVersion, refusalOf } from '#openclaw/release/advisories.ts'
 import { knownReleases, openclawVersion } from '#openclaw/releases.ts'
 import { type Check, maxFindings } from './finding.ts'
 

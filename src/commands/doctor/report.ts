@@ -1,6 +1,6 @@
 import type { Db } from '#database/client.ts'
 import { storeValue } from '#database/installation.ts'
-import { doctorReportName } from '#lifecycle/backlog.ts'
+import { doctorReportName } from '#lifecycle/queue/backlog.ts'
 import type { Config } from '#settings/config.ts'
 import { describeAccess } from './access.ts'
 import { type Area, areas, type Finding } from './finding.ts'

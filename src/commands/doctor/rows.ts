@@ -2,8 +2,8 @@ import { asc, type SQL, sql } from 'drizzle-orm'
 import { instances } from '#database/schema.ts'
 import { regionOf } from '#instances/regions.ts'
 import { isDue } from '#instances/status.ts'
-import { isFailingEnd } from '#lifecycle/backlog.ts'
-import { alarmingAttempts } from '#lifecycle/failures.ts'
+import { alarmingAttempts } from '#lifecycle/attempt/failures.ts'
+import { isFailingEnd } from '#lifecycle/queue/backlog.ts'
 import { type Check, type DoctorDeps, maxFindings } from './finding.ts'
 
 /** The sweep enqueues due rows every 5 s. */

@@ -1,6 +1,6 @@
 import type { RunningGateway, RunningGateways } from '#instances/find.ts'
-import { isListed } from '#openclaw/models.ts'
-import { bareModel } from '#openclaw/providers.ts'
+import { isListed } from '#openclaw/models/models.ts'
+import { bareModel } from '#openclaw/models/providers.ts'
 import { type ChangeDeps, changeConfig } from './change.ts'
 
 /** More than an agent uses at a time. The limit keeps the configuration small. */

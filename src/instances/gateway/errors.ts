@@ -1,6 +1,6 @@
-import { GatewayRefusal, GatewayUnreachable } from '#openclaw/gateway-errors.ts'
-import { AppError, type AppErrorOptions } from '#platform/errors.ts'
-import { texts } from '#platform/texts.ts'
+import { AppError, type AppErrorOptions } from '#errors/app-error.ts'
+import { texts } from '#errors/texts.ts'
+import { GatewayRefusal, GatewayUnreachable } from '#openclaw/gateway/gateway-errors.ts'
 import { SandboxAbsentError, SandboxCapacityError, SandboxPathError } from '#sandbox/driver.ts'
 
 /** The gateway was unreachable, failed, or refused for a reason that is not the caller's: 502. */

@@ -1,7 +1,7 @@
 import { isUtf8 } from 'node:buffer'
 import { parse } from 'secure-json-parse'
-import { AppError } from '#platform/errors.ts'
-import { texts } from '#platform/texts.ts'
+import { AppError } from '#errors/app-error.ts'
+import { texts } from '#errors/texts.ts'
 import { exceededBound, type JsonBounds } from './bounds.ts'
 import { refusedJson } from './faults.ts'
 

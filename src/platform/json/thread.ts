@@ -1,6 +1,6 @@
 import { Piscina } from 'piscina'
-import { AppError } from '#platform/errors.ts'
-import { texts } from '#platform/texts.ts'
+import { AppError } from '#errors/app-error.ts'
+import { texts } from '#errors/texts.ts'
 import type { JsonBounds } from './bounds.ts'
 import { isLongerThan } from './length.ts'
 import { parseJson } from './parse.ts'

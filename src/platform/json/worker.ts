@@ -2,7 +2,7 @@ import { readlinkSync } from 'node:fs'
 import { setPriority } from 'node:os'
 import { basename } from 'node:path'
 import { move } from 'piscina'
-import { AppError } from '#platform/errors.ts'
+import { AppError } from '#errors/app-error.ts'
 import type { JsonBounds } from './bounds.ts'
 import { parseJson } from './parse.ts'
 

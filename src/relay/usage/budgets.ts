@@ -2,7 +2,7 @@ import { batched } from '#database/batched.ts'
 import type { HardBudget } from '#database/budget-schema.ts'
 import { cachedFor } from '#database/cached.ts'
 import type { Db } from '#database/client.ts'
-import { budgetTexts } from '#platform/budget-texts.ts'
+import { budgetTexts } from '#errors/budget-texts.ts'
 import { budgetRefusals } from '#platform/metrics.ts'
 import { CallRefused } from '#relay/call.ts'
 

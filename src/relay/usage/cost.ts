@@ -1,7 +1,7 @@
 import { calcPrice, extractUsage, findProvider, type Provider, type Usage } from '@pydantic/genai-prices'
 import { LRUCache } from 'lru-cache'
 import type { ModelProvider } from '#database/schema.ts'
-import { findModel, ownPrice, type Price } from '#openclaw/models.ts'
+import { findModel, ownPrice, type Price } from '#openclaw/models/models.ts'
 import { defaultRelease } from '#openclaw/releases.ts'
 import type { ReportedUsage } from './read-usage.ts'
 

@@ -1,5 +1,5 @@
+import { texts } from '#errors/texts.ts'
 import { newId } from '#platform/ids.ts'
-import { texts } from '#platform/texts.ts'
 import { type CallEnd, CallRefused, type ObserveCall, type RelayedCall } from '#relay/call.ts'
 import { type BudgetReader, isUsedUp, needsPrice, requireLeft, requirePrice } from './budgets.ts'
 import { type BegunCall, type CallWriter, storable } from './call-writer.ts'

@@ -1,8 +1,8 @@
 import Docker from 'dockerode'
 import pTimeout from 'p-timeout'
-import { InstallError } from '#platform/install-error.ts'
+import { InstallError } from '#errors/install-error.ts'
+import { StartupError } from '#errors/startup-error.ts'
 import type { Logger } from '#platform/log.ts'
-import { StartupError } from '#platform/startup-error.ts'
 import { SandboxAbsentError, SandboxCapacityError, SandboxPathError, SandboxUnavailableError } from '#sandbox/driver.ts'
 import { isLoopback } from '#settings/exposure.ts'
 

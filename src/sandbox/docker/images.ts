@@ -1,5 +1,5 @@
 import pTimeout from 'p-timeout'
-import { InstallError } from '#platform/install-error.ts'
+import { InstallError } from '#errors/install-error.ts'
 import { type BuildOptions, imageBuild, type ReleaseSource } from '#sandbox/container/image.ts'
 import type { Progress } from '#sandbox/driver.ts'
 import type { DockerClient } from './docker-client.ts'

@@ -1,6 +1,6 @@
 import type Docker from 'dockerode'
 import pTimeout from 'p-timeout'
-import { StartupError } from '#platform/startup-error.ts'
+import { StartupError } from '#errors/startup-error.ts'
 import { forwarderPort } from '#sandbox/container/layout.ts'
 import { readOutput } from '#sandbox/container/output.ts'
 import { SandboxUnavailableError } from '#sandbox/driver.ts'

@@ -1,5 +1,5 @@
 import { isIPv4 } from 'node:net'
-import { StartupError } from '#platform/startup-error.ts'
+import { StartupError } from '#errors/startup-error.ts'
 import { isLoopback } from '#settings/exposure.ts'
 import { connectionTo, type DockerdAddress } from './docker-client.ts'
 

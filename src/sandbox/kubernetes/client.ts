@@ -1,6 +1,6 @@
 import type { KubernetesObject } from '@kubernetes/client-node'
 import type WebSocket from 'ws'
-import { InstallError } from '#platform/install-error.ts'
+import { InstallError } from '#errors/install-error.ts'
 import type { Logger } from '#platform/log.ts'
 import { SandboxAbsentError, SandboxPathError, SandboxProblemError, SandboxUnavailableError } from '#sandbox/driver.ts'
 import type { Cluster } from './cluster.ts'

@@ -3,10 +3,10 @@ import { mkdir, readdir, stat } from 'node:fs/promises'
 import { join, relative, resolve } from 'node:path'
 import { promisify } from 'node:util'
 import pMap from 'p-map'
+import { StartupError } from '#errors/startup-error.ts'
 import { chownTree } from '#platform/chown-tree.ts'
 import type { Logger } from '#platform/log.ts'
 import { poll } from '#platform/poll.ts'
-import { StartupError } from '#platform/startup-error.ts'
 import {
   noKeptLimits,
   type Observation,

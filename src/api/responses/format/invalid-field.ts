@@ -1,6 +1,6 @@
+import { AppError } from '#errors/app-error.ts'
+import type { ErrorCode } from '#errors/codes.ts'
 import { closestWord } from '#platform/closest.ts'
-import type { ErrorCode } from '#platform/error-codes.ts'
-import { AppError } from '#platform/errors.ts'
 
 /**
  * The error for an unacceptable field of a request: a 400 with the field and the reason. A field without a name appears

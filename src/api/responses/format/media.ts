@@ -1,5 +1,5 @@
 import mime from 'mime'
-import { AppError } from '#platform/errors.ts'
+import { AppError } from '#errors/app-error.ts'
 import { invalidField } from './invalid-field.ts'
 
 /** An image or a file in the form that OpenClaw accepts. */

@@ -1,7 +1,7 @@
 import { type Static, Type } from '@sinclair/typebox'
 import { closed } from '#http/client-schema.ts'
 import { namedExamples } from '#http/examples.ts'
-import { modelPattern } from '#openclaw/model.ts'
+import { modelPattern } from '#openclaw/models/model.ts'
 import { OneOf, textRule } from '#platform/typebox.ts'
 import { FunctionName, InputItem, maxItems, maxParts, maxTools, OptionalOrNull } from './input-schema.ts'
 

@@ -1,0 +1,59 @@
+import type { LifecycleDeps } from '#lifecycle/attempt/reconcile.ts'
+import type { Shards } from '#lifecycle/queue/shards.ts'
+import type { Logger } from '#platform/log.ts'
+import { type PeriodicTask, runPeriodically } from '#platform/periodic.ts'
+import { createDriftDetection, type DriftDetection } from './drift.ts'
+import { firewallTask } from './firewall.ts'
+import { useTasks } from './use-watch.ts'
+
+/** A platform that hangs longer at the start is asked again by the periodic work. */
+const detectTimeoutMs = 60_000
+
+/** The periodic work of a worker in one region. docs/operations.md shows it. */
+export const regionTasks = (
+  deps: LifecycleDeps,
+  driftEveryMs: number,
+  drift: DriftDetection,
+  shards: Pick<Shards, 'of'>,
+): PeriodicTask[] => [
+  ...drift.tasks(driftEveryMs),
+  deps.platformOutage.task,
+  firewallTask(deps),
+  ...useTasks(deps, () => shards.of(deps)),
+]
+
+export interface RegionWork {
+  /**
+   * Starts the periodic work of these regions, and detects drift once in each before it resolves. Throws the reason of
+   * the signal.
+   */
+  serve(regions: readonly LifecycleDeps[], starting: AbortSignal): Promise<void>
+  /** Resolves when the last runs have ended, once `stopping` is aborted. */
+  ended(): Promise<unknown>
+}
+
+/** The periodic work of a worker in its regions. Regions run independently: a platform that hangs delays no other. */
+export function createRegionWork(
+  driftEveryMs: number,
+  shards: Pick<Shards, 'of'>,
+  stopping: AbortSignal,
+  log: Logger,
+): RegionWork {
+  const runs: Promise<void>[] = []
+
+  async function begin(region: LifecycleDeps, starting: AbortSignal): Promise<void> {
+    const drift = createDriftDetection(region, () => shards.of(region))
+    // Not logged: the periodic run follows at once, and logs a failure that lasts.
+    await drift.detect(AbortSignal.any([starting, AbortSignal.timeout(detectTimeoutMs)])).catch(() => {})
+    starting.throwIfAborted()
+    const tasks = regionTasks(region, driftEveryMs, drift, shards)
+    runs.push(runPeriodically(tasks, stopping, log))
+  }
+
+  return {
+    async serve(regions, starting) {
+      await Promise.all(regions.map((region) => begin(region, starting)))
+    },
+    ended: () => Promise.all(runs),
+  }
+}

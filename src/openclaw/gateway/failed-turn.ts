@@ -1,0 +1,51 @@
+import { findUsedUp } from '#errors/budget-texts.ts'
+import { isObject } from '#openclaw/json.ts'
+import type { Endpoint } from '#sandbox/driver.ts'
+import { connectGateway } from './gateway.ts'
+
+/** A gateway on a busy host takes seconds. Without its answer, the client is advised not to repeat the turn. */
+const timeoutMs = 10_000
+
+/** The traces of a failed turn in its session. */
+export interface FailedTurn {
+  /** Whether it left an answer or a call of a tool, or may have. */
+  hasActed: boolean
+  /** OpenClaw's reason for the failure in the session; null when it cannot be read. */
+  note: string | null
+}
+
+const textOf = (content: unknown): string =>
+  typeof content === 'string'
+    ? content
+    : (Array.isArray(content) ? content : [])
+        .map((part: unknown) => (isObject(part) && typeof part.text === 'string' ? part.text : ''))
+        .join('\n')
+
+/** The session's last entry mentions only a rate limit; the budget is in the error of the run. */
+function usedUpBudget(history: unknown): string | null {
+  const info = isObject(history) && isObject(history.sessionInfo) ? history.sessionInfo : {}
+  return typeof info.lastRunError === 'string' ? findUsedUp(info.lastRunError) : null
+}
+
+/** Reads the end of the session of a turn that has just failed. Throws only the signal's reason. */
+export async function readFailedTurn(
+  { endpoint, token }: { endpoint: Endpoint; token: string },
+  sessionKey: string,
+  signal: AbortSignal,
+): Promise<FailedTurn> {
+  try {
+    const gateway = await connectGateway(endpoint, token, { signal, timeoutMs })
+    try {
+      const answer = await gateway.call('chat.history', { sessionKey, limit: 2 }, { timeoutMs })
+      const messages = isObject(answer) && Array.isArray(answer.messages) ? answer.messages.filter(isObject) : []
+      const [said, failed] = messages.slice(-2)
+      const isUntouched = said?.role === 'user' && failed?.role === 'assistant' && failed.stopReason === 'error'
+      return { hasActed: !isUntouched, note: usedUpBudget(answer) ?? textOf(messages.at(-1)?.content) }
+    } finally {
+      gateway.close()
+    }
+  } catch {
+    signal.throwIfAborted()
+    return { hasActed: true, note: null }
+  }
+}
