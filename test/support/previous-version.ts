@@ -5,7 +5,7 @@ const run = promisify(execFile)
 const root = `${import.meta.dirname}/../..`
 
 /** The commit that operators upgrade from. Every release changes it to the release before. */
-export const previousVersion = 'e623ace9b1dac336f16ca0c91b2af3dfb5c19514'
+export const previousVersion = 'd48c4b6a0a2faf856d3036838a717c4735206882'
 
 /** Whether this clone has a commit. */
 export const isHere = (commit: string): Promise<boolean> =>
