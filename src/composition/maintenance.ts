@@ -55,7 +55,7 @@ export interface MaintenanceParts {
   log: Logger
 }
 
-/** The periodic work of a worker beside reconciling. docs/operations.md lists it. */
+/** The periodic work of a worker beside reconciling. src/lifecycle/README.md lists it. */
 export function maintenanceTasks(
   { db, vault, queue, billing, log }: MaintenanceParts,
   { suspendMs, eraseMs, billingMs, expireMs, surplusMs }: MaintenanceIntervals,

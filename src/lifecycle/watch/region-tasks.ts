@@ -9,7 +9,7 @@ import { useTasks } from './use-watch.ts'
 /** A platform that hangs longer at the start is asked again by the periodic work. */
 const detectTimeoutMs = 60_000
 
-/** The periodic work of a worker in one region. docs/operations.md shows it. */
+/** The periodic work of a worker in one region. src/lifecycle/README.md lists it. */
 export const regionTasks = (
   deps: LifecycleDeps,
   driftEveryMs: number,

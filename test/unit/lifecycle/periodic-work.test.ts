@@ -13,7 +13,7 @@ const unused = {} as never
 
 const seconds = ({ everyMs }: PeriodicTask) => (typeof everyMs === 'number' ? everyMs : everyMs()) / 1000
 
-test('docs/operations.md shows every periodic task with its pause, and no other', () => {
+test('src/lifecycle/README.md shows every periodic task with its pause, and no other', () => {
   const tasks = [
     createHeartbeat(unused, unused, unused).task,
     sweepTask(unused, defaultIntervals.sweepEveryMs),
@@ -25,7 +25,7 @@ test('docs/operations.md shows every periodic task with its pause, and no other'
     ),
     ...maintenanceTasks({ db: unused, vault: unused, queue: unused, billing: unused, log: unused }, defaultMaintenance),
   ]
-  const text = readFileSync(new URL('../../../docs/operations.md', import.meta.url), 'utf8')
+  const text = readFileSync(new URL('../../../src/lifecycle/README.md', import.meta.url), 'utf8')
   const rows = [...text.matchAll(/^\| `(\w+)` \| ([\d.]+) s \| [^|]+ \|$/gm)]
   expect(rows.map(([, name, every]) => `${name}: ${every} s`)).toEqual(
     tasks.map((task) => `${task.name}: ${seconds(task)} s`),
