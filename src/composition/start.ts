@@ -1,20 +1,49 @@
+import { type Billing, createBilling } from '#api/subscription/stripe.ts'
 import { createBacklogMetrics } from '#lifecycle/queue/backlog.ts'
 import { nameOf } from '#lifecycle/queue/shards.ts'
 import { addModelsFile } from '#openclaw/models/models-file.ts'
-import { knownReleases } from '#openclaw/releases.ts'
+import { defaultRelease, knownReleases } from '#openclaw/releases.ts'
 import { prepareDataFolder } from '#platform/data-folder.ts'
 import { newId } from '#platform/ids.ts'
+import { buildInfo, type MetricSource, serveMetrics } from '#platform/metrics.ts'
+import { commit, version } from '#platform/version.ts'
+import type { Config } from '#settings/config.ts'
 import { stopAgentsOnInterrupt } from './agents.ts'
-import { openBilling } from './billing.ts'
 import { openDatabase } from './database.ts'
 import { openHeartbeat } from './heartbeat.ts'
 import { withRelayPort } from './installation.ts'
-import { openMetrics } from './metrics.ts'
 import { hostDiskOf, openRegions } from './regions.ts'
 import { type CreateDriver, createDriver, openSandboxes } from './sandboxes.ts'
 import type { Startup } from './startup.ts'
 import { openVault } from './vault.ts'
 import { welcome } from './welcome.ts'
+
+/** Parses a setting such as `9464` or `0.0.0.0:9464`. */
+function addressOf(setting: string): { host: string; port: number } {
+  const at = setting.lastIndexOf(':')
+  const host = at < 0 ? '127.0.0.1' : setting.slice(0, at).replace(/^\[|\]$/g, '')
+  return { host, port: Number(setting.slice(at + 1)) }
+}
+
+/** Serves the metrics of this process and of `sources`, if METRICS_PORT is set. */
+export async function openMetrics({ config, log, drain }: Startup, sources: readonly MetricSource[]): Promise<void> {
+  if (config.METRICS_PORT === undefined) return
+  buildInfo.set({ version, commit, release: defaultRelease }, 1)
+  const { port, close } = await serveMetrics(addressOf(config.METRICS_PORT), sources, log)
+  drain.add('metrics', close)
+  log.info({ port }, 'metrics are served at /metrics')
+}
+
+/** Opens billing; null without the settings of Stripe. Both are set or none. */
+export async function openBilling(config: Config, publicUrl: () => string): Promise<Billing | null> {
+  const { STRIPE_SECRET_KEY, STRIPE_WEBHOOK_SECRET } = config
+  if (!STRIPE_SECRET_KEY || !STRIPE_WEBHOOK_SECRET) return null
+  return createBilling({
+    secretKey: STRIPE_SECRET_KEY,
+    webhookSecret: STRIPE_WEBHOOK_SECRET,
+    returnUrl: publicUrl,
+  })
+}
 
 /**
  * Opens the parts of the role; each one's function adds its end to the drain. Resolves once the process serves, works

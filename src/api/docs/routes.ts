@@ -6,7 +6,7 @@ import { errorsPage } from './error-pages.ts'
 import { guidePage, guidesPage } from './guides.ts'
 import { about } from './introduction.ts'
 import { llmsText } from './llms-text.ts'
-import { createScriptSender } from './page-script.ts'
+import { createScriptSender } from './page.ts'
 
 export interface DocsDeps {
   /** The base URL for clients. */

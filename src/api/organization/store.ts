@@ -1,5 +1,5 @@
 import { isDeepStrictEqual } from 'node:util'
-import { and, eq, isNull, sql } from 'drizzle-orm'
+import { and, eq, isNotNull, isNull, or, sql } from 'drizzle-orm'
 import { issueOrganizationKey } from '#api/keys/store.ts'
 import type { NewBudget } from '#budgets/schemas.ts'
 import { readOwnBudgets, setBudgets } from '#budgets/store.ts'
@@ -7,6 +7,7 @@ import { type Db, retryOnDeadlock } from '#database/client.ts'
 import {
   apiKeys,
   type Isolation,
+  instances,
   type ModelProvider,
   modelProviders,
   type Organization,
@@ -17,14 +18,37 @@ import {
 import { egressColumns, type NewEgress } from '#egress/schemas.ts'
 import { AppError } from '#errors/app-error.ts'
 import { texts } from '#errors/texts.ts'
-import { recordEvent } from '#history/record.ts'
+import { changedBy, recordEvent } from '#history/record.ts'
+import { raiseGeneration } from '#instances/intent.ts'
 import { maximaOf, ownResources, type ResourceChanges, requireWithin } from '#instances/resources.ts'
 import { providerKeyPlace } from '#instances/row.ts'
+import { isDue } from '#instances/status.ts'
 import { instanceLimits } from '#instances/tiers.ts'
 import { newId } from '#platform/ids.ts'
 import type { Vault } from '#platform/secrets.ts'
 import type { ResourceSettings } from '#settings/resources.ts'
-import { makeKeyUsersDue } from './key-changes.ts'
+
+/**
+ * Makes the running and starting instances of a provider due. The relay has the new key already. Workers make OpenClaw
+ * forget a refusal of the former key: otherwise it pauses requests for minutes. Returns whether there are any.
+ */
+export async function makeKeyUsersDue(tx: Db, organizationId: string, provider: ModelProvider): Promise<boolean> {
+  const { rowCount } = await tx
+    .update(instances)
+    .set({
+      ...raiseGeneration('changeProviderKey'),
+      changedBy: changedBy({ type: 'instance.due', reason: 'The key of its model provider was changed.' }),
+    })
+    .where(
+      and(
+        eq(instances.organizationId, organizationId),
+        eq(instances.modelProvider, provider),
+        eq(instances.desiredState, 'running'),
+        or(isNotNull(instances.readyAt), isDue),
+      ),
+    )
+  return (rowCount ?? 0) > 0
+}
 
 /**
  * Creates an organization and its first key, in one transaction. The key itself is returned once and never stored. With

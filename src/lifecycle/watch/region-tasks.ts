@@ -2,9 +2,30 @@ import type { LifecycleDeps } from '#lifecycle/attempt/reconcile.ts'
 import type { Shards } from '#lifecycle/queue/shards.ts'
 import type { Logger } from '#platform/log.ts'
 import { type PeriodicTask, runPeriodically } from '#platform/periodic.ts'
+import { SandboxUnavailableError } from '#sandbox/driver.ts'
 import { createDriftDetection, type DriftDetection } from './drift.ts'
-import { firewallTask } from './firewall.ts'
 import { useTasks } from './use-watch.ts'
+
+const everyMs = 60_000
+/** Longer than the driver's limit for the container that adds rules. */
+const timeoutMs = 70_000
+
+/** Restores missing firewall rules that keep agents from their platform, and logs a warning when any were missing. */
+export const firewallTask = ({ sandboxes, log }: Pick<LifecycleDeps, 'sandboxes' | 'log'>): PeriodicTask => ({
+  name: 'check_firewall',
+  everyMs,
+  timeoutMs,
+  async run(signal) {
+    try {
+      if (await sandboxes.protect?.(signal)) {
+        log.warn('firewall rules of agents were missing on the host of dockerd, and have been added again')
+      }
+    } catch (error) {
+      if (error instanceof SandboxUnavailableError && error.isLogged) return
+      throw error
+    }
+  },
+})
 
 /** A platform that hangs longer at the start is asked again by the periodic work. */
 const detectTimeoutMs = 60_000

@@ -1,6 +1,46 @@
 import type { ModelProvider } from '#database/schema.ts'
+import type { CallCause } from '#database/usage-schema.ts'
 import { createFieldReader, type FieldReader } from './json-fields.ts'
-import { type CallOrigin, readOrigin } from './runtime-line.ts'
+
+/**
+ * The origin of a call as its agent reports it: the gateway's key of the session, and the cause. Null means unknown.
+ */
+export interface CallOrigin {
+  session: string | null
+  cause: CallCause | null
+}
+
+/**
+ * OpenClaw ends each system prompt with a line about its runtime. Text that people write into the prompt comes before
+ * it. A call without such a line has no session.
+ */
+const beginning = 'Runtime: '
+const ownAgent = 'agent:main:'
+const maxSessionLength = 512
+
+/** The API's own sessions: those with an id of a caller, and those of one chat completion. */
+const ofApi = /^[sc]-[0-9a-f]+$/
+/** OpenClaw's names for the channels of the API, of heartbeats and of its own work. */
+const noChannel = 'webchat'
+
+/** Parses the runtime line at the end of a system prompt, which is JSON text: a line end is an escape. */
+export function readOrigin(prompt: string): CallOrigin {
+  const at = prompt.lastIndexOf(beginning)
+  const [line = ''] = at === -1 ? [] : prompt.slice(at + beginning.length).split(/\\[nr]|"/, 1)
+  const field = (name: string) => new RegExp(`(?:^| \\| )${name}=([^|]*?)(?: \\||$)`).exec(line)?.[1]
+  const key = field('session') ?? ''
+  if (key === '' || key.length > maxSessionLength) return { session: null, cause: null }
+  const session = key.startsWith(ownAgent) ? key.slice(ownAgent.length) : key
+  return { session, cause: causeOf(session, field('channel')) }
+}
+
+/** In the session `main` the API, a heartbeat and OpenClaw itself cannot be distinguished, so the cause is unknown. */
+function causeOf(session: string, channel?: string): CallCause | null {
+  if (/^(?:agent:[^:]+:)?cron:/.test(session)) return 'cron'
+  if (/^(?:agent:[^:]+:)?subagent:/.test(session)) return 'subagent'
+  if (ofApi.test(session)) return 'api'
+  return channel === undefined || channel === noChannel ? null : 'channel'
+}
 
 /** The parsed facts of a request so far. */
 export interface ParsedRequest extends CallOrigin {

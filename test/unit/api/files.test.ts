@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest'
+import { parseRange } from '#api/files/download.ts'
 import { existingPath, movablePath, newFilePath, newPath, parsePath } from '#api/files/paths.ts'
-import { parseRange } from '#api/files/range.ts'
 
 describe('a path in the workspace', () => {
   test.each([

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { firewallTask } from '#lifecycle/watch/firewall.ts'
+import { firewallTask } from '#lifecycle/watch/region-tasks.ts'
 import { SandboxUnavailableError } from '#sandbox/driver.ts'
 
 function open(protect?: () => Promise<boolean>) {

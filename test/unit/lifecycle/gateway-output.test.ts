@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { forOwner } from '#lifecycle/attempt/gateway-output.ts'
+import { forOwner } from '#lifecycle/attempt/health.ts'
 
 test('the output of a gateway that refuses its configuration names no path of the host, and nothing to run there', () => {
   const output = [

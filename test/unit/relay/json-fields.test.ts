@@ -1,7 +1,7 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
-import { createEventDataReader } from '#relay/usage/event-data.ts'
 import { createFieldReader } from '#relay/usage/json-fields.ts'
+import { createEventDataReader } from '#relay/usage/read-usage.ts'
 
 /** The fields of a text that comes in pieces of so many bytes. */
 function fieldsOf(text: string, paths: string[], size = Number.MAX_SAFE_INTEGER): [string, unknown][] {
