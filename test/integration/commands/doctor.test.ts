@@ -69,6 +69,7 @@ beforeEach(async () => {
 })
 afterEach(async () => {
   driver.heal()
+  await query('UPDATE provider_keys SET refused_at = NULL')
   await query('TRUNCATE events, channels, skills, idempotency_keys, instances CASCADE')
   await query('UPDATE organizations SET instance_count = 0')
   await query("DELETE FROM processes WHERE role = 'worker'")
@@ -130,6 +131,22 @@ const faults: { what: string; says: RegExp; plant(): Promise<unknown> }[] = [
     what: 'I7: a secret that is not sealed',
     says: /instances\/.*\/sealed_config is not sealed/,
     plant: () => query(`UPDATE instances SET sealed_config = '{"a": 1}' WHERE id = $1`, id),
+  },
+  {
+    what: 'a provider key that its provider refuses',
+    says: /anthropic has refused the key of the organization/,
+    plant: () => query('UPDATE provider_keys SET refused_at = now() WHERE organization_id = $1', organization.id),
+  },
+  {
+    what: 'a channel with an error',
+    says: /The channel telegram of the instance .* has an error: The token is wrong/,
+    plant: () =>
+      query(
+        `INSERT INTO channels (instance_id, channel, enabled, sealed_config, error_message)
+         VALUES ($1, 'telegram', true, $2, 'The token is wrong.')`,
+        id,
+        chowder.vault.seal('{}', `channels/${id}/telegram/sealed_config`),
+      ),
   },
   {
     what: 'a platform that cannot be reached',
