@@ -26,7 +26,7 @@ function addressOf(setting: string): { host: string; port: number } {
 }
 
 /** Serves the metrics of this process and of `sources`, if METRICS_PORT is set. */
-export async function openMetrics({ config, log, drain }: Startup, sources: readonly MetricSource[]): Promise<void> {
+async function openMetrics({ config, log, drain }: Startup, sources: readonly MetricSource[]): Promise<void> {
   if (config.METRICS_PORT === undefined) return
   buildInfo.set({ version, commit, release: defaultRelease }, 1)
   const { port, close } = await serveMetrics(addressOf(config.METRICS_PORT), sources, log)
@@ -35,7 +35,7 @@ export async function openMetrics({ config, log, drain }: Startup, sources: read
 }
 
 /** Opens billing; null without the settings of Stripe. Both are set or none. */
-export async function openBilling(config: Config, publicUrl: () => string): Promise<Billing | null> {
+async function openBilling(config: Config, publicUrl: () => string): Promise<Billing | null> {
   const { STRIPE_SECRET_KEY, STRIPE_WEBHOOK_SECRET } = config
   if (!STRIPE_SECRET_KEY || !STRIPE_WEBHOOK_SECRET) return null
   return createBilling({

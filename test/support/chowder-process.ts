@@ -137,7 +137,8 @@ export async function runChowder(options: ChowderOptions): Promise<{ code: numbe
 /** Makes a data folder with the OpenClaw release that is installed once for all tests. */
 export async function makeDataDir(): Promise<string> {
   await preparedRelease()
-  const dataDir = await mkdtemp(join(tmpdir(), 'chowder-e2e-'))
+  // A unix socket of OpenClaw below the folder of an agent with two rooms has 107 bytes at most.
+  const dataDir = await mkdtemp(join(tmpdir(), 'e2e-'))
   await chmod(dataDir, 0o711) // the database and the agents run as other users
   await symlink(releasesFolder, join(dataDir, 'releases'))
   return dataDir

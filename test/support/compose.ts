@@ -16,6 +16,7 @@ const checkout = [
   'Dockerfile',
   'deploy',
   'docker-compose.yml',
+  'docs',
   'migrations',
   'openapi.json',
   'package-lock.json',

@@ -16,7 +16,7 @@ const widthOffset = 16
 const heightOffset = 20
 const interlaceOffset = 28
 
-export interface QrCode {
+interface QrCode {
   /** The decoded text of the code; null if it cannot be decoded. */
   data: string | null
   /** PNG, in base64. */
@@ -24,13 +24,13 @@ export interface QrCode {
 }
 
 /** The base64 of a data URL of a PNG; null for anything else, and for an image that is too large. */
-export function imageOf(dataUrl: unknown): string | null {
+function imageOf(dataUrl: unknown): string | null {
   const image = typeof dataUrl === 'string' ? pngDataUrl.exec(dataUrl)?.[1] : undefined
   return image === undefined || image.length > maxImageBytes ? null : image
 }
 
 /** The QR code in a gateway's data URL; null when it holds no image. The agent may have made the image. */
-export async function readQrCode(dataUrl: unknown): Promise<QrCode | null> {
+async function readQrCode(dataUrl: unknown): Promise<QrCode | null> {
   const image = imageOf(dataUrl)
   if (image === null) return null
   try {

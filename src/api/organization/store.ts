@@ -32,7 +32,7 @@ import type { ResourceSettings } from '#settings/resources.ts'
  * Makes the running and starting instances of a provider due. The relay has the new key already. Workers make OpenClaw
  * forget a refusal of the former key: otherwise it pauses requests for minutes. Returns whether there are any.
  */
-export async function makeKeyUsersDue(tx: Db, organizationId: string, provider: ModelProvider): Promise<boolean> {
+async function makeKeyUsersDue(tx: Db, organizationId: string, provider: ModelProvider): Promise<boolean> {
   const { rowCount } = await tx
     .update(instances)
     .set({

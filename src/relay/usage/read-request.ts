@@ -5,7 +5,7 @@ import { createFieldReader, type FieldReader } from './json-fields.ts'
 /**
  * The origin of a call as its agent reports it: the gateway's key of the session, and the cause. Null means unknown.
  */
-export interface CallOrigin {
+interface CallOrigin {
   session: string | null
   cause: CallCause | null
 }
@@ -24,7 +24,7 @@ const ofApi = /^[sc]-[0-9a-f]+$/
 const noChannel = 'webchat'
 
 /** Parses the runtime line at the end of a system prompt, which is JSON text: a line end is an escape. */
-export function readOrigin(prompt: string): CallOrigin {
+function readOrigin(prompt: string): CallOrigin {
   const at = prompt.lastIndexOf(beginning)
   const [line = ''] = at === -1 ? [] : prompt.slice(at + beginning.length).split(/\\[nr]|"/, 1)
   const field = (name: string) => new RegExp(`(?:^| \\| )${name}=([^|]*?)(?: \\||$)`).exec(line)?.[1]
