@@ -5,7 +5,6 @@ import { type ComposeCheckout, openComposeCheckout } from '../support/compose.ts
 import { startDockerd, type TestDockerd } from '../support/dockerd.ts'
 import { type Outside, openOutside } from '../support/outside.ts'
 import { isHere, previousVersion } from '../support/previous-version.ts'
-import { until } from '../support/until.ts'
 
 const minute = 60_000
 const port = 18_089
@@ -46,29 +45,19 @@ const startOf = () => dockerd.docker('inspect', '--format', '{{.Id}} {{.State.St
 const configuration = () => dockerd.docker('exec', `chowder-${agent}`, 'cat', '/agent/home/state/openclaw.json')
 
 it.skipIf(!(await isHere(previousVersion)))(
-  'an agent of the previous version goes on after the upgrade, and has the proxy alone from its next start on',
+  'an agent of the previous version goes on after the upgrade, and after its next start',
   { tags: ['long'], timeout: 10 * minute },
   async () => {
     expect(await say(client, sessionPath(agent), 'hello')).toContain('turns=1')
     const before = await startOf()
-    const name = `chowder-${agent}`
     await checkout.replace()
     await checkout.upgrade()
     expect(await say(client, sessionPath(agent), 'and now?')).toContain('turns=2')
     expect(await configuration()).not.toContain(providerKey)
     expect(await startOf()).toBe(before)
 
-    // Until its next start it is in the network where it was, and reaches other hosts directly.
-    const sandboxes = ['--filter', 'label=chowder.role=sandbox', '--format', '{{.Names}}']
-    const inNetwork = (network: string) => dockerd.docker('ps', '--filter', `network=${network}`, ...sandboxes)
-    const url = `http://${outside.address}:${outside.port}/__fake/health`
-    const direct = `curl -s -m 5 -o /dev/null -w '%{http_code}' ${url} || true`
-    const asked = () => dockerd.docker('exec', name, 'sh', '-c', direct)
-    expect([await inNetwork('chowder-agents'), await asked()]).toEqual([`${name}\n`, '200'])
     expect((await client.post(`/v1/instances/${agent}/restart`)).status).toBeOneOf([200, 201, 202, 204])
-    await until('its move', async () => (await inNetwork('chowder-sandbox')) === `${name}\n`, minute)
     await waitForStatus(client, agent, 'running')
-    expect([await inNetwork('chowder-agents'), await asked()]).toEqual(['', '000'])
     expect(await say(client, sessionPath(agent), 'and here?')).toContain('turns=3')
   },
 )
