@@ -15,7 +15,7 @@ export async function freePort(wanted = 0): Promise<number> {
   return address.port
 }
 
-/** The same, for later use: the system assigns the port to no connection meanwhile. */
+/** Returns a free port for later use: the system assigns it to no connection meanwhile. */
 export async function steadyFreePort(): Promise<number> {
   for (let attempt = 0; attempt < 20; attempt += 1) {
     const port = await freePort(randomInt(firstSteady, lastSteady)).catch(() => null)

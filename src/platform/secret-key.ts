@@ -35,7 +35,7 @@ export async function findSecretKeys(setting: string | undefined, dataDir: strin
   return readKeyFile(dataDir)
 }
 
-/** The same keys; null when the data folder has none yet. */
+/** Reads these keys and creates none: null when the data folder has none yet. */
 export async function readSecretKeys(setting: string | undefined, dataDir: string): Promise<Buffer[] | null> {
   if (setting !== undefined) return findSecretKeys(setting, dataDir)
   return readKeyFile(dataDir).catch((error: NodeJS.ErrnoException) => {

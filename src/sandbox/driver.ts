@@ -297,7 +297,7 @@ export interface SandboxDriver {
    * InstallError.
    */
   prepare(release: string, progress: Progress, signal: AbortSignal): Promise<void>
-  /** The same for the plugin of a chat channel, which is installed beside the release. */
+  /** Prepares the plugin of a chat channel, which is installed beside the release, in the same way. */
   prepareChannel(release: string, channel: string, progress: Progress, signal: AbortSignal): Promise<void>
   create(spec: SandboxSpec, signal: AbortSignal): Promise<void>
   /** Returns when the gateway's process exists, which may be before it is ready. */

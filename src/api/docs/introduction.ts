@@ -40,8 +40,8 @@ export const about: AboutApi = {
     version,
     description: `Chowder runs [OpenClaw](https://www.npmjs.com/package/openclaw) agents for your customers. An
 **instance** is one agent: an OpenClaw gateway in its own sandbox, with its own memory, files, skills and chat channels.
-You create instances, Chowder keeps them running, and you talk to them in the OpenAI Responses format. The [guides](/docs/guides) say more
-than this reference.
+You create instances, Chowder keeps them running, and you talk to them in the OpenAI Responses format. The [guides](/docs/guides)
+say more than this reference.
 
 ## Five minutes
 

@@ -30,7 +30,7 @@ export async function configureSkill(
   if (Object.keys(patch).length > 0) await changeSettings(deps, organizationId, instanceId, name, patch)
 }
 
-/** The same, without a check that the skill exists. */
+/** Configures a skill without a check that it exists. */
 export async function changeSettings(
   deps: SkillDeps,
   organizationId: string,

@@ -19,6 +19,7 @@ export interface StartLimit {
   leave(id: string): void
 }
 
+/** Limits the starts of one worker in one region. It is empty after a restart of the worker: rows enter it again. */
 export function createStartLimit(): StartLimit {
   const places = createPlaces(maxStarts)
   const organizationOf = new Map<string, string>()

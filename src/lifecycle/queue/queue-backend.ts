@@ -85,7 +85,7 @@ function connectPostgres(config: pg.PoolConfig, prefix: string | undefined, { re
 }
 
 /**
- * The same pool with a pause after each failed query. BullMQ's worker retries at once after every failure except
+ * Adds a pause after each failed query of a pool. BullMQ's worker retries at once after every failure except
  * ECONNREFUSED: it would query a starting database thousands of times a second.
  */
 function withPausedFailures(pool: pg.Pool): pg.Pool {

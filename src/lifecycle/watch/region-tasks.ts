@@ -6,15 +6,15 @@ import { SandboxUnavailableError } from '#sandbox/driver.ts'
 import { createDriftDetection, type DriftDetection } from './drift.ts'
 import { useTasks } from './use-watch.ts'
 
-const everyMs = 60_000
+const firewallEveryMs = 60_000
 /** Longer than the driver's limit for the container that adds rules. */
-const timeoutMs = 70_000
+const firewallTimeoutMs = 70_000
 
 /** Restores missing firewall rules that keep agents from their platform, and logs a warning when any were missing. */
 export const firewallTask = ({ sandboxes, log }: Pick<LifecycleDeps, 'sandboxes' | 'log'>): PeriodicTask => ({
   name: 'check_firewall',
-  everyMs,
-  timeoutMs,
+  everyMs: firewallEveryMs,
+  timeoutMs: firewallTimeoutMs,
   async run(signal) {
     try {
       if (await sandboxes.protect?.(signal)) {

@@ -7,9 +7,8 @@ const carriageReturn = 0x0d
 const fieldName = Buffer.from('data:')
 
 /**
- * Extracts the data of server-sent events, each a JSON text, from pieces that are cut anywhere. Lines end with `
- * ` or `\r
- * `, like those of all vendors.
+ * Extracts the data of server-sent events, each a JSON text, from pieces that are cut anywhere. Lines end with LF or CRLF,
+ * like those of all vendors.
  */
 export function createEventDataReader(fields: FieldReader): Pick<FieldReader, 'read'> {
   /** The length of the parsed prefix of the field name in this line; null for a line of another field. */

@@ -41,7 +41,7 @@ export interface LocalDriverOptions {
   node: string
   /** Makes a release available on this host, readable by every user. */
   installRelease(release: string, progress: Progress, signal: AbortSignal): Promise<unknown>
-  /** The same for the plugin of a channel, which is installed beside the release. */
+  /** Installs the plugin of a channel beside the release, in the same way. */
   installChannelPlugin(release: string, channel: string, progress: Progress, signal: AbortSignal): Promise<unknown>
   /** The folder of an installed release, with its `node_modules`. */
   releaseFolder(release: string): string

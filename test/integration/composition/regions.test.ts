@@ -20,7 +20,7 @@ const chowder = await openTestChowder({
       regions: [
         { ...shared, region: 'north', hasUnnamed: true, sandboxes: north },
         { ...shared, region: 'south', hasUnnamed: false, sandboxes: south },
-        // The same platform under another name: it has the same files.
+        // It is the same platform under another name, with the same files.
         { ...shared, region: 'north-2', hasUnnamed: false, sandboxes: north },
       ],
       default: 'south',
