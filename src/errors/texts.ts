@@ -138,6 +138,8 @@ export const texts = {
   relayPaths: 'Agents call model providers here, at /relay/anthropic, /relay/openai and /relay/gemini.',
   relayToken:
     'The token is unknown here, or is no longer valid: agents get one when they start, for the provider that they were created with.',
+  relayTokenEnded:
+    'Chowder has ended this token: its agent is stopped, restarted or deleted. An agent gets another one when it starts.',
   relayRoute: (method: string, path: string) =>
     `${method} ${path.slice(0, 200)} is no call that agents may make. They may ask models, and list them.`,
   relayPlaces: 'Too many calls of models are open at the same time. Wait until some have ended.',

@@ -18,6 +18,7 @@ export type InstanceSummary = Pick<
   | 'desiredState'
   | 'generation'
   | 'observedGeneration'
+  | 'restartGeneration'
   | 'readyAt'
   | 'busy'
   | 'step'
@@ -43,7 +44,8 @@ const maxConcurrentQueries = 2
 
 const findSummaries = `
   SELECT i.id, i.organization_id AS "organizationId", i.desired_state AS "desiredState", i.generation,
-         i.observed_generation AS "observedGeneration", i.ready_at AS "readyAt", i.busy, i.step, i.endpoint,
+         i.observed_generation AS "observedGeneration", i.restart_generation AS "restartGeneration",
+         i.ready_at AS "readyAt", i.busy, i.step, i.endpoint,
          i.sealed_token AS "sealedToken", i.model_provider AS "modelProvider", i.openclaw_version AS "openclawVersion",
          i.unlisted_models AS "unlistedModels",
          i.sealed_config IS NOT NULL OR i.model IS NOT NULL AS "hasConfig",

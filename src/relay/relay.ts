@@ -1,6 +1,7 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { ModelProvider } from '#database/schema.ts'
 import { texts } from '#errors/texts.ts'
+import { isRelayToken } from '#instances/gateway/tokens.ts'
 import type { Logger } from '#platform/log.ts'
 import { logFirstAndRecovery } from '#platform/log.ts'
 import { relayAddedDuration, relayCalls, relayOpenCalls, relayWaits } from '#platform/metrics.ts'
@@ -19,6 +20,8 @@ import { vendors } from './vendors.ts'
 const maxBodyBytes = 40 * 1024 * 1024
 /** Retry pauses when the capacity is used up, and when the database is unreachable. */
 const retryAfterSeconds = 1
+/** Longer than a worker takes to end the runs of an agent whose token was taken away. */
+const afterEndedTokenSeconds = 5
 
 const tokenRefused = new Error('the token of the call is refused')
 const clientLeft = new Error('the client left')
@@ -64,17 +67,21 @@ export function createRelay({ findGrant, pace, places, upstreams, observe, log }
     return made
   }
 
-  async function refuseToken(): Promise<never> {
-    throw (await refusals.wait()) ? new CallRefused(401, texts.relayToken) : tokenRefused
+  /** A token that was taken away is no 401: OpenClaw would put the provider's key on hold, for all sessions. */
+  async function refuseToken(token: string | null): Promise<never> {
+    if (!(await refusals.wait())) throw tokenRefused
+    if (token !== null && isRelayToken(token)) throw new CallRefused(503, texts.relayTokenEnded, afterEndedTokenSeconds)
+    throw new CallRefused(401, texts.relayToken)
   }
 
   async function grantOf({ provider, token }: Target): Promise<UsableGrant> {
-    if (token === null) return refuseToken()
+    if (token === null) return refuseToken(null)
     const grant = await findGrant(token).catch((error: unknown) => {
       log.warn({ err: error }, 'the token of a call could not be looked up')
       throw new CallRefused(503, texts.relayUnavailable, retryAfterSeconds)
     })
-    if (!grant || grant.provider !== provider) return refuseToken()
+    if (!grant) return refuseToken(token)
+    if (grant.provider !== provider) return refuseToken(null)
     if (!grant.key) throw new CallRefused(401, texts.noProviderKey(provider))
     return { ...grant, key: grant.key }
   }

@@ -46,6 +46,11 @@ export const errorTexts = {
   lineFull: (turns: number) =>
     `${turns} turns of this session run or wait already. Wait until some of them have ended, or use another session.`,
   sessionBusy: 'Other turns begin in this session right now. Try again in a moment, or use another session.',
+  instanceStopping:
+    'The turn was ended because its instance was stopped or deleted. What the agent has done until then remains.',
+  instanceRestarting:
+    'The turn was ended because its instance was restarted. What the agent has done until then remains. ' +
+    'Send the turn again if it is still wanted, once the instance is running.',
   shuttingDown: 'The turn was ended because Chowder is shutting down. Try again.',
   clientLeft: 'The client left before the turn had ended.',
   responseNotFound: 'Response not found.',

@@ -3,7 +3,7 @@ import type { Dispatcher } from 'undici'
 import { AppError } from '#errors/app-error.ts'
 import type { ErrorCode } from '#errors/codes.ts'
 import { texts } from '#errors/texts.ts'
-import type { RunningGateway } from '#instances/find.ts'
+import type { FindSummary, RunningGateway } from '#instances/find.ts'
 import type { DeclareModel } from '#instances/gateway/declare-model.ts'
 import { readFailedTurn } from '#openclaw/gateway/failed-turn.ts'
 import { connectGateway } from '#openclaw/gateway/gateway.ts'
@@ -100,11 +100,17 @@ function parseJson(bytes: Buffer): unknown {
   }
 }
 
+interface RunnerDeps {
+  declareModel: DeclareModel
+  /** Asked after a failure only: whether the instance was stopped or restarted. */
+  findSummary: FindSummary
+  recordKeyRefusal(gateway: RunningGateway): Promise<void>
+}
+
 /** Runs turns of agents over connections to their gateways. */
 export function createTurnRunner(
   timeouts: TurnTimeouts,
-  declareModel: DeclareModel,
-  recordKeyRefusal: (gateway: RunningGateway) => Promise<void> = async () => {},
+  { declareModel, findSummary, recordKeyRefusal }: RunnerDeps,
 ): TurnRunner {
   const gateways = createGatewayPool()
   const turns = new Set<Turn>()
@@ -115,6 +121,17 @@ export function createTurnRunner(
     if (turn.signal.aborted) return turn.signal.reason
     if (turn.isUnanswered) return turn.hung() // a worker has ended the gateway
     return cause instanceof AppError ? cause : unreachable(cause)
+  }
+
+  /** The error of a turn that failed because its instance was stopped or restarted; null for any other failure. */
+  async function findEnding({ gateway, instanceId }: AgentRequest): Promise<AppError | null> {
+    const summary = await findSummary(gateway.organizationId, instanceId).catch(() => null)
+    if (!summary) return null
+    if (summary.desiredState !== 'running') {
+      return new AppError('instance_stopping', errorTexts.instanceStopping, { doNotRetry: true })
+    }
+    if (summary.restartGeneration === null || summary.readyAt !== null) return null
+    return new AppError('instance_restarting', errorTexts.instanceRestarting, { doNotRetry: true })
   }
 
   function judge({ gateway, instanceId, log }: AgentRequest, failure: GatewayFailure): AppError {
@@ -129,6 +146,8 @@ export function createTurnRunner(
   }
 
   async function refusal(turn: Turn, request: AgentRequest, failure: GatewayFailure): Promise<AppError> {
+    const ending = await findEnding(request)
+    if (ending) return ending
     const mustAsk = failure.status === 429 || isUnexplained(failure.body)
     const turnLeft = mustAsk && (await readFailedTurn(request.gateway, request.sessionKey, turn.signal))
     return judge(request, { ...failure, ...turnLeft })
@@ -186,6 +205,7 @@ export function createTurnRunner(
     let readBytes = 0
     let hasOutput = false
     let hasEnded = false
+    let ending: AppError | null = null
     async function* countedChunks(): AsyncGenerator<Buffer> {
       for (let chunk = await chunks.next(); !chunk.done; chunk = await chunks.next()) {
         turn.received()
@@ -199,6 +219,8 @@ export function createTurnRunner(
         const last = batch.at(-1)
         // Set before the yield: readers leave at the end.
         hasEnded = last?.kind === 'end' || last?.kind === 'failed'
+        ending = last?.kind === 'failed' ? await findEnding(request) : null
+        if (ending) throw ending
         if (last?.kind === 'failed' && isUnexplained(failedResponse(last.error))) {
           const isAll = batch.length === 1 && !hasOutput
           const again = isAll && (await repeat(turn, request, last.runId, isRepetition))
@@ -208,6 +230,8 @@ export function createTurnRunner(
         hasOutput = true
         yield batch
       }
+    } catch (cause) {
+      throw turn.signal.aborted || ending ? cause : ((await findEnding(request)) ?? cause)
     } finally {
       if (!hasEnded) {
         body.destroy()
@@ -259,7 +283,8 @@ export function createTurnRunner(
         turn.hasWaited()
         return events
       } catch (cause) {
-        throw explain(turn, cause)
+        const isJudged = turn.signal.aborted || cause instanceof AppError
+        throw (isJudged ? null : await findEnding(request)) ?? explain(turn, cause)
       }
     },
     outcome(turn, request, end) {

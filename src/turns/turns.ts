@@ -1,7 +1,7 @@
 import type { FastifyInstance } from 'fastify'
 import type { Db } from '#database/client.ts'
 import type { FindCaller } from '#http/caller.ts'
-import type { FindGateway } from '#instances/find.ts'
+import type { FindGateway, FindSummary } from '#instances/find.ts'
 import type { DeclareModel } from '#instances/gateway/declare-model.ts'
 import { recordKeyRefusal } from '#instances/provider-key-refusal.ts'
 import { type Admission, createAdmission } from './admit.ts'
@@ -18,6 +18,7 @@ export interface TurnDeps {
    * running.
    */
   findGateway: FindGateway
+  findSummary: FindSummary
   declareModel: DeclareModel
   findCaller: FindCaller
   turnTimeouts?: TurnTimeouts
@@ -44,10 +45,12 @@ export interface Turns {
 
 /** Creates the parts that run an API's turns, and ends the turns when it closes. */
 export function useTurns(app: FastifyInstance, deps: TurnDeps): Turns {
-  const { db, processId, findGateway, findCaller, declareModel, closing, turnTimeouts = defaultTurnTimeouts } = deps
-  const runner = createTurnRunner(turnTimeouts, declareModel, ({ organizationId, provider }) =>
-    recordKeyRefusal(db, organizationId, provider),
-  )
+  const { db, processId, findGateway, findCaller, closing, turnTimeouts = defaultTurnTimeouts } = deps
+  const runner = createTurnRunner(turnTimeouts, {
+    declareModel: deps.declareModel,
+    findSummary: deps.findSummary,
+    recordKeyRefusal: ({ organizationId, provider }) => recordKeyRefusal(db, organizationId, provider),
+  })
   const lines = createTurnLines(db, processId)
   // Not awaited: the server stops listening after this hook, and then waits for its open requests.
   app.addHook('preClose', async () => void runner.drain(closing.turnsMs()).then(closing.onTurnsEnded))

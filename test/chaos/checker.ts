@@ -322,7 +322,7 @@ const documented: Record<Operation['kind'], readonly number[]> = {
   configure: [200, 409, 502, 504, 507],
   rename: [200, 409],
   delete: [204],
-  ask: [200, 409, 502, 504],
+  ask: [200, 409, 502, 503, 504],
 }
 
 /** Answers that no documented fault of ours or of the platform explains; a 404 for what was accepted is one. */

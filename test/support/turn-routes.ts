@@ -24,6 +24,12 @@ export const callerOf = (organizationId: string): Caller => ({
   token: null,
 })
 
+const findRunning: TurnDeps['findSummary'] = async (_organization, id) =>
+  ({ id, desiredState: 'running', restartGeneration: null, readyAt: new Date() }) as never
+
+/** The parts of a runner whose instances run. */
+export const runnerDeps = { declareModel: async () => {}, findSummary: findRunning, recordKeyRefusal: async () => {} }
+
 /** An API with only the routes that run turns, and those of models, whose caller is always this organization. */
 export async function startTurnApi(
   organizationId: string,
@@ -46,7 +52,7 @@ export async function startTurnApi(
     vault: createVault(Buffer.alloc(32, 7)),
     declareModel: async () => {},
     closing: { turnsMs: () => 0, onTurnsEnded: () => {} },
-    findSummary: async (_organization, id) => ({ id }) as never,
+    findSummary: findRunning,
     findCaller: async () => caller,
     publicUrl: () => 'http://chowder.test',
     ...deps,

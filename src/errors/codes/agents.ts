@@ -112,6 +112,10 @@ export const agentCodes = {
       meaning: 'The status of the instance does not allow this start, stop or restart.',
       remedy: '`detail` has the status, and what to do.',
     },
+    instance_stopping: {
+      meaning: 'The instance was stopped or deleted during the turn, which ended with it.',
+      remedy: 'Start it with `POST …/start`, read the session, and send the turn again if it is still wanted.',
+    },
     instance_terminated: {
       meaning: 'The instance was deleted. That is for good.',
       remedy: 'Create another: `POST /v1/instances`.',
@@ -210,6 +214,10 @@ export const agentCodes = {
     },
   }),
   ...codesOf('unavailable', {
+    instance_restarting: {
+      meaning: 'The instance was restarted during the turn, which ended with it.',
+      remedy: 'Wait: `GET …/status?wait=running`. Read the session, and send the turn again if it is still wanted.',
+    },
     turn_not_begun: {
       meaning:
         'OpenClaw did not begin the turn, because something else changed its session at the same moment. The model was ' +

@@ -482,6 +482,47 @@ describe('a refusal of the gateway', () => {
     expect(api.logLines.join('')).not.toContain('sk-secret')
   })
 
+  describe.each([
+    [409, 'instance_stopping', { desiredState: 'stopped', restartGeneration: null, readyAt: null }],
+    [409, 'instance_stopping', { desiredState: 'terminated', restartGeneration: null, readyAt: null }],
+    [503, 'instance_restarting', { desiredState: 'running', restartGeneration: 2, readyAt: null }],
+    [502, 'gateway_unreachable', { desiredState: 'running', restartGeneration: null, readyAt: null }],
+  ] as const)('during which the instance changes is a %i %s: %o', (status, code, summary) => {
+    const failedEvent = sse({
+      type: 'response.failed',
+      response: responseObject({ status: 'failed', error: { code: 'api_error', message: 'internal error' } }),
+    })
+    test.each([
+      ['an error', answerFailed(500, 'api_error', 'internal error')],
+      ['a cut connection', ((response) => void response.destroy()) satisfies Answer],
+    ])('%s', async (_name, answer) => {
+      const changing = await startApi(async () => running, { findSummary: async () => summary as never })
+      onTestFinished(() => changing.app.close())
+      gateway.answer = answer
+      const answered = await failure(await post(hello, { url: changing.url }))
+      expect(answered).toMatchObject({ status, error: { code } })
+    })
+
+    test.each([
+      ['an error', answerStream(`${streamHead}${delta('I am')}${failedEvent}data: [DONE]\n\n`)],
+      [
+        'a cut connection',
+        (async (response) => {
+          startStream(response)
+          response.write(streamHead + delta('I am'))
+          await wait(50)
+          response.destroy()
+        }) satisfies Answer,
+      ],
+    ])('%s within a stream', async (_name, answer) => {
+      const changing = await startApi(async () => running, { findSummary: async () => summary as never })
+      onTestFinished(() => changing.app.close())
+      gateway.answer = answer
+      const { events } = readEvents(await (await post({ ...hello, stream: true }, { url: changing.url })).text())
+      expect(events.at(-1)).toMatchObject({ type: 'response.failed', response: { error: { code } } })
+    })
+  })
+
   test('within a stream names the provider too', async () => {
     const failed = responseObject({ status: 'failed', error: { code: 'authentication_error', message: '401' } })
     gateway.answer = answerStream(`${streamHead}${sse({ type: 'response.failed', response: failed })}data: [DONE]\n\n`)

@@ -85,7 +85,7 @@ const post = (
 const refused = async (of: Pick<RelayedAgent, 'token'>) => {
   const { statusCode, body } = await post(of)
   await body.dump()
-  return statusCode === 401
+  return statusCode === 401 || statusCode === 503
 }
 /** How long after `act` a call was made that was still let through, in ms. */
 async function takenAfter(of: RelayedAgent, act: () => Promise<unknown>): Promise<number> {
@@ -235,6 +235,13 @@ describe('a call that is let through', () => {
 })
 
 describe('a token', () => {
+  test('that was taken away is a 503, after which OpenClaw does not put the key on hold', async () => {
+    const { statusCode, headers, body } = await post({ token: newRelayToken() })
+    expect(statusCode).toBe(503)
+    expect(headers['retry-after']).toBe('5')
+    expect(await body.text()).toContain('has ended this token')
+  })
+
   test('that is unknown, missing, or for another provider is refused in the words of the vendor', async () => {
     const bodies = []
     for (const [provider, path, headers] of [

@@ -9,6 +9,7 @@ import { createTurnRunner } from '#turns/runner.ts'
 import { defaultTurnTimeouts } from '#turns/turn.ts'
 import { countInTurns, watchTurns } from '../../support/longest-turn.ts'
 import { type Answer, delta, startStream, startStubGateway } from '../../support/stub-responses-gateway.ts'
+import { runnerDeps } from '../../support/turn-routes.ts'
 
 const mebibyte = 1024 * 1024
 const mostMs = 100
@@ -130,7 +131,7 @@ describe('a gateway that floods', () => {
       write()
     }
     const stub = await startStubGateway(flood)
-    const turns = createTurnRunner(defaultTurnTimeouts, async () => {})
+    const turns = createTurnRunner(defaultTurnTimeouts, runnerDeps)
     const turn = turns.begin()
     const events = await turns.ask(turn, {
       instanceId: 'i',

@@ -11,6 +11,7 @@ import { serverSentEvents } from '#turns/reply.ts'
 import { createTurnRunner, type TurnRunner } from '#turns/runner.ts'
 import { defaultTurnTimeouts } from '#turns/turn.ts'
 import { present } from '../../support/present.ts'
+import { runnerDeps } from '../../support/turn-routes.ts'
 
 const freeLines: TurnLines = {
   enter: async () => ({ mustWait: false, begun: Promise.resolve(), leave: () => {} }),
@@ -18,7 +19,7 @@ const freeLines: TurnLines = {
 }
 
 function begin(ask: (runner: TurnRunner) => TurnRunner['ask'], lines = freeLines) {
-  const runner = createTurnRunner(defaultTurnTimeouts, async () => {})
+  const runner = createTurnRunner(defaultTurnTimeouts, runnerDeps)
   const turn = runner.begin()
   const finish = vi.fn<(response: ResponseObject, json: string) => void>()
   const store = { begin: () => {}, finish } as unknown as ResponseStore

@@ -5,6 +5,7 @@ import { expect, onTestFinished, test } from 'vitest'
 import { beginTurn, replyWithTurn } from '#turns/reply.ts'
 import { createTurnRunner } from '#turns/runner.ts'
 import { defaultTurnTimeouts, type Turn, turnAbandoned } from '#turns/turn.ts'
+import { runnerDeps } from '../../support/turn-routes.ts'
 
 async function* run({ signal }: Turn): AsyncGenerator<string, string> {
   signal.throwIfAborted()
@@ -13,7 +14,7 @@ async function* run({ signal }: Turn): AsyncGenerator<string, string> {
 }
 
 test('a turn whose client left before it begins is ended, and its request gets no answer', async () => {
-  const turns = createTurnRunner(defaultTurnTimeouts, async () => {})
+  const turns = createTurnRunner(defaultTurnTimeouts, runnerDeps)
   const begun = Promise.withResolvers<Turn>()
   const errors: unknown[] = []
   const app = fastify()

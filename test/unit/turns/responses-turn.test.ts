@@ -2,6 +2,7 @@ import { afterEach, beforeEach, expect, test, vi } from 'vitest'
 import { AppError } from '#errors/app-error.ts'
 import { createTurnRunner } from '#turns/runner.ts'
 import { defaultTurnTimeouts, Turn, turnAbandoned } from '#turns/turn.ts'
+import { runnerDeps } from '../../support/turn-routes.ts'
 
 beforeEach(() => {
   vi.useFakeTimers()
@@ -116,14 +117,14 @@ test('a gateway that has answered is not checked, and the limit of the turn stil
 })
 
 test('a turn that begins while the server closes is ended', async () => {
-  const turns = createTurnRunner(defaultTurnTimeouts, async () => {})
+  const turns = createTurnRunner(defaultTurnTimeouts, runnerDeps)
   await turns.drain(0)
   expect(turns.begin().signal.reason).toMatchObject({ kind: 'unavailable', doNotRetry: false })
   await turns.close()
 })
 
 test('R3: turns that run while the server closes may end by themselves for a time, and are ended then', async () => {
-  const turns = createTurnRunner(defaultTurnTimeouts, async () => {})
+  const turns = createTurnRunner(defaultTurnTimeouts, runnerDeps)
   const [quick, slow] = [turns.begin(), turns.begin()]
   let isDrained = false
   const drained = turns.drain(60_000).then(() => {
