@@ -208,6 +208,9 @@ export const texts = {
   emptyTime: 'from must be before to, which is now unless you send it.',
   longTime: (days: number) => `from may be at most ${days} days before to, which is now unless you send it.`,
   budgetTwice: (name: string) => `Two budgets have the name ${name}. Give each another one.`,
+  settingsTooLarge: (kib: number) =>
+    `The settings of all channels and skills of an instance must not be larger than ${kib} KiB together. ` +
+    'Remove some first.',
   limitOfOrganization: (field: string) => `Only an organization key may change ${field}: a scoped key is held to it.`,
   unknownTimeZone: 'time_zone must be the name of a time zone in the IANA database, such as Europe/Berlin or UTC.',
   isBusy: 'The instance is being changed right now. Try again.',

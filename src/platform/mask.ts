@@ -41,20 +41,76 @@ const formsOf = (secret: string): string[] => [
   ...inBase64(secret),
 ]
 
-/** Hides secrets of at least six characters in plain text, in JSON, in URLs and in base64. */
+/** Longer forms are hidden piece by piece: the search then takes the same time for secrets of any length. */
+const pieceCharacters = 32
+
+/** The last piece overlaps the one before, so that all have the same length. */
+function piecesOf(form: string): string[] {
+  const count = Math.max(0, Math.ceil(form.length / pieceCharacters) - 1)
+  const whole = Array.from({ length: count }, (_, index) =>
+    form.slice(index * pieceCharacters).slice(0, pieceCharacters),
+  )
+  return [...whole, form.slice(-pieceCharacters)]
+}
+
+/** Whether a text of a sorted list begins with `beginning`. */
+function hasBeginning(sorted: readonly string[], beginning: string): boolean {
+  let [from, to] = [0, sorted.length]
+  while (from < to) {
+    const middle = (from + to) >>> 1
+    if ((sorted[middle] ?? '') < beginning) from = middle + 1
+    else to = middle
+  }
+  return sorted[from]?.startsWith(beginning) === true
+}
+
+/**
+ * Hides secrets of at least six characters in plain text, in JSON, in URLs and in base64. Building and each call take
+ * time linear in the secrets and in the text: whoever sets secrets could otherwise stop the process with them.
+ */
 export function createMask(secrets: Iterable<string>): Mask {
-  const forms = [...new Set([...secrets].flatMap(formsOf))]
-    .filter((form) => form.length >= minCharacters)
-    .sort((one, other) => other.length - one.length) // one may contain another
-  const lengthOfCut = (text: string, form: string): number => {
-    for (let length = Math.min(form.length - 1, text.length); length >= minCutCharacters; length -= 1)
-      if (text.endsWith(form.slice(0, length))) return length
+  const pieces = new Set<string>()
+  for (const secret of secrets)
+    for (const form of formsOf(secret))
+      if (form.length >= minCharacters) for (const piece of piecesOf(form)) pieces.add(piece)
+  const sorted = [...pieces].sort()
+  const beginnings = new Set(sorted.map((piece) => piece.slice(0, minCharacters)))
+  const lengths = [...new Set(sorted.map(({ length }) => length))].sort((one, other) => other - one)
+
+  const lengthAt = (text: string, at: number): number =>
+    beginnings.has(text.slice(at, at + minCharacters))
+      ? (lengths.find((length) => pieces.has(text.slice(at, at + length))) ?? 0)
+      : 0
+
+  /** The length of a secret's beginning at the end of a text. */
+  const lengthOfCut = (text: string): number => {
+    for (let length = Math.min(pieceCharacters - 1, text.length); length >= minCutCharacters; length -= 1)
+      if (hasBeginning(sorted, text.slice(-length))) return length
     return 0
   }
+
   return (text, isCut) => {
-    const masked = forms.reduce((rest, form) => rest.replaceAll(form, hidden), text)
-    if (!isCut) return masked
-    const length = Math.max(0, ...forms.map((form) => lengthOfCut(masked, form)))
-    return length === 0 ? masked : masked.slice(0, -length) + hidden
+    const ranges: { from: number; to: number; isPiece: boolean }[] = []
+    const hide = (from: number, length: number) => {
+      const last = ranges.at(-1)
+      const to = from + length
+      const isPiece = length === pieceCharacters
+      if (last && (from < last.to || (from === last.to && last.isPiece)))
+        Object.assign(last, { to: Math.max(last.to, to), isPiece: to > last.to ? isPiece : last.isPiece })
+      else ranges.push({ from, to, isPiece })
+    }
+    for (let at = 0; at + minCharacters <= text.length; at += 1) {
+      const length = lengthAt(text, at)
+      if (length > 0) hide(at, length)
+    }
+    const cut = isCut ? lengthOfCut(text) : 0
+    if (cut > 0) hide(text.length - cut, cut)
+    let shown = ''
+    let end = 0
+    for (const { from, to } of ranges) {
+      shown += text.slice(end, from) + hidden
+      end = to
+    }
+    return shown + text.slice(end)
   }
 }

@@ -2,7 +2,7 @@ import { and, eq, getTableColumns, sql } from 'drizzle-orm'
 import type { Db } from '#database/client.ts'
 import { type Channel, channels, type Instance, instances } from '#database/schema.ts'
 import { changedBy } from '#history/record.ts'
-import { channelConfigPlace } from '#instances/gateway/configuration.ts'
+import { channelConfigPlace, requireSettingsBound } from '#instances/gateway/configuration.ts'
 import { raiseGeneration } from '#instances/intent.ts'
 import { isOwnedBy } from '#instances/row.ts'
 import { hasStatus } from '#instances/status.ts'
@@ -48,6 +48,7 @@ async function upsert(
       target: [channels.instanceId, channels.channel],
       set: { ...fields, updatedAt: sql`now()` },
     })
+  await requireSettingsBound(tx, instanceId)
 }
 
 /** Stores a channel that the gateway has applied, in the transaction of that change. */

@@ -1,4 +1,5 @@
 import { Readable } from 'node:stream'
+import { setImmediate } from 'node:timers/promises'
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { Type } from '@sinclair/typebox'
 import type { FastifyReply } from 'fastify'
@@ -35,6 +36,7 @@ const idleTimeoutMs = 60_000
 const maxFollowersOfInstance = 5
 const maxFollowers = 100
 const retryAfterSeconds = 10
+const longLine = 1000
 
 /** The routes of the gateways' output. */
 export const logRoutes: FastifyPluginAsyncTypebox<LogDeps> = async (app, { db, vault, regions, findSummary }) => {
@@ -46,7 +48,12 @@ export const logRoutes: FastifyPluginAsyncTypebox<LogDeps> = async (app, { db, v
 
   async function mask(row: Instance, lines: readonly LogLine[]): Promise<Line[]> {
     const hide = await createInstanceMask(db, vault, row)
-    return lines.map(({ text, isCut }) => ({ text: hide(text, isCut), truncated: isCut }))
+    const masked: Line[] = []
+    for (const { text, isCut } of lines) {
+      if (text.length > longLine) await setImmediate() // a page of long lines takes too long at once
+      masked.push({ text: hide(text, isCut), truncated: isCut })
+    }
+    return masked
   }
 
   async function read(row: Instance, options: { lines: number; after?: string }): Promise<LogPage> {

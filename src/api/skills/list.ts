@@ -1,11 +1,12 @@
 import type { Skill } from '#database/schema.ts'
 import { AppError } from '#errors/app-error.ts'
 import { texts } from '#errors/texts.ts'
+import { unsealSkill } from '#instances/gateway/configuration.ts'
 import { getInstance } from '#instances/row.ts'
 import { publicStatus, requireRunning } from '#instances/status.ts'
 import { type GatewaySkill, readSkills } from '#openclaw/skills/skills.ts'
 import type { SkillDeps } from './deps.ts'
-import { listStoredSkills, unsealSettings } from './store.ts'
+import { listStoredSkills } from './store.ts'
 
 /** A skill of an instance: reported by its gateway, stored in the database, or both. */
 export interface InstanceSkill {
@@ -32,7 +33,7 @@ export async function listSkills(
   if (status === 'terminated') throw new AppError('instance_not_running', texts.notRunning(status))
   const skills = new Map<string, InstanceSkill>()
   for (const stored of await listStoredSkills(db, organizationId, instanceId)) {
-    const { enabled, shell_env: shellEnv = [] } = unsealSettings(vault, stored)
+    const { enabled, shell_env: shellEnv = [] } = unsealSkill(vault, stored)
     skills.set(stored.name, { name: stored.name, reported: null, stored, enabled: enabled !== false, shellEnv })
   }
   const reportedSkills = status === 'running' ? await askGateway(organizationId, instanceId, readSkills) : []

@@ -1,10 +1,10 @@
 import { and, eq, getTableColumns, sql } from 'drizzle-orm'
 import type { Db } from '#database/client.ts'
 import { instances, type Skill, skills } from '#database/schema.ts'
-import { skillSettingsPlace } from '#instances/gateway/configuration.ts'
+import { requireSettingsBound, skillSettingsPlace, unsealSkill } from '#instances/gateway/configuration.ts'
 import { isOwnedBy } from '#instances/row.ts'
 import type { Vault } from '#platform/secrets.ts'
-import { mergeSettings, type SettingsPatch, type SkillSettings } from './settings.ts'
+import { mergeSettings, type SettingsPatch } from './settings.ts'
 
 const isSkill = (instanceId: string, name: string) => and(eq(skills.instanceId, instanceId), eq(skills.name, name))
 
@@ -15,9 +15,6 @@ export const listStoredSkills = (db: Db, organizationId: string, instanceId: str
     .from(skills)
     .innerJoin(instances, eq(instances.id, skills.instanceId))
     .where(isOwnedBy(organizationId, instanceId))
-
-export const unsealSettings = (vault: Vault, { instanceId, name, sealedSettings }: Skill): SkillSettings =>
-  sealedSettings === null ? {} : JSON.parse(vault.unseal(sealedSettings, skillSettingsPlace(instanceId, name)))
 
 /** Stores the release that was installed, in the transaction of that change. Stored settings stay. */
 export async function storeRelease(
@@ -47,7 +44,7 @@ export async function patchStoredSettings(
   patch: SettingsPatch,
 ): Promise<void> {
   const [stored] = await tx.select().from(skills).where(isSkill(instanceId, name))
-  const settings = mergeSettings(stored ? unsealSettings(vault, stored) : {}, patch)
+  const settings = mergeSettings(stored ? unsealSkill(vault, stored) : {}, patch)
   const isEmpty = Object.keys(settings).length === 0
   if (isEmpty && !stored?.slug) return deleteStoredSkill(tx, instanceId, name)
   const sealedSettings = isEmpty ? null : vault.seal(JSON.stringify(settings), skillSettingsPlace(instanceId, name))
@@ -58,6 +55,7 @@ export async function patchStoredSettings(
       target: [skills.instanceId, skills.name],
       set: { sealedSettings, updatedAt: sql`now()` },
     })
+  await requireSettingsBound(tx, instanceId)
 }
 
 /** Deletes a skill with its settings, in the transaction of that change. */

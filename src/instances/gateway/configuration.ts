@@ -1,6 +1,8 @@
-import { and, asc, eq, isNull } from 'drizzle-orm'
+import { and, asc, eq, isNull, sql } from 'drizzle-orm'
 import type { Db } from '#database/client.ts'
-import { type Channel, channels, type Instance, skills } from '#database/schema.ts'
+import { type Channel, channels, type Instance, type Skill, skills } from '#database/schema.ts'
+import { AppError } from '#errors/app-error.ts'
+import { texts } from '#errors/texts.ts'
 import type { AgentSettings } from '#instances/agent-settings.ts'
 import { unsealRelayToken, unsealSettings, unsealToken } from '#instances/row.ts'
 import { type ChannelSettings, type GatewayConfig, renderConfig } from '#openclaw/config/config.ts'
@@ -40,6 +42,32 @@ export const unsealChannel = (
   config: JSON.parse(vault.unseal(sealedConfig, channelConfigPlace(instanceId, channel))),
 })
 
+/** The stored settings of a skill. */
+export const unsealSkill = (
+  vault: Vault,
+  { instanceId, name, sealedSettings }: Skill,
+): Record<string, unknown> & { shell_env?: string[] } =>
+  sealedSettings === null ? {} : JSON.parse(vault.unseal(sealedSettings, skillSettingsPlace(instanceId, name)))
+
+/** The bound of the settings of all channels and skills of an instance: its mask and each start take all of them. */
+const maxSettingsBytes = 256 * 1024
+const sealedOfPlain = 4 / 3
+
+/**
+ * Checks the stored settings of an instance after a write, in its transaction. Throws AppError `invalid_value` when
+ * they exceed 256 KiB together.
+ */
+export async function requireSettingsBound(tx: Db, instanceId: string): Promise<void> {
+  const { rows } = await tx.execute<{ bytes: string }>(sql`
+    SELECT coalesce(sum(octet_length(sealed)), 0) AS bytes FROM (
+      SELECT sealed_config AS sealed FROM channels WHERE instance_id = ${instanceId}
+      UNION ALL SELECT sealed_settings FROM skills WHERE instance_id = ${instanceId}
+    ) AS settings`)
+  if (Number(rows[0]?.bytes) > maxSettingsBytes * sealedOfPlain) {
+    throw new AppError('invalid_value', texts.settingsTooLarge(maxSettingsBytes / 1024))
+  }
+}
+
 /** Only channels that the gateway has accepted: refused settings would keep it from starting. */
 async function unsealChannels(db: Db, vault: Vault, instanceId: string): Promise<ChannelSettings[]> {
   const rows = await db
@@ -53,11 +81,7 @@ async function unsealChannels(db: Db, vault: Vault, instanceId: string): Promise
 async function unsealSkills(db: Db, vault: Vault, instanceId: string) {
   const rows = await db.select().from(skills).where(eq(skills.instanceId, instanceId)).orderBy(asc(skills.name))
   return Object.fromEntries(
-    rows.flatMap(({ name, sealedSettings }) =>
-      sealedSettings === null
-        ? []
-        : [[name, JSON.parse(vault.unseal(sealedSettings, skillSettingsPlace(instanceId, name)))]],
-    ),
+    rows.flatMap((row) => (row.sealedSettings === null ? [] : [[row.name, unsealSkill(vault, row)]])),
   )
 }
 

@@ -428,6 +428,29 @@ describe('configure', () => {
   })
 })
 
+test.each(['running', 'stopped'])('T4: the settings of a %s instance have one bound together', async (state) => {
+  for (const name of ['one', 'two', 'three']) {
+    publish(name)
+    await install(`@acme/${name}`)
+  }
+  if (state === 'stopped') await call('POST', `/${id}/stop`)
+  const large = { config: { text: 'x'.repeat(110_000) } }
+  expect((await skills('PATCH', '/one', large)).status).toBe(204)
+  expect((await skills('PATCH', '/two', large)).status).toBe(204)
+  const { status, body } = await skills('PATCH', '/three', large)
+  expect([status, body.detail]).toEqual([400, expect.stringContaining('256 KiB')])
+  expect((await rows()).find(({ name }) => name === 'three')).toMatchObject({ sealed_settings: null })
+  if (state === 'stopped') await call('POST', `/${id}/start`)
+  await until('the stored configuration', async () => {
+    const isRunning = (await call('GET', `/${id}`)).body.status === 'running'
+    if (isRunning && state === 'stopped') gateway.config = JSON.parse(driver.file(id, 'state/openclaw.json') ?? '{}')
+    const { entries = {} } = (gateway.config as { skills?: { entries?: Record<string, unknown> } }).skills ?? {}
+    return isRunning && Object.keys(entries).join() === 'one,two'
+  })
+  expect((await skills('PATCH', '/one', { config: { text: null } })).status).toBe(204)
+  expect((await skills('PATCH', '/three', large)).status).toBe(204)
+})
+
 describe('a stopped instance', () => {
   test('lists its installed skills, stores settings for its next start, and refuses other changes', async () => {
     publish('web-search', 'clean', { env: ['SEARCH_API_KEY'] })

@@ -38,3 +38,29 @@ test('the beginning of a secret at the end of a line that was cut is hidden too'
   expect(mask(secret.slice(0, 9), false)).toBe(secret.slice(0, 9))
   expect(mask('ends with sk', true)).toBe('ends with sk')
 })
+
+test('a long secret is hidden whole, wherever it stands, and also its cut part', () => {
+  for (let length = 6; length < 140; length += 1) {
+    const long = Array.from({ length }, (_, index) => String.fromCharCode(0x4e00 + index)).join('')
+    const hide = createMask([long])
+    expect(hide(`before ${long} after`, false)).toBe('before *** after')
+    for (let cut = 4; cut < length; cut += 1) {
+      const shown = hide(`before ${long.slice(0, cut)}`, true)
+      expect(shown).toMatch(/^before \*\*\*.{0,3}$/)
+      expect(hide(`${long.slice(0, cut)} after`, false).includes(long.slice(0, Math.min(cut, 32)))).toBe(cut < 32)
+    }
+  }
+})
+
+test('T4: secrets that are many, long and alike take time linear in them and in the text', () => {
+  const many = Array.from({ length: 18_000 }, (_, index) => (1e9 + index * 7919).toString(36).slice(0, 6))
+  const long = Array.from({ length: 16 }, (_, index) => `k${index}`.repeat(16_384).slice(0, 16_384))
+  const alike = Array.from({ length: 26 }, (_, index) => `${'a'.repeat(6 + index)}b`)
+  const startedAt = performance.now()
+  const hide = createMask([...many, ...long, ...alike])
+  const line = 'a'.repeat(16 * 1024)
+  for (let lines = 0; lines < 8; lines += 1) hide(line, false)
+  // Some 0.6 s; the quadratic mask took 40 s for this.
+  expect(performance.now() - startedAt).toBeLessThan(10_000)
+  expect(hide(`${line}b`, false)).toContain('***')
+})
