@@ -7,7 +7,7 @@ import { unsealRelayToken } from '#instances/row.ts'
 import { isId } from '#platform/ids.ts'
 import type { Vault } from '#platform/secrets.ts'
 import type { HostRule } from './hosts.ts'
-import { defaultPolicy, type Rules, readRules } from './policy.ts'
+import { type Rules, readRules, withinCeiling } from './policy.ts'
 
 /** A replaced policy or token stays valid for this long. */
 const cachedMs = 250
@@ -31,13 +31,14 @@ interface GrantRow {
   region: string | null
   organizationId: string
   sealedRelayToken: string | null
-  egress: EgressPolicy | null
+  own: EgressPolicy | null
+  ceiling: EgressPolicy | null
 }
 
 /** A named statement: PostgreSQL plans it once for each connection. */
 const findGrants = `
   SELECT i.id, i.organization_id AS "organizationId", i.sealed_relay_token AS "sealedRelayToken",
-    i.region, coalesce(i.egress, o.egress) AS egress
+    i.region, i.egress AS own, o.egress AS ceiling
   FROM instances i
   JOIN organizations o ON o.id = i.organization_id
   WHERE i.id = ANY($1::uuid[]) AND i.relay_token_hash IS NOT NULL AND i.desired_state = 'running'
@@ -60,11 +61,11 @@ export function createFindEgressGrant(
     return ids.map((id) => byId.get(id) ?? null)
   })
 
-  function grantOf({ id, sealedRelayToken, egress, ...row }: GrantRow): EgressGrant | null {
+  function grantOf({ id, sealedRelayToken, own, ceiling, ...row }: GrantRow): EgressGrant | null {
     const relayToken = unsealRelayToken(vault, { id, sealedRelayToken })
     if (relayToken === null) return null
     const operatorHosts = operatorHostsIn(row.region)
-    const rules = readRules(egress ?? defaultPolicy)
+    const rules = readRules(withinCeiling(own, ceiling))
     return { ...row, instanceId: id, rules, operatorHosts, token: egressToken(relayToken) }
   }
 

@@ -90,6 +90,13 @@ function isForHost(rule: HostRule, host: string): boolean {
   return rule.host === host
 }
 
+/** Whether a rule covers all hosts and ports of another one. */
+export const covers = (rule: HostRule, other: HostRule): boolean =>
+  (rule.ports === null || other.ports?.every((port) => hasPort(rule, port)) === true) && isForHost(rule, hostOf(other))
+
+/** The name of a rule for a name, which may have a wildcard, or the address of a rule for one. */
+const hostOf = ({ host, range }: HostRule): string => host ?? range?.split('/', 1).join() ?? ''
+
 /** Whether one of the rules covers a host and a port. */
 export const matches = (rules: readonly HostRule[], host: string, port: number): boolean =>
   rules.some((rule) => hasPort(rule, port) && isForHost(rule, host))

@@ -1,7 +1,7 @@
 import { isIP } from 'node:net'
 import type { EgressPolicy } from '#database/schema.ts'
 import { isPublicAddress } from './addresses.ts'
-import { type HostRule, hasPort, matches, parseHostRule, readHost, readPort, webPorts } from './hosts.ts'
+import { covers, type HostRule, hasPort, matches, parseHostRule, readHost, readPort, webPorts } from './hosts.ts'
 
 /** Mail servers accept mail there from any host: an agent could send spam in the name of this one. */
 const mailPort = 25
@@ -60,6 +60,30 @@ export const readRules = ({ mode, hosts }: EgressPolicy): Rules => ({
   mode,
   hosts: hosts.flatMap((text) => parseHostRule(text, { ranges: false }) ?? []),
 })
+
+const isOpen = ({ mode }: EgressPolicy) => mode === 'open' || mode === 'report'
+
+/**
+ * The policy of an instance within that of its organization, which is its ceiling; null is the other one's. Under an
+ * allow-list remain the hosts of the instance that one entry of the organization covers whole.
+ */
+export function withinCeiling(own: EgressPolicy | null, ceiling: EgressPolicy | null): EgressPolicy {
+  if (!own || !ceiling) return own ?? ceiling ?? defaultPolicy
+  if (own.mode === 'none' || isOpen(ceiling)) return own
+  if (ceiling.mode === 'none' || isOpen(own)) return ceiling
+  const rules = readRules(ceiling).hosts
+  const isCovered = (text: string) => {
+    const host = parseHostRule(text, { ranges: false })
+    return host !== null && rules.some((rule) => covers(rule, host))
+  }
+  return { mode: 'allowlist', hosts: own.hosts.filter(isCovered) }
+}
+
+/** Whether a policy permits nothing that another one refuses. */
+export function isWithin(policy: EgressPolicy, ceiling: EgressPolicy): boolean {
+  const { mode, hosts } = withinCeiling(policy, ceiling)
+  return mode === policy.mode && hosts.length === policy.hosts.length
+}
 
 /**
  * Decides by the name alone, with `addresses` null, or also by all addresses of the name. A name that the first

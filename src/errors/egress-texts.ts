@@ -6,7 +6,7 @@ interface Refused {
 
 const allow = ({ place, instanceId }: Refused) =>
   `To allow it: POST /v1/instances/${instanceId}/egress/allow, or add ${JSON.stringify(place)} to egress.hosts of the ` +
-  'instance or its organization.'
+  'instance; an allow-list of its organization must have it as well.'
 
 /** Texts for agents' programs: each names the host, and the setting that would permit it. */
 export const egressTexts = {
@@ -32,6 +32,10 @@ export const egressTexts = {
     `${JSON.stringify(text.slice(0, 100))} is no host. Write a name, *. and a name, or an address, each with or without ` +
     'a port: api.example.com, *.example.com:443, 203.0.113.7:8443.',
   mailPort: (text: string) => `${JSON.stringify(text)} is refused: no setting opens port 25.`,
+  aboveCeiling: (mode: string) =>
+    `egress permits more than that of the organization, whose mode is "${mode}". Leave out what it does not list, or ` +
+    'add that with PATCH /v1/organization first.',
+  widerOfOrganization: 'Only an organization key may widen egress: a scoped key may narrow it.',
   noneWithHosts: 'The mode none has no hosts: nothing passes. Leave hosts out, or take the mode allowlist.',
   tooManyHosts: (most: number) => `There must be at most ${most} hosts. Names below one are one host: *.example.com.`,
   stopped: 'This agent is stopping: its network access is closed.',

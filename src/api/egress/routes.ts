@@ -13,8 +13,8 @@ export interface EgressDeps {
 
 /** The routes about hosts that agents reach, other than models. */
 export const egressRoutes: FastifyPluginAsyncTypebox<EgressDeps> = async (app, { db }) => {
-  async function show(id: string) {
-    const { policy, owner, hosts } = await readEgress(db, id)
+  async function show(organizationId: string, id: string) {
+    const { policy, owner, hosts } = await readEgress(db, organizationId, id)
     return {
       egress: policy,
       egress_of: owner,
@@ -45,20 +45,23 @@ export const egressRoutes: FastifyPluginAsyncTypebox<EgressDeps> = async (app, {
         response: { 200: InstanceEgress, ...failures(404) },
       },
     },
-    async ({ caller, params }) => show((await getInstance(db, caller.organizationId, params.instance_id)).id),
+    async ({ caller, params }) => {
+      const { organizationId, id } = await getInstance(db, caller.organizationId, params.instance_id)
+      return show(organizationId, id)
+    },
   )
 
   app.post(
     '/v1/instances/:instance_id/egress/allow',
     {
-      config: { access: 'configure', event: 'instance.update' },
+      config: { access: 'org', event: 'instance.update' },
       schema: {
         operationId: 'allowEgress',
         summary: 'Allow an agent a host',
         description:
           'Adds the host to `egress.hosts` of the instance. One without its own policy gets that of its organization ' +
-          'with the host, and one with `none` an allow-list of this host. Holds within a second. The ' +
-          'address must be public as well, unless the operator allows it.',
+          'with the host, and one with `none` an allow-list of this host. Holds within a second. An allow-list of the ' +
+          'organization must have the host, and the address must be public, unless the operator allows it.',
         tags: ['instances'],
         params: InstanceParams,
         body: AllowHost,
@@ -67,7 +70,7 @@ export const egressRoutes: FastifyPluginAsyncTypebox<EgressDeps> = async (app, {
     },
     async ({ body, caller, params }) => {
       await allowHost(db, caller.organizationId, params.instance_id, body)
-      return show(params.instance_id)
+      return show(caller.organizationId, params.instance_id)
     },
   )
 }

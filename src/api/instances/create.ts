@@ -3,6 +3,7 @@ import type { FastifyReply, FastifyRequest } from 'fastify'
 import { readOwnBudgets, setBudgets } from '#budgets/store.ts'
 import type { Db } from '#database/client.ts'
 import type { Instance as Row } from '#database/schema.ts'
+import { requireEgress } from '#egress/store.ts'
 import { AppError } from '#errors/app-error.ts'
 import { texts } from '#errors/texts.ts'
 import { idempotent } from '#http/idempotency.ts'
@@ -60,6 +61,7 @@ async function newInstance(
     })
   }
   requireStartable(openclawVersion, minOpenclawVersion)
+  if (body.egress) await requireEgress(db, { organizationId, isScoped: false }, null, body.egress)
   if (body.if_exists !== undefined && typeof body.external_id !== 'string') {
     throw new AppError('invalid_value', texts.ifExistsAlone, { param: 'if_exists' })
   }

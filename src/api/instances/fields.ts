@@ -61,8 +61,8 @@ export const RegionName = Type.String({
 })
 
 const egressDescription =
-  'What the agent may reach beside models; null is what its organization allows, which is `open` by default. Holds ' +
-  'within a second, also for open connections.'
+  'What the agent may reach beside models; null is what its organization allows, which is `open` by default, and which ' +
+  'no instance exceeds. Holds within a second, also for open connections.'
 const EgressChange = Type.Optional(Nullable({ ...NewEgress, description: egressDescription }))
 
 const noLimits = { memory_mb: null, cpus: null, pids: null, disk_mb: null }
@@ -101,9 +101,10 @@ export const fields = {
   metadata: field({
     answer: Metadata,
     create: Type.Optional(Metadata),
-    patch: Type.Optional(Nullable(MetadataChanges)),
+    patch: Type.Optional(Nullable(described(MetadataChanges, organizationKey))),
     initial: {},
     columns: (changes: Static<typeof MetadataChanges> | null, { row }) => ({ metadata: mergeLabels(changes, row) }),
+    needsOrganizationKey: 'limit',
     show: ({ row }) => row.metadata,
     example: { customer: 'cust-42' },
   }),
@@ -239,7 +240,9 @@ export const fields = {
       description: egressDescription,
     }),
     create: EgressChange,
-    patch: EgressChange,
+    patch: Type.Optional(
+      Nullable({ ...NewEgress, description: `${egressDescription} A scoped key may narrow it, not widen it.` }),
+    ),
     columns: (egress: NewEgress | null) => ({ egress: egress && checkEgress(egress) }),
     show: ({ row }) => row.egress,
     example: null,

@@ -1,6 +1,7 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { Type } from '@sinclair/typebox'
 import type { FastifyReply } from 'fastify'
+import { requireEgress } from '#egress/store.ts'
 import { hasPermission } from '#http/caller.ts'
 import { clientLeft } from '#http/client-left.ts'
 import { shownAs } from '#http/examples.ts'
@@ -169,7 +170,10 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
       },
     },
     async ({ body, caller, params }) => {
-      if (caller.permissions !== null) requireNoneOfOrganization(body)
+      const isScoped = caller.permissions !== null
+      if (isScoped) requireNoneOfOrganization(body)
+      if (body.egress !== undefined)
+        await requireEgress(db, { organizationId: caller.organizationId, isScoped }, params.instance_id, body.egress)
       return show(await patchInstance(deps, caller.organizationId, params.instance_id, body))
     },
   )

@@ -46,8 +46,8 @@ const StoredModelKey = Type.Object(
 )
 
 const egressDescription =
-  'What the agents of instances without an `egress` of their own may reach beside models; null is `open`. Holds within a ' +
-  'second, also for open connections.'
+  'What agents may reach beside models: an `egress` of an instance narrows it. null is `open`. Holds within a second, ' +
+  'also for open connections.'
 
 export const Organization = Type.Object(
   {

@@ -118,6 +118,19 @@ describe('budgets are set and shown', () => {
     expect((await call('GET', instancePath(), undefined, scoped)).body.budgets).toEqual([])
   })
 
+  test('T3: a scoped key changes no label, by which its organization tells instances apart', async () => {
+    await call('PATCH', instancePath(), { metadata: { plan: 'free' } })
+    const body = { name: 'k', instance_ids: [id], permissions: ['configure', 'read'] }
+    const { raw_key: scoped } = (await call('POST', '/v1/keys', body)).body
+    for (const metadata of [{ plan: null }, { plan: 'pro' }, null]) {
+      const { status, body: answer } = await call('PATCH', instancePath(), { metadata }, scoped)
+      expect([status, answer.error.code, answer.error.param]).toEqual([403, 'lacks_permission', 'metadata'])
+    }
+    expect((await call('PATCH', instancePath(), { name: 'mine' }, scoped)).body.metadata).toEqual({ plan: 'free' })
+    expect((await call('PATCH', instancePath(), { metadata: { plan: 'pro' } })).body.metadata).toEqual({ plan: 'pro' })
+    await call('PATCH', instancePath(), { metadata: null })
+  })
+
   test('what is used stays with the name, and not with another scope, unit or period', async () => {
     const set = async (budget: object) => (await call('PATCH', instancePath(), { budgets: [budget] })).body.budgets[0]
     await set(daily)

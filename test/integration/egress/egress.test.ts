@@ -6,7 +6,7 @@ import { text } from 'node:stream/consumers'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { promisify } from 'node:util'
 import { ProxyAgent, request } from 'undici'
-import { afterAll, beforeEach, describe, expect, test } from 'vitest'
+import { afterAll, afterEach, beforeEach, describe, expect, test } from 'vitest'
 import type { RelaySettings } from '#composition/relay.ts'
 import type { EgressPolicy } from '#database/schema.ts'
 import { parseHostRule } from '#egress/hosts.ts'
@@ -521,6 +521,72 @@ describe('in the API', () => {
     expect((await call('POST', `${url}/allow`, { host: 'a/b' })).body.error.code).toBe('invalid_value')
     const { body } = await call('GET', `/v1/instances/${own.id}/events`)
     expect(JSON.stringify(body)).toContain('instance.update')
+  })
+
+  describe('T11: the egress of an organization is a ceiling', () => {
+    const org = (egress: object | null) => call('PATCH', '/v1/organization', { egress })
+    afterEach(() => org(null))
+
+    test('an instance narrows it, and whatever is wider is refused', async () => {
+      const own = await relayed.addAgent()
+      const url = `/v1/instances/${own.id}`
+      await org({ mode: 'allowlist', hosts: ['*.example.com', 'db.example.org:5432'] })
+      const narrower = { mode: 'allowlist', hosts: ['api.example.com', '*.eu.example.com:443'] }
+      expect((await call('PATCH', url, { egress: narrower })).body.egress).toEqual(narrower)
+      expect((await call('GET', `${url}/egress`)).body).toMatchObject({ egress: narrower, egress_of: 'instance' })
+      for (const wider of [
+        { mode: 'open' },
+        { mode: 'report' },
+        { mode: 'allowlist', hosts: ['other.example.org'] },
+        { mode: 'allowlist', hosts: ['*.com'] },
+        { mode: 'allowlist', hosts: ['api.example.com:8443'] },
+        { mode: 'allowlist', hosts: ['db.example.org'] },
+      ]) {
+        const refused = await call('PATCH', url, { egress: wider })
+        expect([refused.status, refused.body.error.code, refused.body.error.param]).toEqual([
+          400,
+          'invalid_value',
+          'egress',
+        ])
+        expect((await call('POST', '/v1/instances', { name: 'a', egress: wider })).status).toBe(400)
+      }
+      expect((await call('POST', `${url}/egress/allow`, { host: 'site.example' })).status).toBe(400)
+      expect((await call('POST', `${url}/egress/allow`, { host: 'b.example.com' })).status).toBe(200)
+    })
+
+    test('it holds for an instance that was wider before', async () => {
+      const own = await relayed.addAgent()
+      const place = `site.example:${echoPort}`
+      await call('PATCH', `/v1/instances/${own.id}`, { egress: { mode: 'allowlist', hosts: [place] } })
+      await noticed()
+      expect((await tunnelTo(place, own)).answer).toMatch(/^HTTP\/1.1 200 /)
+      for (const egress of [{ mode: 'none' }, { mode: 'allowlist', hosts: ['site.example'] }]) {
+        await org(egress)
+        await noticed()
+        expect((await tunnelTo(place, own)).answer).toMatch(/^HTTP\/1.1 403 /)
+      }
+    })
+
+    test('a scoped key narrows the egress of its instance, and does not widen it', async () => {
+      const own = await relayed.addAgent()
+      const url = `/v1/instances/${own.id}`
+      const permissions = ['read', 'configure']
+      const scoped = (await call('POST', '/v1/keys', { name: 'own', permissions, instance_ids: [own.id] })).body.raw_key
+      const sent = (egress: object | null) => call('PATCH', url, { egress }, scoped)
+      expect((await sent({ mode: 'allowlist', hosts: ['a.example', 'b.example'] })).status).toBe(200)
+      for (const wider of [{ mode: 'open' }, null, { mode: 'allowlist', hosts: ['a.example', 'c.example'] }]) {
+        const refused = await sent(wider)
+        expect([refused.status, refused.body.error.code, refused.body.error.param]).toEqual([
+          403,
+          'lacks_permission',
+          'egress',
+        ])
+      }
+      expect((await call('POST', `${url}/egress/allow`, { host: 'c.example' }, scoped)).status).toBe(403)
+      expect((await sent({ mode: 'allowlist', hosts: ['a.example'] })).status).toBe(200)
+      expect((await sent({ mode: 'none' })).status).toBe(200)
+      expect((await call('PATCH', url, { egress: null })).status).toBe(200)
+    })
   })
 
   test('a key without the permission configure reads, and changes nothing', async () => {
