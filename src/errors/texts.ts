@@ -246,6 +246,8 @@ export const texts = {
   pathBackslash: 'A path must not contain a backslash: separate names with /.',
   pathNul: 'A path must not contain NUL.',
   pathTooLong: 'A path must not be longer than 4096 characters.',
+  pathTooDeep: (param: string, levels: number) =>
+    `${param} must not have more than ${levels} levels. Write to a directory nearer to the workspace.`,
   pathIsLink: 'The path leads to a symbolic link, or through one. No call follows it. Name the file that it points to.',
   pathIsFolder: 'The path names a directory. A file is needed.',
   pathIsNoFolder: 'The path, or a part of it, names a file. A directory is needed there.',

@@ -5,6 +5,8 @@ import { texts } from '#errors/texts.ts'
 const keepFile = '.keep'
 /** OpenClaw loads plugins from here into the gateway, which has more rights than the workspace. */
 const pluginsParent = '.openclaw'
+/** The most levels of a path that is written: each may be a new folder. */
+export const maxLevels = 64
 
 /** Whether a path, as `parsePath` returns it, is hidden from clients. */
 export const isHidden = (path: string): boolean => path === keepFile || path.split('/')[0] === pluginsParent
@@ -33,9 +35,11 @@ export function movablePath(text: string): string {
   return path
 }
 
-/** The path of a file or directory to create. Throws invalid for a hidden file. */
-export function newPath(text: string): string {
+/** The path of a file or directory to create. Throws invalid for a hidden file, and for too many levels. */
+export function newPath(text: string, param = 'path'): string {
   const path = parsePath(text)
+  if (path.split('/').length > maxLevels)
+    throw new AppError('invalid_path', texts.pathTooDeep(param, maxLevels), { param })
   if (isHidden(path)) throw new AppError('invalid_path', texts.reservedPath)
   return path
 }

@@ -9,7 +9,6 @@ import { type SandboxFiles, SandboxPathError } from '#sandbox/driver.ts'
 import type { FileDeps } from './deps.ts'
 import { downloadRoute } from './download.ts'
 import { existingPath, isHidden, movablePath, newFilePath, newPath } from './paths.ts'
-import { withFilesToWrite } from './room.ts'
 import {
   DeleteQuery,
   DirectoryQuery,
@@ -142,7 +141,7 @@ export const fileRoutes: FastifyPluginAsyncTypebox<FileDeps> = async (app, deps)
     },
     async ({ caller, params, body }, reply) => {
       const content = Buffer.from(body.content)
-      await withFilesToWrite(deps, caller.organizationId, params.instance_id, content.length, (files) =>
+      await withFiles(deps, caller.organizationId, params.instance_id, (files) =>
         files.write(inWorkspace(newFilePath(body.path)), content, { maxBytes: maxContentBytes }, deadline()),
       )
       return reply.code(204).send(null)
@@ -167,7 +166,12 @@ export const fileRoutes: FastifyPluginAsyncTypebox<FileDeps> = async (app, deps)
     },
     async ({ caller, params, body: { source, destination, overwrite = false } }, reply) => {
       await withFiles(deps, caller.organizationId, params.instance_id, (files) =>
-        files.move(inWorkspace(movablePath(source)), inWorkspace(newPath(destination)), { overwrite }, deadline()),
+        files.move(
+          inWorkspace(movablePath(source)),
+          inWorkspace(newPath(destination, 'destination')),
+          { overwrite },
+          deadline(),
+        ),
       )
       return reply.code(204).send(null)
     },

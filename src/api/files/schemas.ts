@@ -2,6 +2,7 @@ import { type Static, Type } from '@sinclair/typebox'
 import { toSeconds } from '#platform/timestamps.ts'
 import { DateTime } from '#platform/typebox.ts'
 import type { FileStat } from '#sandbox/driver.ts'
+import { maxLevels } from './paths.ts'
 
 export const maxPathCharacters = 4096
 
@@ -9,7 +10,8 @@ const FilePath = Type.String({
   minLength: 1,
   maxLength: maxPathCharacters,
   description:
-    'Relative to the workspace, with `/` between names; without `..`, backslashes and a `/` at the beginning.',
+    'Relative to the workspace, with `/` between names; without `..`, backslashes and a `/` at the beginning. A path ' +
+    `that is written has at most ${maxLevels} levels.`,
 })
 
 export const PathQuery = Type.Object({ path: FilePath })

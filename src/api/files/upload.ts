@@ -12,9 +12,8 @@ import { failures } from '#http/openapi.ts'
 import type { SandboxFiles } from '#sandbox/driver.ts'
 import type { FileDeps } from './deps.ts'
 import { newFilePath } from './paths.ts'
-import { withFilesToWrite } from './room.ts'
 import { maxPathCharacters, UploadFile } from './schemas.ts'
-import { inWorkspace } from './workspace.ts'
+import { inWorkspace, withFiles } from './workspace.ts'
 
 /** The maximum size of a form without its file. */
 const maxFormOverheadBytes = 64 * 1024
@@ -110,9 +109,7 @@ export const uploadRoute: FastifyPluginAsyncTypebox<FileDeps> = async (app, deps
       if (Number(request.headers['content-length']) > deps.filesMaxBytes + maxFormOverheadBytes) {
         throw new AppError('too_large', texts.fileTooLarge(deps.filesMaxBytes))
       }
-      // A file without a declared length counts once a worker has measured it.
-      const bytes = Number(request.headers['content-length'] ?? 0)
-      await withFilesToWrite(deps, request.caller.organizationId, request.params.instance_id, bytes, (files) =>
+      await withFiles(deps, request.caller.organizationId, request.params.instance_id, (files) =>
         receiveFile(request, files, deps.filesMaxBytes, signal),
       )
       return reply.code(204).send(null)

@@ -13,6 +13,7 @@ import {
   SandboxPathError,
 } from '#sandbox/driver.ts'
 import type { FileDeps } from './deps.ts'
+import { withRoom } from './room.ts'
 
 /** The path of a workspace's file in the sandbox. */
 export const inWorkspace = (path: string): string => (path === '.' ? workspacePath : `${workspacePath}/${path}`)
@@ -38,7 +39,7 @@ const pathErrors: Record<PathFault, (deps: FileDeps) => [ErrorCode, string]> = {
  * Calls `use` with the files of an organization's instance, whether it runs or not. Throws not_found for a missing,
  * malformed or foreign id alike; conflict before the instance has a sandbox, and when it is terminated;
  * gateway_unreachable when its sandbox is missing; gateway_timeout when the signal of the call timed out; no_space for
- * a full disk; and an error for the caller about an unusable path.
+ * a full disk; what `withRoom` throws; and an error for the caller about an unusable path.
  */
 export async function withFiles<T>(
   deps: FileDeps,
@@ -50,7 +51,7 @@ export async function withFiles<T>(
   const status = publicStatus(instance)
   if (status === 'terminated') throw new AppError('instance_terminated', texts.filesDeleted)
   try {
-    return await use(deps.regions.of(instance).sandboxes.files(instance.id))
+    return await withRoom(deps, instance, use)
   } catch (cause) {
     if (cause instanceof SandboxPathError) {
       const [code, text] = pathErrors[cause.fault](deps)
