@@ -36,7 +36,9 @@ const exampleEntry = {
 
 export const FileEntry = Type.Object(
   {
-    name: Type.String({ description: 'The last part of the path.' }),
+    name: Type.String({
+      description: 'The last part of the path. U+FFFD is in place of what is not UTF-8; no call finds such a file.',
+    }),
     path: Type.String({ description: 'Relative to the workspace.' }),
     is_dir: Type.Boolean({ description: 'Whether it is a directory.' }),
     size: Type.Integer({ description: 'In bytes; 0 for a directory.' }),

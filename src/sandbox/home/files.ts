@@ -31,7 +31,7 @@ function parseFile(path: string): HomePath {
   return parseNamed(path)
 }
 
-async function statOf(path: string, name: string): Promise<FileStat | null> {
+async function statOf(path: string | Buffer, name: string): Promise<FileStat | null> {
   try {
     const stat = await lstat(path)
     const kind = stat.isFile() ? 'file' : stat.isDirectory() ? 'directory' : stat.isSymbolicLink() ? 'link' : 'other'
@@ -139,10 +139,14 @@ export function filesIn(findHome: () => Promise<Home>): SandboxFiles {
       const parsed = { path, folders: name ? [...folders, name] : folders, name: '' }
       const listed = await inFolder(parsed, 'leave', signal, async (folder) => {
         const names: string[] = []
-        for await (const { name } of await opendir(entryPath(folder, '.'))) if (names.push(name) > maxEntries) break
+        // A name need not be UTF-8. Latin-1 keeps its bytes.
+        const opened = await opendir(entryPath(folder, '.'), { encoding: 'latin1' })
+        for await (const { name } of opened) if (names.push(name) > maxEntries) break
         const isWhole = names.length <= maxEntries
         const shown = names.slice(0, maxEntries).sort()
-        const entries = await Promise.all(shown.map((entry) => statOf(entryPath(folder, entry), entry)))
+        const bytesOf = (text: string) => Buffer.from(text, 'latin1')
+        const statEntry = (name: string) => statOf(bytesOf(entryPath(folder, name)), bytesOf(name).toString())
+        const entries = await Promise.all(shown.map(statEntry))
         return { entries: entries.filter((entry) => entry !== null), isWhole }
       })
       if (!listed) throw pathError('missing', path)

@@ -343,6 +343,17 @@ describe('the files of an instance', () => {
     await slow.close()
   })
 
+  test('are listed also with a name that is not UTF-8, which no call finds', async () => {
+    const files = await createInstance()
+    await files.plant('odd/plain-ü', 'x')
+    await run('bash', ['-c', `printf 123 > $'caf\\xe9'`], { cwd: files.workspace('odd') })
+    const { entries, truncated } = (await files.list('odd')).body
+    expect(entries).toMatchObject([{ name: 'caf\ufffd', path: 'odd/caf\ufffd', size: 3 }, { name: 'plain-ü' }])
+    expect(truncated).toBe(false)
+    expect((await files.stat('odd/caf\ufffd')).status).toBe(404)
+    expect((await files.remove('odd', '&recursive=true')).status).toBe(204)
+  })
+
   test('are listed in part, with truncated, when a directory has too many', async () => {
     const files = await createInstance()
     await mkdir(files.workspace('many'))
