@@ -332,7 +332,10 @@ export interface SandboxDriver {
    * start.
    */
   limit(id: string, resources: Resources, signal: AbortSignal): Promise<KeptLimits>
-  /** The measured sizes of the folders of sandboxes, including stopped ones. Omits unknown ones. */
+  /**
+   * The measured sizes of the folders of sandboxes, including stopped ones, and of deleted files that their processes
+   * have open. Omits unknown ones.
+   */
   diskUse(ids: readonly string[], signal: AbortSignal): Promise<Map<string, number>>
   /**
    * The memory that counts against the limit of a sandbox, in bytes; null if unknown. If two rooms each have the limit,

@@ -112,6 +112,7 @@ describe('before a dockerd', () => {
       },
       runsPrograms: true,
       keepsLimits: true,
+      countsDeleted: false,
       close: async () => {},
     }
   })

@@ -33,6 +33,8 @@ export interface DriverUnderTest {
   changesLimits?: boolean
   /** Whether the folder of a sandbox that does not run can be measured: true by default. */
   measuresStopped?: boolean
+  /** Whether it counts deleted files that are open: true by default. */
+  countsDeleted?: boolean
   close(): Promise<void>
 }
 
@@ -294,6 +296,24 @@ export function describeDriver(name: string, open: () => Promise<DriverUnderTest
       for (const id of ids) await driver.files(id).write('a', Buffer.alloc(3_000_000, 1), {}, within())
       const after = await driver.diskUse(ids, within())
       for (const id of ids) expect(present(after.get(id)) - present(before.get(id))).toBeGreaterThanOrEqual(2_900_000)
+    })
+
+    test('a deleted file counts while a program of the sandbox has it open', async ({ skip }) => {
+      if (!subject.runsPrograms || subject.countsDeleted === false) skip('it runs nothing, or does not count them')
+      const id = await started()
+      const size = async () => present((await driver.diskUse([id], within())).get(id))
+      const before = await size()
+      const program = `
+        open my $file, ">", "gone" or die $!;
+        unlink "gone";
+        print $file "x" x 64e6;
+        until (-e "over") { select undef, undef, undef, 0.1 }`
+      const holding = driver.exec(id, ['perl', '-e', program], { timeoutMs: 60_000 }, AbortSignal.timeout(60_000))
+      await until('the deleted file to be counted', async () => (await size()) > before + 60e6)
+      expect(await size()).toBeLessThan(before + 70e6)
+      await driver.files(id).write('over', Buffer.alloc(0), {}, within())
+      expect(await holding).toMatchObject({ exitCode: 0 })
+      expect(await size()).toBeLessThan(before + 1e6)
     })
 
     test('the activity of a gateway tells whether its event loop turns, computes, waits for a program or hangs', async () => {

@@ -137,6 +137,10 @@ export async function usageOf({ version, memory, pids }: ControlGroup) {
   }
 }
 
+/** The pids of the processes in a group, which they cannot leave. */
+export const processesIn = async ({ pids }: ControlGroup): Promise<number[]> =>
+  (await read(join(pids, 'cgroup.procs'))).split('\n').filter(Boolean).map(Number)
+
 const oomKillsOf = async ({ version, memory }: Folders): Promise<number> =>
   numberIn(await read(join(memory, names[version].events)), 'oom_kill') ?? 0
 

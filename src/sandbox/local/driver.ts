@@ -27,7 +27,7 @@ import { launcherEnded, liveGateway, ownerOf } from './gateway.ts'
 import { hasPython, type Jail } from './jail.ts'
 import { launchGateway } from './launch.ts'
 import { changeLimits, lazyControlGroups, makeGroup } from './limits.ts'
-import { createMeasure, diskOf, memoryUseOf } from './measure.ts'
+import { createMeasure, diskUseOf, memoryUseOf } from './measure.ts'
 import { endProcesses, processesOf, signalProcess } from './processes.ts'
 import { createRecords } from './records.ts'
 import { becomesFree, type Range } from './reservations.ts'
@@ -277,7 +277,7 @@ export function createLocalDriver(options: LocalDriverOptions): LocalDriver {
           const folder = folderOf(id)
           if (!(await folder.exists())) return []
           await rotateLog(folder.log)
-          const bytes = await diskOf(folder.path, signal)
+          const bytes = await diskUseOf(folder, await records.uidOf(folder), signal)
           return bytes === null ? [] : [[id, bytes] as const]
         },
         { concurrency: foldersAtOnce, signal },

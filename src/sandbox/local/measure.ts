@@ -5,7 +5,7 @@ import { promisify } from 'node:util'
 import { LRUCache } from 'lru-cache'
 import type { Usage } from '#sandbox/driver.ts'
 import { ticksPerSecond } from '#sandbox/process-stat.ts'
-import { usageOf } from './control-group.ts'
+import { processesIn, usageOf } from './control-group.ts'
 import type { SandboxFolder } from './folder.ts'
 import { liveGateway, ownerOf } from './gateway.ts'
 import { inTurns, processesInJail, processesOf, procFile, readStat } from './processes.ts'
@@ -56,8 +56,11 @@ async function startOf(startTime: string): Promise<Date> {
   return new Date((bootedAt + Number(startTime) / ticksPerSecond) * 1000)
 }
 
-/** The disk usage of a folder, as `disk-use.sh` counts it; null on failure. Files may change meanwhile. */
-export const diskOf = (path: string, signal?: AbortSignal): Promise<number | null> =>
+/**
+ * The disk usage of a folder and of the deleted files that processes hold, as `disk-use.sh` counts it; null on failure.
+ * Files may change meanwhile.
+ */
+export const diskOf = (path: string, pids: readonly number[] = [], signal?: AbortSignal): Promise<number | null> =>
   new Promise((resolve) => {
     const options = {
       timeout: diskTimeoutMs,
@@ -65,11 +68,23 @@ export const diskOf = (path: string, signal?: AbortSignal): Promise<number | nul
       env: { PATH: '/usr/bin:/bin' },
       ...(signal && { signal }),
     } as const
-    execFile('/bin/sh', [diskUse, path], options, (_error, stdout) => {
+    execFile('/bin/sh', [diskUse, path, ...pids.map(String)], options, (_error, stdout) => {
       const bytes = /^(\d+)\n$/.exec(stdout)?.[1]
       resolve(bytes === undefined ? null : Number(bytes))
     })
   })
+
+/** The disk usage of a sandbox, whether it runs or not; null on failure. */
+export async function diskUseOf(
+  folder: SandboxFolder,
+  uid: number | null,
+  signal: AbortSignal,
+): Promise<number | null> {
+  const group = await folder.controlGroup()
+  // Without a group all processes of the host are searched.
+  const find = async () => ((await liveGateway(folder, uid)) ? processesOf(await ownerOf(folder, uid)) : [])
+  return diskOf(folder.path, await (group ? processesIn(group) : find()), signal)
+}
 
 /**
  * The memory that the limit of a sandbox counts; without a control group that of its processes. Null while it is
@@ -86,8 +101,8 @@ export async function memoryUseOf(folder: SandboxFolder, uid: number | null): Pr
 export function createMeasure() {
   const disks = new LRUCache<string, Promise<number | null>>({ max: maxFolders, ttl: diskCachedMs })
 
-  function cachedDiskOf(path: string): Promise<number | null> {
-    const size = disks.get(path) ?? diskOf(path)
+  function cachedDiskOf(path: string, pids: readonly number[]): Promise<number | null> {
+    const size = disks.get(path) ?? diskOf(path, pids)
     disks.set(path, size, { noUpdateTTL: true })
     return size
   }
@@ -103,7 +118,7 @@ export function createMeasure() {
     const ticks = await inTurns(pids, cpuTicksOf)
     const [memory, diskBytes] = await Promise.all([
       grouped?.memoryBytes ?? memoryOf(pids),
-      isThere ? cachedDiskOf(folder.path) : null,
+      isThere ? cachedDiskOf(folder.path, pids) : null,
     ])
     signal.throwIfAborted()
     return {

@@ -530,6 +530,25 @@ describe('a local sandbox', () => {
     expect(await read(fifth.position)).toMatchObject({ lines: [], hasGap: false })
   })
 
+  asRoot('is measured with a deleted file that a program has only mapped', async () => {
+    const id = await started()
+    const mapped = `
+import ctypes, os, time
+file = os.open("gone", os.O_RDWR | os.O_CREAT)
+os.unlink("gone")
+for _ in range(64): os.write(file, b"x" * 1000000)
+ctypes.CDLL(None).mmap(None, ctypes.c_size_t(64000000), 1, 1, file, ctypes.c_long(0))
+os.close(file)
+while not os.path.exists("over"): time.sleep(0.1)`
+    const holding = host.driver.exec(id, ['python3', '-c', mapped], { timeoutMs: 20_000 }, within())
+    const size = async () => present((await host.driver.diskUse([id], within())).get(id))
+    await until('the file to be counted', async () => (await size()) > 64e6)
+    expect((await host.driver.measure(id, within())).diskBytes).toBeGreaterThan(64e6)
+    await host.driver.files(id).write('over', Buffer.alloc(0), {}, within())
+    expect(await holding).toMatchObject({ exitCode: 0 })
+    expect(await size()).toBeLessThan(1e6)
+  })
+
   test('is measured with all its processes, and what has ended is not known', async () => {
     const id = await started()
     // Until the launcher has become the gateway, it is a small shell.

@@ -42,6 +42,36 @@ test('each file counts at least a block, also when it is empty', async () => {
   expect(grown).toBeGreaterThanOrEqual(999 * block)
 })
 
+test('a deleted file counts once while processes have it open, if it is on the disk of the folder', async () => {
+  const owner = isRoot ? 31_338 : (process.getuid?.() ?? 0)
+  async function openDeleted(path: string) {
+    const file = await open(path, 'w')
+    const again = await open(path, 'r')
+    await file.chown(owner, owner) // root's files are those of the host
+    await rm(path)
+    await file.writeFile(Buffer.alloc(10 * block, 1))
+    await file.datasync()
+    return [file, again]
+  }
+  const ofProcess = async () => present(await diskOf(folder, [process.pid]))
+  const before = await ofProcess()
+  const elsewhere = await openDeleted(`/dev/shm/chowder-${process.pid}`)
+  expect(await ofProcess()).toBe(before)
+  const here = await openDeleted(join(folder, 'deleted'))
+  expect(await ofProcess()).toBe(before + 10 * block)
+  expect(await diskOf(folder)).toBe(before)
+  for (const file of [...here, ...elsewhere]) await file.close()
+  expect(await ofProcess()).toBe(before)
+})
+
+test('of a measurement that is cut short, the last line may be half', async () => {
+  const program = join(folder, 'find')
+  await writeFile(program, '#!/bin/sh\nprintf "8 1\\n8 1\\n8 "', { mode: 0o755 })
+  const script = join(import.meta.dirname, '../../../src/sandbox/disk-use.sh')
+  const { stdout } = await run('/bin/sh', [script, folder], { env: { PATH: `${folder}:/usr/bin:/bin` } })
+  expect(stdout).toBe(`${2 * block}\n`)
+})
+
 test.runIf(isRoot)('a disk with room for few files more is low, though it has bytes left', async () => {
   await run('mount', ['-t', 'tmpfs', '-o', 'size=64m,nr_inodes=1000', 'chowder-test', folder])
   try {

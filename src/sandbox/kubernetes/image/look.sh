@@ -17,4 +17,4 @@ done
 for file in /proc/[0-9]*/statm; do
   [ "$file" = "/proc/$$/statm" ] || sed 's/^/statm /' "$file" 2>/dev/null
 done
-echo "disk $("${0%/*}/../../disk-use.sh" /agent/home)"
+echo "disk $(cd /proc && "${0%/*}/../../disk-use.sh" /agent/home [0-9]*)"
