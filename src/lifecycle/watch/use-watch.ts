@@ -38,7 +38,7 @@ const muchMemory = 0.7
 const idleMinutes = 10
 const restartHours = 6
 
-/** Growth since the last measurement above which an agent may be stopped to protect its host. */
+/** Growth, since the disk of its host became low, from which on an agent may be stopped to protect the host. */
 const muchGrowth = 64 * megabyte
 const guardEveryMs = 2000
 const guardTimeoutMs = 10 * 60_000
@@ -60,7 +60,7 @@ const ofDisk = (bytes: number, limitMb: number) => `${gigabytes(bytes)} of ${gig
  */
 export function createUseWatch(deps: LifecycleDeps, rangeOfThis: () => ShardRange) {
   const { db, sandboxes, queue, log, resources, hostDisk } = deps
-  /** The sizes at the last measurement, to find the agent that fills the disk of the host. */
+  /** The sizes before the disk of the host became low, to find the agent that fills it. */
   let lastSizes = new Map<string, number>()
   /** The sizes measured since the last pass began. */
   let sizes = new Map<string, number>()
@@ -215,28 +215,25 @@ export function createUseWatch(deps: LifecycleDeps, rangeOfThis: () => ShardRang
       cursor = next ?? firstCursor
       sizes = new Map([...sizes, ...sizesOf(await measureEach(rows, signal))])
       if (next) return
-      lastSizes = sizes
+      if (!(await hostDisk.read()).isLow) lastSizes = sizes
       sizes = new Map()
     },
     /**
      * Keeps room for the control plane on the disk of this host. While free space is below the floor, it measures all
-     * agents and stops the one that has grown most since the last run, if it grew much or little room is left: one at a
-     * time.
+     * agents and stops the one that has grown most since then, if it grew much: one at a time.
      */
     async guardHost(signal: AbortSignal): Promise<void> {
       const { isLow, freeBytes, floorBytes } = await hostDisk.read()
       hostDiskFree.set(freeBytes)
       hostDiskFloor.set(floorBytes)
       if (!isLow) return
-      const before = lastSizes
       const seen = await measureAll(signal)
-      lastSizes = sizesOf(seen)
+      lastSizes = new Map([...sizesOf(seen), ...lastSizes])
       const running = seen.filter(({ row }) => row.desiredState === 'running')
       if (running.some(({ row, bytes }) => bytes >= row.asked.disk_mb * megabyte)) return // they have been stopped
-      const growth = ({ row, bytes }: (typeof seen)[number]) => bytes - (before.get(row.id) ?? bytes)
+      const growth = ({ row, bytes }: (typeof seen)[number]) => bytes - (lastSizes.get(row.id) ?? bytes)
       const [most] = running.sort((a, b) => growth(b) - growth(a))
-      const least = freeBytes < floorBytes / 2 ? 1 : muchGrowth
-      if (most && growth(most) >= least) await stop(most.row, 'host', most.bytes)
+      if (most && growth(most) >= muchGrowth) await stop(most.row, 'host', most.bytes)
     },
   }
 }

@@ -146,6 +146,25 @@ test('limits that the organization or the operator has changed reach running age
   expect(driver.starts.get(id)).toBe(1)
 })
 
+test('F20: with hardly any room on the host an agent is stopped for its growth since then, and for no byte', async () => {
+  const [quiet, slow] = [await running(), await running()]
+  await look()
+  free = 1
+  const grow = async (id: string, bytes: number) => {
+    driver.diskBytes.set(id, (driver.diskBytes.get(id) ?? 43e6) + bytes)
+    await watch.guardHost(within())
+    await look()
+  }
+  await grow(quiet, 1)
+  await grow(slow, 40 * megabyte)
+  expect([(await read(quiet)).status, (await read(slow)).status]).toEqual(['running', 'running'])
+  await grow(slow, 40 * megabyte)
+  await until('the stop', async () => (await read(slow)).status === 'stopped')
+  expect(await read(slow)).toMatchObject({ stopped_for: 'disk' })
+  await grow(quiet, 1)
+  expect((await read(quiet)).status).toBe('running')
+})
+
 test('F20: with little room on the host nothing new is written, and the agent that takes the room is stopped', async () => {
   const [filler, quiet] = [await running(), await running()]
   await look()
