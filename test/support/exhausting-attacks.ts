@@ -97,6 +97,16 @@ export const exhaustingAttacks = ({ keepsMemory }: { keepsMemory: boolean }): Ex
 
 /** Takes the rest of the disk that an agent may use. */
 export const fillDisk = 'mkdir -p filled; for i in 1 2 3; do head -c 400m /dev/zero >filled/$i; done'
+/** Does so with files that it has deleted. */
+export const fillDeleted = `mkdir -p filled; ${perl(
+  `for $i (1 .. 3) {
+     open my $file, ">", "filled/$i" or die $!;
+     unlink "filled/$i";
+     push @open, $file;
+     print $file "x" x 1e6 for 1 .. 400;
+   }
+   sleep 600`,
+)}`
 /** Does so with files that are empty. */
 export const fillWithFiles = `mkdir filled; ${perl('open $opened, ">", "filled/$_" for 1 .. shift', String(attackerResources.disk_mb * 300))}`
 
