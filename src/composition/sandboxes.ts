@@ -60,7 +60,7 @@ export async function createDriver({ config, dataDir, storage, db, log }: Driver
     numbersDir: dataDir,
     node,
     ...jail,
-    acceptsNoJail: config.LOCAL_ISOLATION === 'none',
+    acceptsOneUser: config.LOCAL_ISOLATION !== 'auto',
     installRelease: (release, progress, signal) => installRelease({ dataDir, release, progress, signal }),
     installChannelPlugin: (release, channel, progress, signal) =>
       installChannelPlugin({ dataDir, release, channel, progress, signal }),
@@ -104,7 +104,7 @@ export const openSandboxes =
     const { region, config, dataDir, storage, db } = parts
     const sandboxes = measureDriver(await create(parts), region)
     if (sandboxes.stopAll) await claimHost(db, storage, dataDir)
-    if (sandboxes.isForOneOrganization) await requirePrivate(config, db, sandboxes)
+    if (sandboxes.isExposed) await requirePrivate(config, db, sandboxes)
     return sandboxes
   }
 

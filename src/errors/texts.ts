@@ -66,7 +66,9 @@ export const texts = {
   invalidSignupToken:
     'Signing up on this server requires its sign-up token, in the header X-Signup-Token. Its operator prints the token with ' +
     'npm run admin -- signup-token (docker compose exec api node src/commands/admin.ts signup-token).',
-  oneOrganization: 'Agents are not isolated from each other here: only one organization is allowed.',
+  oneOrganization:
+    'Agents run as one user here and share the limits of that user: only one organization is allowed. Run Chowder as ' +
+    'root, use SANDBOX_DRIVER=docker, or accept it with LOCAL_ISOLATION=jail; without a jail, with LOCAL_ISOLATION=none.',
   signupClosed:
     'Signing up is closed on this server. Its operator creates organizations: npm run admin -- create-org <name>.',
   noExpectations: 'The only supported expectation is 100-continue.',

@@ -276,10 +276,15 @@ export interface SandboxDriver {
   /** Whether the tools of an agent can run in a separate room; absent if they cannot. */
   readonly hasTwoRooms?: boolean
   /**
-   * Whether only one organization is allowed: agents can read the files of Chowder's user, its secret key and each
-   * other's files, and the operator has not accepted that. Absent: several are allowed.
+   * Whether only one organization may be created: all agents run as the user of Chowder and share the kernel's limits of
+   * that user, and the operator has not accepted that. Absent: several are allowed.
    */
   readonly isForOneOrganization?: boolean
+  /**
+   * Whether agents can read the files of Chowder's user, its secret key and each other's files, and the operator has not
+   * accepted that: then others may not reach Chowder either. Absent: they cannot.
+   */
+  readonly isExposed?: boolean
   /**
    * The sentence for operators while a remote platform is unreachable; null when it answers. Attempts that fail during
    * an outage are not counted. Absent for a platform that is this host.

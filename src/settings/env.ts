@@ -170,8 +170,9 @@ const agents = {
     default: 'auto',
     description:
       'whether a local agent is put into a jail when it starts: `auto` if this machine can build one, `jail` or else ' +
-      'Chowder does not start, or `none`, which also lets others reach such a Chowder, and lets it have more than one ' +
-      'organization, if each agent reads the secrets of all: see [isolation](operations.md#isolation)',
+      'Chowder does not start, or `none`, which also lets others reach such a Chowder if each agent reads the secrets ' +
+      'of all. An ordinary user has more than one organization with `jail` and `none` only: ' +
+      'see [isolation](operations.md#isolation)',
     isSetByCompose: true,
   }),
   OPENCLAW_MIN_VERSION: Type.Optional(

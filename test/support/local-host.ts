@@ -54,7 +54,7 @@ export class LocalHost {
         waysOutFolder: waysOutFolder(dataDir),
       }),
       noJail: isJailed ? null : 'the test wants none',
-      acceptsNoJail: false,
+      acceptsOneUser: false,
       installRelease: async () => dataDir,
       installChannelPlugin: async () => dataDir,
       releaseFolder: () => join(dataDir, 'releases'),

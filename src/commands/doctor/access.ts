@@ -1,5 +1,7 @@
+import { isNull } from 'drizzle-orm'
 import { signupTokenName, signupTokenPlace } from '#api/organization/signup-token.ts'
 import { readValue } from '#database/installation.ts'
+import { organizations } from '#database/schema.ts'
 import type { Config } from '#settings/config.ts'
 import { allowedHosts, isHostUndecided, type SignupMode, signupMode } from '#settings/exposure.ts'
 import { type Check, inEachRegion } from './finding.ts'
@@ -41,13 +43,18 @@ export const unreadableSignupToken: Check = async function* ({ db, vault }) {
   }
 }
 
-/** Reports agents that can read the files of Chowder's user, unless the operator has accepted that. */
-export const exposedAgents = inEachRegion(async function* ({ sandboxes }) {
-  if (!sandboxes.isForOneOrganization) return
+/**
+ * Reports agents that can read the files of Chowder's user, or that share its limits with those of another organization,
+ * unless the operator has accepted that.
+ */
+export const exposedAgents = inEachRegion(async function* ({ db, sandboxes }) {
+  const isShared = async () => (await db.$count(organizations, isNull(organizations.deletedAt))) > 1
+  if (!sandboxes.isExposed && !(sandboxes.isForOneOrganization && (await isShared()))) return
   yield {
     area: 'access',
     what: sandboxes.isolation,
-    whatToDo:
-      'Let this machine build jails, run Chowder as root, or use SANDBOX_DRIVER=docker. LOCAL_ISOLATION=none accepts it.',
+    whatToDo: sandboxes.isExposed
+      ? 'Let this machine build jails, run Chowder as root, or use SANDBOX_DRIVER=docker. LOCAL_ISOLATION=none accepts it.'
+      : 'Run Chowder as root, or use SANDBOX_DRIVER=docker. LOCAL_ISOLATION=jail accepts it.',
   }
 })

@@ -94,11 +94,10 @@ export const requestCodes = {
         '`CORS_ALLOWED_ORIGINS`.',
     },
     signup_closed: {
-      meaning:
-        'This server takes no sign-ups. Where its agents are not isolated from each other, it has one organization only.',
+      meaning: 'This server takes no sign-ups. Where its agents run as one user, it has one organization only.',
       remedy:
-        'Ask its operator for an organization: `npm run admin -- create-org`. For a second one agents need a jail, or ' +
-        '`LOCAL_ISOLATION=none`.',
+        'Ask its operator for an organization: `npm run admin -- create-org`. For a second one agents need users of ' +
+        'their own, or `LOCAL_ISOLATION=jail` or `none`.',
     },
   }),
   ...codesOf('not_found', {

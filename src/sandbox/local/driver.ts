@@ -54,8 +54,8 @@ export interface LocalDriverOptions {
   jail: Jail
   /** The reason why sandboxes that are created or started from now on have no jail; null if they have one. */
   noJail: string | null
-  /** Whether the operator has accepted that agents may run in no jail. */
-  acceptsNoJail: boolean
+  /** Whether the operator has accepted that agents of several organizations run in this way as one user. */
+  acceptsOneUser: boolean
   log?: Logger
 }
 
@@ -83,6 +83,8 @@ const killedCode = 137
 
 const jailed =
   'Each agent is isolated in a jail: it sees no file, process or network of this machine or of other agents.'
+const sharesLimits =
+  'They run as the user that runs Chowder, and share the kernel’s limits of that user: one agent can use them up for all.'
 const notJailed = isRoot
   ? 'Each agent runs as a user of its own, but agents are not isolated from this machine.'
   : 'Agents run as the user that runs Chowder: agents are not isolated from this machine, nor from each other.'
@@ -188,9 +190,11 @@ export function createLocalDriver(options: LocalDriverOptions): LocalDriver {
 
   return {
     name: 'local',
-    isolation: noJail === null ? jailed : `${notJailed} There is no jail: ${noJail}.`,
+    isolation:
+      noJail !== null ? `${notJailed} There is no jail: ${noJail}.` : isRoot ? jailed : `${jailed} ${sharesLimits}`,
     hasTwoRooms: noJail === null && hasPython(),
-    isForOneOrganization: !isRoot && noJail !== null && !options.acceptsNoJail,
+    isForOneOrganization: !isRoot && !options.acceptsOneUser,
+    isExposed: !isRoot && noJail !== null && !options.acceptsOneUser,
     list,
     observe,
     ends: ends.follow,

@@ -230,6 +230,20 @@ test('A5: an API that others reach by any host is found, until somebody decides'
   expect(describeFindings(loadConfig({}), [])).toMatch(/✓ {2}access .*answers to localhost, 127\.0\.0\.1, \[::1\]/)
 })
 
+test('T1: agents that share a user are found once there is more than one organization', async () => {
+  const found = async () => (await look()).filter(({ area }) => area === 'access').map(({ whatToDo }) => whatToDo)
+  await chowder.signUp()
+  expect(await found()).toEqual([])
+  driver.isForOneOrganization = true
+  try {
+    expect(await found()).toEqual([expect.stringContaining('LOCAL_ISOLATION=jail')])
+    await query('UPDATE organizations SET deleted_at = now() WHERE id <> $1', organization.id)
+    expect(await found()).toEqual([])
+  } finally {
+    driver.isForOneOrganization = false
+  }
+})
+
 describe('npm run doctor', () => {
   const run = promisify(execFile)
   const main = fileURLToPath(import.meta.resolve('#commands/doctor.ts'))

@@ -22,15 +22,15 @@ const within = () => AbortSignal.timeout(30_000)
 const ordinaryUid = 31_337
 const clone = join(import.meta.dirname, '../../..')
 
-/** Runs the attacks in a process of an ordinary user, who sees this clone at a path that everybody may enter. */
-async function attackAsOrdinaryUser(): Promise<Attack[]> {
+/** Runs Node.js as an ordinary user, who sees this clone at a path that everybody may enter. Returns what it prints. */
+async function asOrdinaryUser<T>(...args: string[]): Promise<T> {
   const place = await mkdtemp(join(tmpdir(), 'chowder-clone-'))
   try {
     await run('chmod', ['755', place])
-    const asUser = `mount --bind "$1" "$2" && cd "$2" && exec setpriv --reuid=$3 --regid=$3 --clear-groups -- \\
-      node_modules/.bin/node test/support/jail-attacker.ts`
+    const asUser = `mount --bind "$1" "$2" && cd "$2" && uid=$3 && shift 3 && \\
+      exec setpriv --reuid=$uid --regid=$uid --clear-groups -- node_modules/.bin/node "$@"`
     const options = { timeout: 90_000, env: { PATH: '/usr/bin:/bin:/usr/sbin:/sbin', TMPDIR: '/tmp' } }
-    const argv = ['--mount', 'sh', '-c', asUser, 'sh', clone, place, String(ordinaryUid)]
+    const argv = ['--mount', 'sh', '-c', asUser, 'sh', clone, place, String(ordinaryUid), ...args]
     return JSON.parse((await run('unshare', argv, options)).stdout)
   } finally {
     await rm(place, { recursive: true })
@@ -51,8 +51,29 @@ describe('A6, A11: what an agent in a jail reaches of this machine and of other 
   })
 
   test('is nothing, under an ordinary user', { timeout: 120_000 }, async () => {
-    expectRefusals(isRoot ? await attackAsOrdinaryUser() : await runAttacks())
+    expectRefusals(isRoot ? await asOrdinaryUser('test/support/jail-attacker.ts') : await runAttacks())
   })
+})
+
+test.skipIf(!isRoot)('T1: jails of an ordinary user share its limits, and are for one organization', async () => {
+  const described = `
+    import { LocalHost } from './test/support/local-host.ts'
+    const host = await LocalHost.make({ isJailed: true })
+    const { isolation, isForOneOrganization, isExposed } = host.driver
+    console.log(JSON.stringify({ isolation, isForOneOrganization, isExposed }))
+    await host.remove()`
+  expect(await asOrdinaryUser('--input-type=module', '-e', described)).toEqual({
+    isolation: expect.stringMatching(/isolated in a jail: .* share the kernel’s limits of that user/),
+    isForOneOrganization: true,
+    isExposed: false,
+  })
+  const host = await LocalHost.make({ isJailed: true })
+  try {
+    expect(host.driver.isForOneOrganization).toBe(false)
+    expect(host.driver.isolation).not.toContain('share')
+  } finally {
+    await host.remove()
+  }
 })
 
 describe('a jail', () => {
