@@ -3,7 +3,6 @@ import { join } from 'node:path'
 import { createSecureContext } from 'node:tls'
 import { StartupError } from '#errors/startup-error.ts'
 import { gatewayAdmission, releaseImage } from '#openclaw/release/release-image.ts'
-import { agentUid } from '#sandbox/container/layout.ts'
 import type { DockerTls } from '#sandbox/docker/docker-client.ts'
 import type { DockerDriverOptions } from '#sandbox/docker/driver.ts'
 import type { Config } from '#settings/config.ts'
@@ -34,7 +33,7 @@ export async function dockerSettings(config: Config): Promise<Omit<DockerDriverO
     buildNetwork: config.DOCKER_BUILD_NETWORK,
     extraCaFile,
     nodeImage: config.DOCKER_NODE_IMAGE,
-    releaseSource: (release) => releaseImage(release, agentUid),
+    releaseSource: releaseImage,
     admission: gatewayAdmission,
   }
 }

@@ -3,7 +3,6 @@ import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { StartupError } from '#errors/startup-error.ts'
 import { gatewayAdmission, releaseImage } from '#openclaw/release/release-image.ts'
-import { agentUid } from '#sandbox/container/layout.ts'
 import { type Cluster, clusterOf, ownCluster, serviceAccount } from '#sandbox/kubernetes/cluster.ts'
 import type { KubernetesDriverOptions } from '#sandbox/kubernetes/settings.ts'
 import type { Config } from '#settings/config.ts'
@@ -55,7 +54,7 @@ export async function kubernetesSettings(
     runtimeClass: config.KUBERNETES_RUNTIME_CLASS ?? null,
     extraCaFile: config.DOCKER_EXTRA_CA_FILE ?? null,
     nodeImage: config.DOCKER_NODE_IMAGE,
-    releaseSource: (release) => releaseImage(release, agentUid),
+    releaseSource: releaseImage,
     admission: gatewayAdmission,
   }
 }

@@ -154,6 +154,7 @@ export function callsOf(share: Share, { dockerd, networks, builds }: CallsOption
       const id = sandboxIdIn((body as { Name?: unknown } | undefined)?.Name) ?? ''
       return { path: '/volumes/create', body: check('the volume', volumeShape(id), body) }
     }),
+    call('GET', `/volumes/${patterns.sandbox}`, {}, ({ parts }) => ({ path: `/volumes/${sandboxName(parts.id)}` })),
     call('DELETE', `/volumes/${patterns.sandbox}`, {}, async ({ parts, signal }) => {
       const path = `/volumes/${sandboxName(parts.id)}`
       const { Labels } = await dockerd.ask<Docker.VolumeInspectInfo>(path, signal)

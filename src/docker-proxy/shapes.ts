@@ -12,6 +12,9 @@ import {
   roomContainer,
   sandboxContainer,
   sandboxName,
+  sharedUser,
+  userOf,
+  volumeLabels,
 } from '#sandbox/docker/profile.ts'
 import { mostOpenFiles } from '#sandbox/open-files.ts'
 import { closed } from './call.ts'
@@ -50,7 +53,8 @@ const sandboxLabels = (id: string, role: 'sandbox' | 'room' = 'sandbox') =>
     Type.Object({ ...like(ownership('', id, role)).properties, [labels.installation]: Text }),
   ])
 
-const owned = (id: string, role: 'sandbox' | 'files') => like(ownership('', id, role), { [labels.installation]: Text })
+/** The user of an instance; the shared one if its volume was made before it had its own. */
+const userShape = (id: string) => Type.Union([Type.Literal(userOf(id)), Type.Literal(sharedUser)])
 
 const ulimitsLike = (sample: Docker.HostConfig | undefined) =>
   Type.Tuple((sample?.Ulimits ?? []).map((one) => like(one, freeUlimits[one.Name ?? ''])))
@@ -66,11 +70,13 @@ export function sandboxShape(id: string, network: string): TSchema {
       network,
       publishAddress: '127.0.0.1',
       admission: { tokenFile: '', tokenKeys: [], openPaths: [] },
+      user: '',
       proxy: null,
     },
   )
   return like(sample, {
     Image: ImageName,
+    User: userShape(id),
     Cmd: Texts,
     Env: Texts,
     Labels: sandboxLabels(id),
@@ -96,15 +102,17 @@ const below = (folder: string) => `^${folder}(/(?!\\.{1,2}(/|$))[\\w.-]+)+$`
 export function roomShape(id: string): TSchema {
   const spec = { id, organizationId: '', resources: { memoryMb: 1, cpus: 1, pids: 1, diskMb: 1 } }
   const room = { folder: '', socketFolder: '', place: '', hidden: '' }
-  const { name, HostConfig, ...sample } = roomContainer(spec, room, { installation: '', image: '' })
+  const { name, HostConfig, ...sample } = roomContainer(spec, room, { installation: '', image: '', user: '' })
   const mount = (given: Docker.MountSettings) =>
     like(given, {
       ...(given.Target.startsWith('/room/') && { Target: Type.String({ pattern: below('/room') }) }),
       VolumeOptions: closed({ NoCopy: Type.Literal(true), Subpath: Type.String({ pattern: below('home') }) }),
     })
-  const [temporary, hidden] = Object.values(HostConfig?.Tmpfs ?? {})
+  const { '/tmp': tmp, '/run/chowder': run, ...rest } = HostConfig?.Tmpfs ?? {}
+  const [hidden] = Object.values(rest)
   return like(sample, {
     Image: ImageName,
+    User: userShape(id),
     Cmd: Texts,
     Labels: sandboxLabels(id, 'room'),
     HostConfig: like(HostConfig, {
@@ -112,16 +120,17 @@ export function roomShape(id: string): TSchema {
       Ulimits: ulimitsLike(HostConfig),
       Mounts: Type.Tuple((HostConfig?.Mounts ?? []).map(mount)),
       Tmpfs: Type.Object(
-        { '/tmp': like(temporary) },
-        { additionalProperties: like(hidden), minProperties: 2, maxProperties: 2 },
+        { '/tmp': like(tmp), '/run/chowder': like(run) },
+        { additionalProperties: like(hidden), minProperties: 3, maxProperties: 3 },
       ),
     }),
   })
 }
 
 export function filesShape(id: string): TSchema {
-  const { name, ...sample } = filesContainer('', id, '', '')
-  return like(sample, { Image, Labels: owned(id, 'files') })
+  const { name, ...sample } = filesContainer('', id, '', '', '')
+  const Labels = like(ownership('', id, 'files'), { [labels.installation]: Text })
+  return like(sample, { Image, User: userShape(id), Labels })
 }
 
 export const firewallShape = (bridges: string[]): TSchema =>
@@ -132,7 +141,10 @@ export const firewallShape = (bridges: string[]): TSchema =>
   )
 
 export const volumeShape = (id: string): TSchema =>
-  closed({ Name: Type.Literal(sandboxName(id)), Labels: owned(id, 'sandbox') })
+  closed({
+    Name: Type.Literal(sandboxName(id)),
+    Labels: like(volumeLabels('', id), { [labels.installation]: Text }),
+  })
 
 export const networkShape = (name: string): TSchema =>
   Type.Union([true, false].map((internal) => like(networkOptions(name, { internal }))))

@@ -112,6 +112,8 @@ describe('real agents in containers', { tags: ['long'] }, () => {
 
   it('answer, and remember', async () => {
     expect((await client.get(`/v1/instances/${id}`)).body.sandbox_id).toMatch(/^docker-[0-9a-f]{12}$/)
+    const cached = ['sh', '-c', 'ls "$NODE_COMPILE_CACHE"/*-$(id -u) | head -n 1']
+    expect(await dockerd.docker('exec', `chowder-${id}`, ...cached), 'the compile cache').toMatch(/./)
     await expectRemembers('my name is Ada')
     await expectRemembers('what is my name?')
     const events: string[] = []

@@ -11,6 +11,7 @@ import { promisify } from 'node:util'
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
 import { InstallError } from '#errors/install-error.ts'
 import { StartupError } from '#errors/startup-error.ts'
+import { agentUid } from '#sandbox/container/layout.ts'
 import {
   type Observation,
   SandboxAbsentError,
@@ -174,7 +175,7 @@ describe('with a dockerd', () => {
         ).toBe('')
         expect((await inRoom(id, 'sort /proc/net/dev | grep -c :')).stdout).toBe('1\n')
         expect((await inRoom(id, 'id -u; grep -E "^Cap(Eff|Bnd)" /proc/self/status')).stdout).toBe(
-          '10001\nCapEff:\t0000000000000000\nCapBnd:\t0000000000000000\n',
+          `${agentUid(id)}\nCapEff:\t0000000000000000\nCapBnd:\t0000000000000000\n`,
         )
         await inRoom(id, 'echo made > made.txt')
         expect((await exec(id, 'cat /agent/home/state/workspace/made.txt')).stdout).toBe('made\n')
@@ -243,7 +244,7 @@ describe('with a dockerd', () => {
         CapBnd: '0000000000000000',
         CapPrm: '0000000000000000',
         NoNewPrivs: '1',
-        Uid: '10001\t10001\t10001\t10001',
+        Uid: Array(4).fill(agentUid(id)).join('\t'),
         Seccomp: '2',
         memory: String(300 * 1024 * 1024),
         pids: '77',
@@ -542,7 +543,7 @@ describe('with a dockerd', () => {
       expect((await fetch(`${url}/whoami`)).status).toBe(403)
       expect((await fetch(`${url}/whoami`, { headers: { authorization: 'Bearer wrong' } })).status).toBe(403)
       const known = await fetch(`${url}/whoami`, { headers: { authorization } })
-      expect(await known.json()).toMatchObject({ uid: 10_001, cwd: '/agent/home', umask: 0o077 })
+      expect(await known.json()).toMatchObject({ uid: agentUid(id), cwd: '/agent/home', umask: 0o077 })
       const socket = connect(port, '127.0.0.1')
       socket.write(`GET /whoami HTTP/1.1\r\nhost: x\r\nauthorization: ${authorization}\r\n\r\n`)
       await once(socket, 'data')

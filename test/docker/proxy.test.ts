@@ -12,7 +12,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import type { Share } from '#docker-proxy/call.ts'
 import { proxySocket } from '#docker-proxy/proxy.ts'
 import { imageBuild } from '#sandbox/container/image.ts'
-import { filesContainer, firewallContainer } from '#sandbox/docker/profile.ts'
+import { filesContainer, firewallContainer, userOf } from '#sandbox/docker/profile.ts'
 import { type SandboxDriver, SandboxUnavailableError } from '#sandbox/driver.ts'
 import {
   contractBuild,
@@ -407,7 +407,8 @@ describe('before a dockerd', () => {
     test.each(twinless)('may not: docker %s %s %s', (...words) => expectRefused(words))
 
     test('has the agent’s own rights on the files of that agent', async () => {
-      const { name, ...body } = filesContainer(installation, id, `chowder-${id}-files-${image.slice(-12)}`, image)
+      const beside = `chowder-${id}-files-${image.slice(-12)}`
+      const { name, ...body } = filesContainer(installation, id, beside, image, userOf(id))
       for (const share of shares) {
         const path = `/containers/create?name=${name}`
         const device = { PathOnHost: '/dev/null', PathInContainer: '/dev/x', CgroupPermissions: 'rwm' }

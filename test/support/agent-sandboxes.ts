@@ -7,7 +7,6 @@ import { releaseImage } from '#openclaw/release/release-image.ts'
 import { defaultRelease } from '#openclaw/releases.ts'
 import { freePort } from '#platform/free-port.ts'
 import { imageBuild } from '#sandbox/container/image.ts'
-import { agentUid } from '#sandbox/container/layout.ts'
 import { loadConfig } from '#settings/config.ts'
 import { startDockerd, type TestDockerd } from './dockerd.ts'
 import { type Outside, openOutside, serveOutside } from './outside.ts'
@@ -49,7 +48,7 @@ export async function prepareImage(dockerHost: string): Promise<void> {
 /** Builds the image of the default release as a Chowder in the given cluster repository asks for it. Returns its name. */
 export async function buildPodImage({ host, docker }: TestDockerd, repository: string): Promise<string> {
   await prepareImage(host)
-  const source = releaseImage(defaultRelease, agentUid)
+  const source = releaseImage(defaultRelease)
   const build = { network: 'default', nodeImage: 'node:24-slim' }
   const { DOCKER_EXTRA_CA_FILE = null } = dockerEnv(host)
   const built = await imageBuild(defaultRelease, source, { ...build, extraCaFile: DOCKER_EXTRA_CA_FILE })

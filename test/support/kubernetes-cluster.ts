@@ -8,7 +8,7 @@ import { pipeline } from 'node:stream/promises'
 import { promisify } from 'node:util'
 import { CoreV1Api, KubeConfig, KubernetesObjectApi, loadAllYaml } from '@kubernetes/client-node'
 import { imageBuild, programFiles } from '#sandbox/container/image.ts'
-import { agentUid } from '#sandbox/container/layout.ts'
+import { agentGid } from '#sandbox/container/layout.ts'
 import { type Cluster, clusterOf } from '#sandbox/kubernetes/cluster.ts'
 import { serveNames } from './cluster-names.ts'
 import { contractBuild, contractRelease } from './docker-host.ts'
@@ -119,10 +119,10 @@ function provideVolumes(admin: KubeConfig, folder: string): () => void {
       given.add(uid)
       const path = join(folder, 'volumes', uid)
       await mkdir(path, { recursive: true })
-      // Kubernetes gives folders of the node to no group.
+      // Kubernetes gives folders of the node to no group, as it would other volumes.
       const isOfAgent = metadata?.labels?.['chowder.dev/instance'] !== undefined
-      await chmod(path, isOfAgent ? 0o700 : 0o777)
-      if (isOfAgent) await chown(path, agentUid, agentUid)
+      if (isOfAgent) await chown(path, 0, agentGid)
+      await chmod(path, isOfAgent ? 0o2770 : 0o777)
       await api.createPersistentVolume({
         body: {
           metadata: { name: uid },

@@ -13,7 +13,6 @@ import { relayPath } from '#instances/gateway/relay-url.ts'
 import { releaseImage } from '#openclaw/release/release-image.ts'
 import { defaultRelease, releaseFolder } from '#openclaw/releases.ts'
 import { imageBuild, type ReleaseSource } from '#sandbox/container/image.ts'
-import { agentUid } from '#sandbox/container/layout.ts'
 import { createDockerDriver, type DockerDriverOptions } from '#sandbox/docker/driver.ts'
 import type { SandboxDriver } from '#sandbox/driver.ts'
 import { loadConfig } from '#settings/config.ts'
@@ -108,7 +107,7 @@ async function stubSource(): Promise<ReleaseSource & AsyncDisposable> {
   const root = await mkdtemp(join(tmpdir(), 'chowder-stub-release-'))
   const place = releaseFolder('', defaultRelease)
   await putStub(join(root, place))
-  const { folder } = releaseImage(defaultRelease, agentUid)
+  const { folder } = releaseImage(defaultRelease)
   return {
     root,
     files: [join(place, 'node_modules/openclaw/openclaw.mjs')],
@@ -165,7 +164,7 @@ async function buildInPlaceOfOpenClaw(dockerHost: string, extraCaFile: string): 
   await createDockerDriver(options).prepare(defaultRelease, () => {}, AbortSignal.timeout(buildMs))
   const nameOf = async (from: ReleaseSource) =>
     (await imageBuild(defaultRelease, from, { ...options, network: options.buildNetwork })).name
-  const names = [await nameOf(source), await nameOf(releaseImage(defaultRelease, agentUid))]
+  const names = [await nameOf(source), await nameOf(releaseImage(defaultRelease))]
   await run('docker', ['--host', dockerHost, 'tag', ...names])
 }
 

@@ -1,12 +1,12 @@
+import { rename, symlink } from 'node:fs/promises'
 import { InstallError } from '#errors/install-error.ts'
+import { compileCacheFolder } from '#openclaw/inside/launch.ts'
 import { pluginChannels } from './channel-plugins.ts'
-import { linkCompileCache } from './compile-cache.ts'
 import { installChannelPlugin, installRelease } from './install.ts'
 
-// `install-all.ts <release> <uid> <folder>` installs a release with the plugins of all its channels into an image.
-// The agents of the image run as the user with this uid.
-const [release, uid, dataDir] = process.argv.slice(2)
-if (!release || !uid || !dataDir) throw new Error('usage: install-all <release> <uid> <folder>')
+// `install-all.ts <release> <folder>` installs a release with the plugins of all its channels into an image.
+const [release, dataDir] = process.argv.slice(2)
+if (!release || !dataDir) throw new Error('usage: install-all <release> <folder>')
 const options = {
   dataDir,
   release,
@@ -14,7 +14,10 @@ const options = {
   signal: new AbortController().signal,
 }
 try {
-  await linkCompileCache(await installRelease(options), Number(uid))
+  const cache = compileCacheFolder(await installRelease(options))
+  // Its name has the user id, which each agent has of its own: user.sh links it in this folder.
+  await rename(cache, `${cache}-made`).catch(() => {}) // without one, gateways only start more slowly
+  await symlink('/run/chowder/compile-cache', cache)
   for (const channel of pluginChannels(release)) await installChannelPlugin({ ...options, channel })
 } catch (error) {
   if (!(error instanceof InstallError)) throw error

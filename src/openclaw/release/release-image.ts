@@ -37,15 +37,15 @@ function filesBelow(folder: string): string[] {
 }
 
 /**
- * The build of a release's container image for agents of the user `uid`. `files` are relative to `root`. The command
- * `install` takes a folder as its last argument, and installs the release with the plugins of all its channels there.
+ * The build of a release's container image. `files` are relative to `root`. The command `install` takes a folder as its
+ * last argument, and installs the release with the plugins of all its channels there.
  */
-export function releaseImage(release: string, uid: number) {
+export function releaseImage(release: string) {
   const released = filesBelow(releaseSource(release)).map((path) => relative(root, path))
   return {
     root,
     files: [...installFiles.map((name) => `src/${name}`), ...released].sort(),
-    install: `node src/openclaw/release/install-all.ts ${release} ${uid}`,
+    install: `node src/openclaw/release/install-all.ts ${release}`,
     folder: (base: string) => releaseFolder(base, release),
   }
 }

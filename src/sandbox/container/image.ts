@@ -61,6 +61,7 @@ export const programFiles = [
   'container/image/idle.sh',
   'container/image/strip-types.mjs',
   'container/image/supervisor.ts',
+  'container/image/user.sh',
 ]
 /** Makes the imports between the files of a release work as in this project. */
 const releaseManifest = '{ "type": "module", "imports": { "#*": "./src/*" } }\n'

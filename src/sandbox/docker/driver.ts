@@ -26,7 +26,16 @@ import { readLog } from './logs.ts'
 import { measureContainer, memoryIn, statsOf } from './measure.ts'
 import { firewalledNetwork } from './network.ts'
 import { relayElsewhere, requireReachable } from './other-host.ts'
-import { forwarderKey, labels, ownership, roomContainer, roomName, sandboxContainer, sandboxName } from './profile.ts'
+import {
+  forwarderKey,
+  labels,
+  roomContainer,
+  roomName,
+  sandboxContainer,
+  sandboxName,
+  sharedUser,
+  volumeLabels,
+} from './profile.ts'
 
 export interface DockerDriverOptions {
   /** The sandboxes of other installations on the same host are ignored. */
@@ -134,6 +143,12 @@ export function createDockerDriver(options: DockerDriverOptions): SandboxDriver 
 
   async function create(spec: SandboxSpec, signal: AbortSignal): Promise<void> {
     const image = await images.nameOf(spec.release)
+    // After a crash here, the next create finds the volume, or the container without its network.
+    const { Labels } = await client.call(signal, async (docker, abortSignal) => {
+      const wanted = { Name: sandboxName(spec.id), Labels: volumeLabels(installation, spec.id) }
+      return (await docker.createVolume({ ...inBody(wanted), abortSignal })).inspect({ abortSignal })
+    })
+    const user = Labels?.[labels.user] ?? sharedUser
     const wanted = sandboxContainer(spec, {
       installation,
       image,
@@ -141,22 +156,15 @@ export function createDockerDriver(options: DockerDriverOptions): SandboxDriver 
       network: options.network,
       publishAddress,
       admission,
+      user,
       proxy: await proxyFor(signal),
     })
-    const name = sandboxName(spec.id)
     const old = await inspect(spec.id, signal)
     if (old?.State.Running || (old && old.Config.Labels[labels.spec] === wanted.Labels?.[labels.spec])) return
-    // After a crash here, the next create finds the volume, or the container without its network.
     if (old) await removeContainer(client, old.Id, signal, { force: false })
-    await client.call(signal, (docker, abortSignal) =>
-      docker.createVolume({
-        ...inBody({ Name: name, Labels: ownership(installation, spec.id, 'sandbox') }),
-        abortSignal,
-      }),
-    )
     await network.make(signal)
     await removeContainer(client, roomName(spec.id), signal)
-    if (spec.room) await make(roomContainer(spec, spec.room, { installation, image }), signal)
+    if (spec.room) await make(roomContainer(spec, spec.room, { installation, image, user }), signal)
     // The sandbox comes last: if it exists, its room exists.
     await make(wanted, signal)
   }

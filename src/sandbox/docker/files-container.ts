@@ -40,7 +40,7 @@ export async function openFilesSession(
     if (running) return createFilesSession(running.socket)
     // 404: the sandbox was deleted meanwhile, or this container has just ended. 409: another call was faster.
     await client.callUnless([404, 409], signal, (docker, abortSignal) =>
-      docker.createContainer({ ...inBody(filesContainer(installation, id, name, image)), abortSignal }),
+      docker.createContainer({ ...inBody(filesContainer(installation, id, name, image, Config.User)), abortSignal }),
     )
     await client.callUnless([304, 404, 409], signal, (docker, abortSignal) =>
       docker.getContainer(name).start({ abortSignal }),

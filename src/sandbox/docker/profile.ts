@@ -3,6 +3,7 @@ import type Docker from 'dockerode'
 import type { Admission } from '#sandbox/container/image/forwarder.ts'
 import type { SupervisorSettings } from '#sandbox/container/image/supervisor.ts'
 import {
+  agentGid,
   agentUid,
   forwarderPort,
   gatewayPort,
@@ -19,7 +20,6 @@ import { openFilesOf } from '#sandbox/open-files.ts'
 
 /** The home in the volume, which is mounted at /agent. */
 const volumeHome = 'home'
-const user = `${agentUid}:${agentUid}`
 export const forwarderKey = `${forwarderPort}/tcp`
 
 export const labels = {
@@ -30,6 +30,7 @@ export const labels = {
   release: 'chowder.release',
   paths: 'chowder.paths',
   spec: 'chowder.spec',
+  user: 'chowder.user',
 } as const
 
 /** The purpose of a container of Chowder. */
@@ -37,6 +38,17 @@ export type Role = 'sandbox' | 'room' | 'files' | 'firewall'
 
 /** The name of an instance's container, and of its volume. */
 export const sandboxName = (id: string): string => `chowder-${id}`
+
+/** The user of an instance's containers, and its group. */
+export const userOf = (id: string): string => `${agentUid(id)}:${agentGid}`
+/** The user of the instances whose volume was made before each had its own: the files belong to it. */
+export const sharedUser = `${agentGid}:${agentGid}`
+
+/** The labels of an instance's volume. */
+export const volumeLabels = (installation: string, id: string): Record<string, string> => ({
+  ...ownership(installation, id, 'sandbox'),
+  [labels.user]: userOf(id),
+})
 
 /** Maximum open files of each process. */
 const openFiles = (pids: number) => {
@@ -65,6 +77,12 @@ const confined: Docker.HostConfig = {
   LogConfig: { Type: 'json-file', Config: { 'max-size': '5m', 'max-file': '2' } },
 }
 
+/** The folders of a container that end with it; user.sh writes to the second one. */
+const temporary = {
+  '/tmp': 'rw,exec,nosuid,nodev,size=256m,mode=1777',
+  '/run/chowder': 'rw,noexec,nosuid,nodev,size=1m,mode=1777',
+}
+
 /** Agents have no name server, since lookups could carry data out. The proxy resolves names. */
 export const noNameServer = ['127.0.0.1']
 
@@ -89,6 +107,8 @@ export interface SandboxSetup {
   /** The address of the host for the forwarder's published port; null if it is not published. */
   publishAddress: string | null
   admission: Admission
+  /** The user that owns the files of the volume. */
+  user: string
   /** The URL of the proxy, if it is the agent's only way to other hosts; null otherwise. */
   proxy: string | null
 }
@@ -98,7 +118,7 @@ export interface SandboxSetup {
  * because every user of dockerd sees them.
  */
 export function sandboxContainer(spec: SandboxSpec, setup: SandboxSetup): Docker.ContainerCreateOptions {
-  const { installation, image, releaseFolder, network, publishAddress, admission, proxy } = setup
+  const { installation, image, releaseFolder, network, publishAddress, admission, user, proxy } = setup
   const paths: SandboxPaths = {
     ...{ node, release: releaseFolder, home, port: gatewayPort },
     ...(proxy !== null && { proxy, proxyAsksWho: true }),
@@ -116,7 +136,10 @@ export function sandboxContainer(spec: SandboxSpec, setup: SandboxSetup): Docker
     Hostname: 'agent',
     User: user,
     WorkingDir: home,
-    Cmd: [node, ...supervisorFlags, `${programs}/supervisor.js`, JSON.stringify(settings), ...spec.command(paths)],
+    Cmd: [
+      ...[`${programs}/user.sh`, node, ...supervisorFlags, `${programs}/supervisor.js`, JSON.stringify(settings)],
+      ...spec.command(paths),
+    ],
     Env: Object.entries(spec.env(paths)).map(([name, value]) => `${name}=${value}`),
     Labels: {
       ...Object.fromEntries(Object.entries(spec.labels).map(([name, value]) => [`chowder.label.${name}`, value])),
@@ -135,7 +158,7 @@ export function sandboxContainer(spec: SandboxSpec, setup: SandboxSetup): Docker
       ...(proxy !== null && { Dns: noNameServer }),
       ...(publishAddress !== null && { PortBindings: { [forwarderKey]: [{ HostIp: publishAddress, HostPort: '' }] } }),
       Mounts: [{ Type: 'volume', Source: sandboxName(spec.id), Target: '/agent' }],
-      Tmpfs: { '/tmp': 'rw,exec,nosuid,nodev,size=256m,mode=1777' },
+      Tmpfs: temporary,
     },
   }
   const digest = createHash('sha256').update(JSON.stringify(options)).digest('hex')
@@ -155,7 +178,7 @@ export const roomName = (id: string): string => `${sandboxName(id)}-room`
 export function roomContainer(
   { id, organizationId, resources }: Pick<SandboxSpec, 'id' | 'organizationId' | 'resources'>,
   { folder, socketFolder, place, hidden }: RoomSpec,
-  { installation, image }: Pick<SandboxSetup, 'installation' | 'image'>,
+  { installation, image, user }: Pick<SandboxSetup, 'installation' | 'image' | 'user'>,
 ): Docker.ContainerCreateOptions {
   const shared = `${roomRoot}/${place}`
   const part = (path: string, target: string) => ({
@@ -171,7 +194,7 @@ export function roomContainer(
     Hostname: 'room',
     User: user,
     WorkingDir: '/',
-    Cmd: [`${roomPrograms}/room-server.py`, `${roomSockets}/exec.sock`, shared],
+    Cmd: [`${programs}/user.sh`, `${roomPrograms}/room-server.py`, `${roomSockets}/exec.sock`, shared],
     Env: ['HOME=/tmp', 'PATH=/usr/local/bin:/usr/bin:/bin', 'LANG=C.UTF-8'],
     Labels: { ...ownership(installation, id, 'room'), [labels.organization]: organizationId },
     HostConfig: {
@@ -184,7 +207,7 @@ export function roomContainer(
       OomScoreAdj: oomScore,
       Mounts: [part(folder, shared), part(socketFolder, roomSockets)],
       Tmpfs: {
-        '/tmp': 'rw,exec,nosuid,nodev,size=256m,mode=1777',
+        ...temporary,
         [`${shared}/${hidden}`]: 'ro,noexec,nosuid,nodev,size=4k,mode=0555',
       },
     },
@@ -204,6 +227,7 @@ export const filesContainer = (
   id: string,
   name: string,
   image: string,
+  user: string,
 ): Docker.ContainerCreateOptions => ({
   name,
   Image: image,
@@ -224,8 +248,8 @@ export const filesContainer = (
 })
 
 /**
- * A container in the host's network that sets the firewall rules of a bridge. With a port, agents reach each other on
- * it.
+ * A container in the host's network that sets the firewall rules of a bridge: that of the agents, whose new connections
+ * are bounded, or that of the relay. With a port, the control plane reaches agents on it.
  */
 export const firewallContainer = (image: string, bridge: string, port: number | null): Docker.ContainerCreateOptions =>
   inHostNetwork(image, [`${programs}/firewall.sh`, bridge, ...(port === null ? [] : [String(port)])])

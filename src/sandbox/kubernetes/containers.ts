@@ -50,6 +50,7 @@ const confined = {
 
 const roomVolumes: V1Volume[] = [
   { name: 'room-hidden', emptyDir: { medium: 'Memory', sizeLimit: '1Mi' } },
+  { name: 'room-run', emptyDir: { sizeLimit: '1Mi' } },
   { name: 'room-tmp', emptyDir: { sizeLimit: '256Mi' } },
   { name: 'room-shm', emptyDir: { medium: 'Memory', sizeLimit: '64Mi' } },
 ]
@@ -137,6 +138,7 @@ export function roomContainer(image: string, resources: Resources, room: RoomSpe
       part(room.folder, shared),
       part(room.socketFolder, roomSockets),
       { name: 'room-hidden', mountPath: `${shared}/${room.hidden}`, readOnly: true },
+      { name: 'room-run', mountPath: '/run/chowder' },
       { name: 'room-tmp', mountPath: '/tmp' },
       { name: 'room-shm', mountPath: '/dev/shm' },
     ],

@@ -30,6 +30,7 @@ import {
   selectorOf,
   service,
   statefulSet,
+  uidOf,
   volumeClaim,
 } from './objects.ts'
 import { removePod, waitForPod } from './pods.ts'
@@ -85,8 +86,8 @@ export function createKubernetesDriver(options: KubernetesDriverOptions): Sandbo
     signal.throwIfAborted()
     const [image, relay] = await Promise.all([imageOf(spec.release), findRelay()])
     const folder = releaseFolderIn(options.releaseSource(spec.release).folder)
-    const wanted = statefulSet(spec, image, folder, options, relay)
     const [old, pod] = await Promise.all([findSet(spec.id, signal), findPod(spec.id, signal)])
+    const wanted = statefulSet(spec, image, folder, options, relay, uidOf(spec.id, old))
     const isSame = old?.metadata?.annotations?.[annotations.spec] === wanted.metadata?.annotations?.[annotations.spec]
     if (old && (isSame || (pod && isRunning(pod)))) return
     await client.create('core/persistentvolumeclaims', volumeClaim(spec, options), signal)
@@ -169,8 +170,10 @@ export function createKubernetesDriver(options: KubernetesDriverOptions): Sandbo
   }
 
   const findForFiles = async (id: string, signal: AbortSignal) => {
-    const { spec } = await existing(id, signal)
-    return { image: spec?.template.spec?.containers[0]?.image ?? '', isWanted: spec?.replicas === 1 }
+    const set = await existing(id, signal)
+    const { spec } = set
+    const image = spec?.template.spec?.containers[0]?.image ?? ''
+    return { image, uid: uidOf(id, set), isWanted: spec?.replicas === 1 }
   }
   const filesOptions = { client, setup: options, find: findForFiles }
   const sessionsOf = limitSessions((id, signal) => openFilesSession(id, filesOptions, signal))

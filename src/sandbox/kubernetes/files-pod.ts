@@ -21,8 +21,8 @@ const notRunning = [400, 404, 500]
 export interface FilesPodOptions {
   client: KubernetesClient
   setup: KubernetesSetup
-  /** The image of a sandbox, and whether its agent should run. Throws SandboxAbsentError when there is none. */
-  find(id: string, signal: AbortSignal): Promise<{ image: string; isWanted: boolean }>
+  /** The image and the user of a sandbox, and whether its agent should run. Throws SandboxAbsentError when there is none. */
+  find(id: string, signal: AbortSignal): Promise<{ image: string; uid: number; isWanted: boolean }>
 }
 
 const program = [...withFolders, node, ...nodeFlags, `${programs}/files-program.js`]
@@ -55,7 +55,7 @@ export async function openFilesSession(
   }
 
   async function attempt(): Promise<FilesSession | null> {
-    const { image, isWanted } = await find(id, signal)
+    const { image, uid, isWanted } = await find(id, signal)
     const agent = await client.find<V1Pod>(`core/pods/${podName(id)}`, signal)
     if (agent && takesPrograms(agent)) return startIn(podName(id))
     if (isWanted || agent) {
@@ -65,7 +65,7 @@ export async function openFilesSession(
     const pod = await client.find<V1Pod>(`core/pods/${name}`, signal)
     // A pod whose image could not be pulled would keep waiting after the setting was corrected.
     const isOutdated = pod && !isRunning(pod) && pod.spec?.containers[0]?.image !== image
-    if (!pod) await client.create('core/pods', filesPod(id, image, setup), signal)
+    if (!pod) await client.create('core/pods', filesPod(id, image, uid, setup), signal)
     else if (hasEnded(pod) || isOutdated) await client.remove(`core/pods/${name}`, { graceSeconds: 1 }, signal)
     else if (isRunning(pod)) return startIn(name)
     else awaited = { pod, name }

@@ -7,7 +7,7 @@ import type {
   V1Service,
   V1StatefulSet,
 } from '@kubernetes/client-node'
-import { agentUid, forwarderPort, releasesBase } from '#sandbox/container/layout.ts'
+import { agentGid, agentUid, forwarderPort, releasesBase } from '#sandbox/container/layout.ts'
 import type { SandboxPaths, SandboxSpec } from '#sandbox/driver.ts'
 import { agentContainer, containerPaths, filesContainer, roomContainer, volumesOf } from './containers.ts'
 import type { KubernetesSetup } from './settings.ts'
@@ -48,19 +48,20 @@ export const selectorOf = (installation: string): string =>
   `${labels.installation}=${installation},${labels.role}=sandbox`
 
 /** The requirements of the profile `restricted` of the Pod Security Standards for a pod, and more. */
-const confinedPod = {
+const confinedPod = (uid: number): Partial<V1PodSpec> => ({
   automountServiceAccountToken: false,
   enableServiceLinks: false,
   securityContext: {
     runAsNonRoot: true,
-    runAsUser: agentUid,
-    runAsGroup: agentUid,
-    fsGroup: agentUid,
+    // Not `hostUsers: false`: what a user namespace uses also counts as its maker's, who is root for all pods.
+    runAsUser: uid,
+    runAsGroup: agentGid,
+    fsGroup: agentGid,
     // Otherwise each start would change the group of all files.
     fsGroupChangePolicy: 'OnRootMismatch',
     seccompProfile: { type: 'RuntimeDefault' },
   },
-} satisfies Partial<V1PodSpec>
+})
 
 const placement = ({ runtimeClass }: KubernetesSetup): Partial<V1PodSpec> => ({
   ...(runtimeClass !== null && { runtimeClassName: runtimeClass }),
@@ -95,6 +96,7 @@ export function statefulSet(
   releaseFolder: string,
   setup: KubernetesSetup,
   relay: RelayPlace,
+  uid: number,
 ): V1StatefulSet {
   const paths = containerPaths(spec, releaseFolder, relay.url)
   const own = ownership(setup.installation, spec.id, 'sandbox')
@@ -119,7 +121,7 @@ export function statefulSet(
       template: {
         metadata: { labels: own },
         spec: {
-          ...confinedPod,
+          ...confinedPod(uid),
           ...placement(setup),
           ...namesOf(relay),
           hostname: 'agent',
@@ -141,6 +143,10 @@ export function statefulSet(
   Object.assign(wanted.metadata?.labels ?? {}, { [labels.organization]: spec.organizationId })
   return wanted
 }
+
+/** The user of a sandbox, to which the files of its volume belong. */
+export const uidOf = (id: string, set: V1StatefulSet | null): number =>
+  set?.spec?.template.spec?.securityContext?.runAsUser ?? agentUid(id)
 
 /** The folder of the release in images. */
 export const releaseFolderIn = (folder: (base: string) => string): string => folder(releasesBase)
@@ -205,13 +211,13 @@ export function networkPolicy(id: string, setup: KubernetesSetup, relay: RelayPl
 }
 
 /** A pod on the volume of a sandbox that does not run, for the files program. It ends by itself. */
-export function filesPod(id: string, image: string, setup: KubernetesSetup): V1Pod {
+export function filesPod(id: string, image: string, uid: number, setup: KubernetesSetup): V1Pod {
   return {
     apiVersion: 'v1',
     kind: 'Pod',
     metadata: { name: filesPodName(id), labels: ownership(setup.installation, id, 'files') },
     spec: {
-      ...confinedPod,
+      ...confinedPod(uid),
       ...placement(setup),
       ...namesOf({ host: '', address: '' }),
       hostname: 'files',

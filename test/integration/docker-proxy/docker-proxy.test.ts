@@ -10,7 +10,7 @@ import { afterAll, beforeEach, describe, expect, test } from 'vitest'
 import type { Share } from '#docker-proxy/call.ts'
 import { proxySocket } from '#docker-proxy/proxy.ts'
 import { imageBuild } from '#sandbox/container/image.ts'
-import { filesContainer } from '#sandbox/docker/profile.ts'
+import { filesContainer, userOf, volumeLabels } from '#sandbox/docker/profile.ts'
 import { contractBuild, contractProxy, contractRelease } from '../../support/docker-host.ts'
 import { openStubDockerd, type StubDockerd } from '../../support/stub-dockerd.ts'
 import { until } from '../../support/until.ts'
@@ -86,7 +86,7 @@ const reached = () => stub.received.map(({ method, url }) => `${method} ${url}`)
 const list = `/containers/json?all=true&filters=${encodeURIComponent(JSON.stringify({ label: ['chowder.installation=i'] }))}`
 const unstarted = `/containers/json?all=true&filters=${encodeURIComponent(JSON.stringify({ label: ['chowder.role=firewall'], status: ['created'] }))}`
 const filesPath = `/containers/create?name=${name}-files-0123456789ab`
-const { name: _, ...filesBody } = filesContainer('i', id, '', image)
+const { name: _, ...filesBody } = filesContainer('i', id, '', image, userOf(id))
 
 /** Calls as the driver makes them, who may make them, and what reaches dockerd. */
 const calls: [method: string, path: string, body: unknown, mayApi: boolean, reaches: string | null][] = [
@@ -113,13 +113,8 @@ const calls: [method: string, path: string, body: unknown, mayApi: boolean, reac
   ['DELETE', `/containers/${firewallId}?force=false`, undefined, false, `DELETE /containers/${firewallId}?force=false`],
   ['GET', '/networks/chowder-test', undefined, false, null],
   ['GET', '/networks/chowder-out', undefined, false, null],
-  [
-    'POST',
-    '/volumes/create',
-    { Name: name, Labels: filesBody.Labels && { ...filesBody.Labels, 'chowder.role': 'sandbox' } },
-    false,
-    'POST /volumes/create',
-  ],
+  ['POST', '/volumes/create', { Name: name, Labels: volumeLabels('i', id) }, false, 'POST /volumes/create'],
+  ['GET', `/volumes/${name}`, undefined, false, `GET /volumes/${name}`],
 ]
 
 describe.each(shares)('the share of the %s', (share) => {

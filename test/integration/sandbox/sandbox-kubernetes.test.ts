@@ -6,6 +6,7 @@ import { text } from 'node:stream/consumers'
 import { loadYaml } from '@kubernetes/client-node'
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
 import type { Logger } from '#platform/log.ts'
+import { agentUid } from '#sandbox/container/layout.ts'
 import { type SandboxDriver, SandboxProblemError, type SandboxSpec, SandboxUnavailableError } from '#sandbox/driver.ts'
 import { createKubernetesClient } from '#sandbox/kubernetes/client.ts'
 import { contractSpec } from '../../support/docker-host.ts'
@@ -79,7 +80,12 @@ describe('a sandbox in Kubernetes', () => {
       automountServiceAccountToken: false,
       shareProcessNamespace: true,
       dnsPolicy: 'None',
-      securityContext: { runAsNonRoot: true, runAsUser: 10_001, seccompProfile: { type: 'RuntimeDefault' } },
+      securityContext: {
+        runAsNonRoot: true,
+        runAsUser: agentUid(id),
+        runAsGroup: 10_001,
+        seccompProfile: { type: 'RuntimeDefault' },
+      },
     })
     expect(spec.hostNetwork ?? spec.hostPID ?? spec.hostIPC).toBeUndefined()
     expect(spec.volumes.map(({ name }: { name: string }) => name)).toEqual(['agent', 'tmp', 'run'])
@@ -93,6 +99,17 @@ describe('a sandbox in Kubernetes', () => {
       resources: { limits: { memory: '512Mi', cpu: '1000m' }, requests: { memory: '51Mi', cpu: '100m' } },
       readinessProbe: { httpGet: { path: '/readyz', port: 18_790 } },
     })
+  })
+
+  test('T1: keeps the user that the files of its volume have had before', async () => {
+    const id = await created()
+    find('statefulsets', `chowder-${id}`).spec.template.spec.securityContext.runAsUser = 10_001
+    await driver.create(contractSpec(id, { resources: { memoryMb: 600, cpus: 1, pids: 64, diskMb: 0 } }), within())
+    await give(id, 'file', 'x')
+    await driver.start(id, within())
+    for (const pod of [`chowder-${id}-0`, `chowder-${id}-files`].map((name) => fake.find('pods', name)))
+      if (pod) expect(pod.spec.securityContext.runAsUser).toBe(10_001)
+    expect(find('pods', `chowder-${id}-0`).spec.containers[0].resources.limits.memory).toBe('600Mi')
   })
 
   test('reaches the relay alone, and is reached by the control plane alone', async () => {

@@ -17,9 +17,11 @@ import { networkOptions } from '#sandbox/docker/network.ts'
 import {
   filesContainer,
   firewallContainer,
-  ownership,
   roomContainer,
   sandboxContainer,
+  sharedUser,
+  userOf,
+  volumeLabels,
 } from '#sandbox/docker/profile.ts'
 import { present } from '../../support/present.ts'
 
@@ -75,6 +77,7 @@ const sandboxOf = ({
         network,
         publishAddress,
         proxy,
+        user: userOf(id),
         admission: { tokenFile: 'x.json', tokenKeys: ['a'], openPaths: ['/healthz'] },
       },
     ),
@@ -99,7 +102,7 @@ const bodies: [what: string, body: Json, shape: TSchema, free: RegExp][] = [
       roomContainer(
         { id, organizationId: 'o', resources: { memoryMb: 1, cpus: 1, pids: 1, diskMb: 1 } },
         { folder: 'state/workspace', socketFolder: 'room', place: 'shared/workspace', hidden: '.openclaw' },
-        { installation: 'i', image: name },
+        { installation: 'i', image: name, user: userOf(id) },
       ),
     ),
     roomShape(id),
@@ -107,7 +110,7 @@ const bodies: [what: string, body: Json, shape: TSchema, free: RegExp][] = [
   ],
   [
     'a container for files',
-    sent(filesContainer('i', id, 'x', name)),
+    sent(filesContainer('i', id, 'x', name, userOf(id))),
     filesShape(id),
     /^Labels\.chowder\.installation$/,
   ],
@@ -120,7 +123,7 @@ const bodies: [what: string, body: Json, shape: TSchema, free: RegExp][] = [
   ['the firewall with a port', sent(firewallContainer(imageId, network, 18_790)), firewallShape([network]), /^never$/],
   [
     'a volume',
-    { Name: `chowder-${id}`, Labels: ownership('i', id, 'sandbox') },
+    { Name: `chowder-${id}`, Labels: volumeLabels('i', id) },
     volumeShape(id),
     /^Labels\.chowder\.installation$/,
   ],
@@ -309,7 +312,9 @@ test('limits are positive numbers, and labels are Chowder’s own', () => {
 
 test('images are named as Chowder names them, or by their ids', () => {
   const made = (Image: Json) =>
-    changed(sent(filesContainer('i', id, 'x', name)), ['Image'], (holder, key) => define(holder, key, Image))
+    changed(sent(filesContainer('i', id, 'x', name, userOf(id))), ['Image'], (holder, key) =>
+      define(holder, key, Image),
+    )
   for (const image of [name, imageId]) expect(passes(filesShape(id), made(image))).toBe(true)
   const foreign = [
     'node:24-slim',
@@ -325,6 +330,20 @@ test('images are named as Chowder names them, or by their ids', () => {
     define(holder, key, name),
   )
   expect(passes(firewallShape([network]), foreignImage)).toBe(false)
+})
+
+test('T1: containers have the user of their instance, or that of instances from before', () => {
+  const made = (body: Json, User: string) => changed(body, ['User'], (holder, key) => define(holder, key, User))
+  const files = sent(filesContainer('i', id, 'x', name, userOf(id)))
+  const another = userOf('00000000-0000-4000-8000-000000000000')
+  for (const [body, shape] of [
+    [present(anySandbox), sandboxShape(id, network)],
+    [files, filesShape(id)],
+  ] as const) {
+    for (const user of [userOf(id), sharedUser]) expect(passes(shape, made(body, user))).toBe(true)
+    for (const user of ['', '0:0', 'root', userOf(id).split(':')[0] ?? '', another])
+      expect([user, passes(shape, made(body, user))]).toEqual([user, false])
+  }
 })
 
 test('a list names an installation', () => {

@@ -26,7 +26,7 @@ async function neededBy(file: string): Promise<string[]> {
 
 test.each([
   ['the programs of an image', programFiles.map((name) => `src/sandbox/${name}`)],
-  ['the install of a release in an image', releaseImage('v1', 10_001).files.filter((name) => name.startsWith('src/'))],
+  ['the install of a release in an image', releaseImage('v1').files.filter((name) => name.startsWith('src/'))],
 ])('%s: no file needs one that the image does not have', async (_what, files) => {
   for (const file of files) for (const needed of await neededBy(file)) expect(files).toContain(needed)
 })
@@ -60,7 +60,7 @@ test.each([
     host: `tcp://127.0.0.1:${(dockerd.address() as AddressInfo).port}`,
     tls: null,
   })
-  const images = createImages(client, (release) => releaseImage(release, 10_001), {
+  const images = createImages(client, releaseImage, {
     network: 'default',
     extraCaFile: null,
     nodeImage: 'node:24-slim',
@@ -83,7 +83,7 @@ test.each([
 test('S29: images are built on the image of Node.js that the setting names, which may have a digest', async () => {
   const digest = `node:24-slim@sha256:${'a'.repeat(64)}`
   const build = (nodeImage: string) =>
-    imageBuild('v1', releaseImage('v1', 10_001), { network: 'default', extraCaFile: null, nodeImage })
+    imageBuild('v1', releaseImage('v1'), { network: 'default', extraCaFile: null, nodeImage })
   const [usual, pinned] = [await build('node:24-slim'), await build(digest)]
   expect(pinned.options.buildargs.NODE_IMAGE).toBe(digest)
   expect(pinned.name).not.toBe(usual.name)

@@ -5,5 +5,5 @@ umask 077
 [ "$1" -eq 0 ] || ulimit -f $(($1 * 2048)) # blocks of 512 bytes
 ulimit -n "$2"
 shift 2
-programs=${0%/*}/../../room
-exec perl "$programs/no-network.pl" "$programs/room-server.py" "$@" --until-removed
+programs=${0%/*}/../..
+exec "$programs/container/image/user.sh" perl "$programs/room/no-network.pl" "$programs/room/room-server.py" "$@" --until-removed

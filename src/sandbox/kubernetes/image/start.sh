@@ -18,4 +18,4 @@ fi
 # where /tmp/openclaw cannot be a folder.
 : >/tmp/openclaw
 # The output is data of a tenant and may hold secrets: it stays in the volume, out of the logs of the cluster.
-exec "$@" >>/agent/gateway.log 2>&1
+exec "${0%/*}/../../container/image/user.sh" "$@" >>/agent/gateway.log 2>&1
