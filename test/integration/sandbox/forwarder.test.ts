@@ -86,12 +86,16 @@ describe('the forwarder before a gateway', () => {
     expect(statuses.map(({ status }) => status)).toEqual([403, 403, 403, 403, 403])
   })
 
-  test('passes on no body of a GET of a health path, and limits the connections of an address', async () => {
+  test('passes on no body of a GET of a health path', async () => {
     const asking = connect(port, '127.0.0.1')
     asking.write('GET /healthz HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\n')
     expect((await once(asking, 'data')).toString()).toMatch(/^HTTP\/1.1 200/) // of a body that never comes
     asking.destroy()
-    const sockets = Array.from({ length: 300 }, () => connect(port, '127.0.0.1').on('error', () => {}))
+  })
+
+  test('T8: limits the connections of all addresses together', async () => {
+    const from = (index: number) => ({ host: '127.0.0.1', port, localAddress: `127.0.0.${2 + (index % 3)}` })
+    const sockets = Array.from({ length: 300 }, (_, index) => connect(from(index)).on('error', () => {}))
     try {
       await until('some to be ended', () => sockets.filter((socket) => socket.closed).length >= 44)
       expect(sockets.filter((socket) => !socket.closed).length).toBeGreaterThan(200)

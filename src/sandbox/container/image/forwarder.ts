@@ -13,7 +13,7 @@ export interface Admission {
 }
 
 const host = '127.0.0.1'
-/** Per address: other agents share the memory of this process with the control plane. */
+/** Of all addresses together: this process has little memory. */
 const maxConnections = 256
 const limits = { maxHeaderSize: 8192, headersTimeout: 5000, connectionsCheckingInterval: 1000 }
 /** Hop-by-hop headers. */
@@ -93,22 +93,6 @@ function connectBoth(one: Duplex, other: Duplex): void {
   }
 }
 
-/** Closes the connections of an address beyond the limit. */
-function limitConnections(server: Server): void {
-  const held = new Map<string, number>()
-  server.on('connection', (socket) => {
-    const from = socket.remoteAddress ?? ''
-    const count = (held.get(from) ?? 0) + 1
-    if (count > maxConnections) return void socket.destroy()
-    held.set(from, count)
-    socket.once('close', () => {
-      const left = (held.get(from) ?? 1) - 1
-      if (left === 0) held.delete(from)
-      else held.set(from, left)
-    })
-  })
-}
-
 /**
  * Creates the server through which others reach a gateway. The gateway listens on its own loopback, and treats every
  * caller there as its owner. Each request is checked: 403 without permission, and 502 when the gateway does not listen.
@@ -136,7 +120,7 @@ export function createForwarder(gatewayPort: number, admission: Admission): Serv
     if (isPublic) outgoing.end(() => incoming.resume())
     else incoming.pipe(outgoing)
   })
-  limitConnections(server)
+  server.maxConnections = maxConnections
 
   server.on('upgrade', async (incoming, socket, head) => {
     socket.on('error', () => socket.destroy())
