@@ -136,7 +136,9 @@ export function filesShape(id: string): TSchema {
 export const firewallShape = (bridges: string[]): TSchema =>
   Type.Union(
     bridges.flatMap((bridge) =>
-      [null, forwarderPort].map((port) => like(firewallContainer('', bridge, port), { Image: ImageId })),
+      (['agents', 'relay'] as const).flatMap((of) =>
+        [null, forwarderPort].map((port) => like(firewallContainer('', bridge, of, port), { Image: ImageId })),
+      ),
     ),
   )
 

@@ -258,6 +258,43 @@ describe('with a dockerd', () => {
       for (const limit of ['memory', 'pids', 'cpu']) expect([limit, free[limit]]).not.toEqual([limit, looked[limit]])
     })
 
+    test('T1: has a user of its own, with a name, so that no other sandbox uses up its share of the kernel', async () => {
+      const [id, other] = [await started(), await started()]
+      const users = await Promise.all([id, other].map(async (of) => Number((await exec(of, 'id -u')).stdout)))
+      expect(users).toEqual([agentUid(id), agentUid(other)])
+      expect(users[0]).not.toBe(users[1])
+      const watch = `/usr/local/bin/node -e "
+        require('node:fs').watch('/tmp').close()
+        console.log(require('node:os').userInfo().username)" 2>&1 | grep -oE '^agent|EMFILE' | head -n 1`
+      const take = `python3 -c "
+import ctypes, os, time
+count = 0
+while ctypes.CDLL(None).inotify_init() >= 0: count += 1
+open('/tmp/taken', 'w').write(str(count))
+while not os.path.exists('/tmp/done'): time.sleep(0.1)"`
+      const taking = exec(id, take)
+      await until('all to be taken', async () => Number((await exec(id, 'cat /tmp/taken')).stdout) > 0)
+      expect((await exec(id, watch)).stdout).toBe('EMFILE\n')
+      expect((await exec(other, watch)).stdout).toBe('agent\n')
+      await exec(id, 'touch /tmp/done')
+      await taking
+    })
+
+    test('T1: keeps the user that its volume has had before', async () => {
+      const id = randomUUID()
+      made.push(id)
+      const name = `chowder-${id}`
+      const known = ['--label', `chowder.installation=${installation}`, '--label', `chowder.instance=${id}`]
+      await dockerd.docker('volume', 'create', ...known, '--label', 'chowder.role=sandbox', name)
+      const before =
+        'mkdir -p /agent/home && echo kept >/agent/home/file && chown -R 10001:10001 /agent && chmod -R go= /agent'
+      await dockerd.docker('run', '--rm', '-u', '0', '-v', `${name}:/agent`, image, 'sh', '-c', before)
+      await driver.create(contractSpec(id), within())
+      expect(await textOf(id, 'file')).toBe('kept\n')
+      await driver.start(id, within())
+      expect((await exec(id, 'id -u; cat file')).stdout).toBe('10001\nkept\n')
+    })
+
     test('has its own volume, no other mount of this host, and one port on its loopback', async () => {
       const id = await started()
       const { HostConfig, Mounts, NetworkSettings, Config } = await inspect(id)
@@ -364,6 +401,38 @@ describe('with a dockerd', () => {
         minute,
       )
 
+      test(
+        'T15: opens no more connections than the host’s table of connections has room for',
+        async () => {
+          const [id, other] = [await started(), await started()]
+          const connecting = (seconds: number, kept: 'keep' | 'close', most = 100_000) => `python3 -c "
+import socket, time
+made, end = [], time.time() + ${seconds}
+count = 0
+while time.time() < end and count < ${most}:
+  one = socket.socket()
+  one.settimeout(0.2)
+  try:
+    one.connect(('${outside.address}', ${outside.port}))
+    count += 1
+    made.append(one) if '${kept}' == 'keep' else one.close()
+  except OSError: pass
+print(count)"`
+          const opened = async (of: string, script: string) => Number((await exec(of, script)).stdout)
+          // As an install does.
+          expect(await opened(id, connecting(10, 'keep', 300))).toBe(300)
+          const [many, beside] = await Promise.all([
+            opened(id, connecting(6, 'close')),
+            opened(other, connecting(6, 'keep', 300)),
+          ])
+          expect(beside).toBe(300)
+          expect(many).toBeGreaterThan(200)
+          expect(many).toBeLessThan(500 + 7 * 50)
+          expect(await opened(other, connecting(8, 'keep'))).toBe(512)
+        },
+        minute,
+      )
+
       test('does not reach broadcast and multicast listeners of this host', async () => {
         const heard: string[] = []
         const listener = createSocket('udp4').on('message', (message) => heard.push(message.toString()))
@@ -453,11 +522,28 @@ describe('with a dockerd', () => {
       expect(await fromControlPlane('-H', `authorization: ${authorization}`, `http://${host}:18790/whoami`)).toContain(
         'uid',
       )
+      const ipOf = async (of: string) => (await inspect(of)).NetworkSettings.Networks['chowder-near'].IPAddress
       const listen = `require('node:http').createServer((_, answer) => answer.end('mine')).listen(9000)`
       const { paths } = await near.observe(id, within())
       await exec(id, `setsid ${paths?.node} -e "${listen}" >/dev/null 2>&1 &`)
       expect((await exec(other, `curl -s -m 2 http://${host}:9000/ || echo refused`)).stdout).toBe('refused\n')
-      expect((await exec(other, `curl -s -m 20 http://${host}:18790/whoami`)).stdout).toContain('forbidden')
+      // T8: the forwarder asks for a token, and its memory is little.
+      const [there, here] = [(await ipOf(id)) ?? '', (await ipOf(other)) ?? '']
+      expect((await exec(other, `curl -s -m 4 http://${there}:18790/healthz || echo refused`)).stdout).toBe('refused\n')
+      expect((await exec(id, `curl -s -m 4 http://${here}:18790/healthz || echo refused`)).stdout).toBe('refused\n')
+      expect(await fromControlPlane(`http://${there}:18790/whoami`)).toContain('forbidden')
+      const serve = `require('node:http').createServer((_, answer) => answer.end('relay')).listen(18790)`
+      const relay = (
+        await dockerd.docker('run', '--detach', '--network', 'chowder-near', image, 'node', '-e', serve)
+      ).trim()
+      try {
+        const { NetworkSettings } = JSON.parse(await dockerd.docker('inspect', relay))[0]
+        const at = `http://${NetworkSettings.Networks['chowder-near'].IPAddress}:18790/`
+        expect((await exec(other, `curl -s -m 10 --retry 9 --retry-all-errors ${at}`)).stdout).toBe('relay')
+      } finally {
+        await dockerd.docker('rm', '--force', relay)
+      }
+      expect(await near.protect?.(within(minute)), 'another look finds nothing to add').toBe(false)
     })
 
     test('reaches the port of the relay on this host, and no other one', async () => {

@@ -271,7 +271,7 @@ describe('before a dockerd', () => {
       await created()
       const idOf = async (name: string) => (await dockerd.docker('image', 'inspect', '-f', '{{.Id}}', name)).trim()
       const makeFirewall = (image: string) =>
-        ask('worker', 'POST', '/containers/create', firewallContainer(image, 'chowder-test', null))
+        ask('worker', 'POST', '/containers/create', firewallContainer(image, 'chowder-test', 'agents', null))
       expect((await makeFirewall(await idOf('node:24-slim'))).status).toBe(403)
       const { status, response } = await makeFirewall(await idOf(image))
       expect(status).toBe(201)

@@ -75,12 +75,8 @@ const killedCode = 137
 const duTimeoutMs = 5000
 const probeTimeoutMs = 10_000
 
-const isolation = {
-  published:
-    'Each agent is a container without privileges, kept from the services of this host, from the cloud’s metadata service and from other agents.',
-  network:
-    'Each agent is a container without privileges, kept from the services of this host and from the cloud’s metadata service; of other agents it reaches only the port that asks for their token.',
-}
+const isolation =
+  'Each agent is a container without privileges, kept from the services of this host, from the cloud’s metadata service and from other agents.'
 
 /**
  * Creates the driver of an installation's sandboxes on the host of a dockerd: a container and a volume for each
@@ -100,9 +96,10 @@ export function createDockerDriver(options: DockerDriverOptions): SandboxDriver 
   const reachable = publishAddress === null
   const elsewhere = publishAddress !== null && relayPort === null ? relayElsewhere(relayUrl) : null
   const relay = relayPort === null ? elsewhere : { address: null, port: relayPort }
-  const network = firewalledNetwork(client, options.network, { reachable, relay })
+  const network = firewalledNetwork(client, options.network, { of: 'agents', reachable, relay })
   const firewalled = [network]
-  if (egressNetwork !== null) firewalled.push(firewalledNetwork(client, egressNetwork, { reachable, relay: null }))
+  if (egressNetwork !== null)
+    firewalled.push(firewalledNetwork(client, egressNetwork, { of: 'relay', reachable, relay: null }))
   const filesOptions = { client, images, installation, inspect: existing }
   const sessionsOf = limitSessions((id, signal) => openFilesSession(id, filesOptions, signal))
 
@@ -291,7 +288,7 @@ export function createDockerDriver(options: DockerDriverOptions): SandboxDriver 
 
   return {
     name: 'docker',
-    isolation: publishAddress === null ? isolation.network : isolation.published,
+    isolation,
     hasTwoRooms: true,
     outage: client.outage,
     hostAddress: network.hostAddress,

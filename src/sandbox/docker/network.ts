@@ -65,6 +65,8 @@ interface Known {
 }
 
 interface NetworkOptions {
+  /** Whose network it is. */
+  of: 'agents' | 'relay'
   /** Whether other containers on the network reach the forwarders of the agents. */
   reachable: boolean
   /** The relay, if it is not in the network; without an address, at the host's address in the network. */
@@ -75,7 +77,7 @@ interface NetworkOptions {
 export function firewalledNetwork(
   client: DockerClient,
   name: string,
-  { reachable, relay }: NetworkOptions,
+  { of, reachable, relay }: NetworkOptions,
 ): FirewalledNetwork {
   let protecting: Promise<boolean> | undefined
   let knownAddress: string | undefined
@@ -126,7 +128,7 @@ export function firewalledNetwork(
     const signal = AbortSignal.timeout(firewallDeadlineMs)
     await removeUnstarted(signal)
     const { bridge, address: hostAddress } = await existing(signal)
-    const added = await run(firewallContainer(image, bridge, reachable ? forwarderPort : null), signal)
+    const added = await run(firewallContainer(image, bridge, of, reachable ? forwarderPort : null), signal)
     const address = relay?.address ?? hostAddress
     if (relay === null || address === undefined) return added
     const endpoint = { address, port: relay.port, isOnHost: relay.address === null }

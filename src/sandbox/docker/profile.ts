@@ -44,6 +44,14 @@ export const userOf = (id: string): string => `${agentUid(id)}:${agentGid}`
 /** The user of the instances whose volume was made before each had its own: the files belong to it. */
 export const sharedUser = `${agentGid}:${agentGid}`
 
+/**
+ * The hardware address of an instance's container. The firewall knows agents by its beginning; an agent cannot change it.
+ */
+const hardwareAddress = (id: string): string => {
+  const own = createHash('sha256').update(`hardware address ${id}`).digest('hex').slice(0, 8)
+  return `c6:9e:${own.match(/../g)?.join(':')}`
+}
+
 /** The labels of an instance's volume. */
 export const volumeLabels = (installation: string, id: string): Record<string, string> => ({
   ...ownership(installation, id, 'sandbox'),
@@ -148,6 +156,7 @@ export function sandboxContainer(spec: SandboxSpec, setup: SandboxSetup): Docker
       ...ownership(installation, spec.id, 'sandbox'),
     },
     ExposedPorts: { [forwarderKey]: {} },
+    NetworkingConfig: { EndpointsConfig: { [network]: { MacAddress: hardwareAddress(spec.id) } } },
     HostConfig: {
       ...confined,
       ...limitsOf(spec.resources),
@@ -251,8 +260,13 @@ export const filesContainer = (
  * A container in the host's network that sets the firewall rules of a bridge: that of the agents, whose new connections
  * are bounded, or that of the relay. With a port, the control plane reaches agents on it.
  */
-export const firewallContainer = (image: string, bridge: string, port: number | null): Docker.ContainerCreateOptions =>
-  inHostNetwork(image, [`${programs}/firewall.sh`, bridge, ...(port === null ? [] : [String(port)])])
+export const firewallContainer = (
+  image: string,
+  bridge: string,
+  of: 'agents' | 'relay',
+  port: number | null,
+): Docker.ContainerCreateOptions =>
+  inHostNetwork(image, [`${programs}/firewall.sh`, bridge, of, ...(port === null ? [] : [String(port)])])
 
 /** The relay's address. */
 interface RelayEndpoint {

@@ -86,7 +86,7 @@ const sandboxOf = ({
 const [anySandbox] = fc.sample(spec, { numRuns: 1, seed: 1 }).map(sandboxOf)
 
 /** The parts that may be left out: a gateway that is not published, and agents that do not reach each other's gateways. */
-const optional = /^(HostConfig\.(PortBindings|Dns)|Cmd\.2)$/
+const optional = /^(HostConfig\.(PortBindings|Dns)|Cmd\.3)$/
 
 /** The calls of the driver, the shape of each, and the places that may hold something else. */
 const bodies: [what: string, body: Json, shape: TSchema, free: RegExp][] = [
@@ -116,11 +116,16 @@ const bodies: [what: string, body: Json, shape: TSchema, free: RegExp][] = [
   ],
   [
     'the firewall',
-    sent(firewallContainer(imageId, 'br-0123456789ab', null)),
+    sent(firewallContainer(imageId, 'br-0123456789ab', 'agents', null)),
     firewallShape(['chowder-out', 'br-0123456789ab']),
     /^never$/,
   ],
-  ['the firewall with a port', sent(firewallContainer(imageId, network, 18_790)), firewallShape([network]), /^never$/],
+  [
+    'the firewall with a port',
+    sent(firewallContainer(imageId, network, 'relay', 18_790)),
+    firewallShape([network]),
+    /^never$/,
+  ],
   [
     'a volume',
     { Name: `chowder-${id}`, Labels: volumeLabels('i', id) },
@@ -326,7 +331,7 @@ test('images are named as Chowder names them, or by their ids', () => {
     `sha256:${'A'.repeat(64)}`,
   ]
   for (const image of foreign) expect([image, passes(filesShape(id), made(image))]).toEqual([image, false])
-  const foreignImage = changed(sent(firewallContainer(imageId, network, null)), ['Image'], (holder, key) =>
+  const foreignImage = changed(sent(firewallContainer(imageId, network, 'agents', null)), ['Image'], (holder, key) =>
     define(holder, key, name),
   )
   expect(passes(firewallShape([network]), foreignImage)).toBe(false)

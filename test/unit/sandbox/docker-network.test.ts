@@ -19,7 +19,9 @@ afterAll(() => dockerd.close())
 
 const make = () => {
   const client = createDockerClient({ host: dockerd.url.replace('http', 'tcp'), tls: null })
-  return firewalledNetwork(client, 'agents', { reachable: false, relay: null }).make(AbortSignal.timeout(5000))
+  return firewalledNetwork(client, 'agents', { of: 'agents', reachable: false, relay: null }).make(
+    AbortSignal.timeout(5000),
+  )
 }
 
 test('S22: an existing network with IPv6, for which there are no firewall rules, is refused', async () => {
