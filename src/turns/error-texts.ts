@@ -46,6 +46,7 @@ export const errorTexts = {
   lineFull: (turns: number) =>
     `${turns} turns of this session run or wait already. Wait until some of them have ended, or use another session.`,
   sessionBusy: 'Other turns begin in this session right now. Try again in a moment, or use another session.',
+  sessionReset: 'The turn was ended because its session was reset or deleted.',
   instanceStopping:
     'The turn was ended because its instance was stopped or deleted. What the agent has done until then remains.',
   instanceRestarting:

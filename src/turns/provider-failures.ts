@@ -30,9 +30,12 @@ const overflow = /^Context overflow\b/
 /** OpenAI's message for an account without credit, which OpenClaw reports as a rate limit. */
 const usedUp = /exceeded your current quota/i
 
-/** The provider's status at the beginning of OpenClaw's message. */
+/** OpenClaw's message in the session for a failure whose kind it does not know. */
+const failedWith = /\bLLM request failed \(HTTP (\d{3})\)/
+
+/** The provider's status in OpenClaw's message. */
 const statusIn = (message: string): number | undefined => {
-  const [, status] = /^(\d{3})\b/.exec(message) ?? []
+  const [, status] = /^(\d{3})\b/.exec(message) ?? failedWith.exec(message) ?? []
   return status === undefined ? undefined : Number(status)
 }
 
@@ -78,7 +81,7 @@ export function providerFailure(
   if (providerStatus === 413 || overflow.test(message)) {
     return new AppError('provider_request_too_large', errorTexts.providerRequestTooLarge(provider), { doNotRetry })
   }
-  if (message === withoutWords.error) {
+  if (message === withoutWords.error || failedWith.test(message)) {
     return new AppError('provider_error', errorTexts.providerFailed(provider), { doNotRetry })
   }
   if (isInvalid && statusIn(message) === 404) {

@@ -81,6 +81,8 @@ export interface TurnRunner {
   close(): Promise<void>
 }
 
+const sessionReset = () => new AppError('session_reset', errorTexts.sessionReset, { doNotRetry: true })
+
 /** The headers for the gateway. They contain none of the client's own headers. */
 function headersOf({ gateway, sessionKey, model, isStreamed }: AgentRequest) {
   const gatewayModel = toGatewayModel(gateway.provider, model)
@@ -149,7 +151,8 @@ export function createTurnRunner(
     const ending = await findEnding(request)
     if (ending) return ending
     const mustAsk = failure.status === 429 || isUnexplained(failure.body)
-    const turnLeft = mustAsk && (await readFailedTurn(request.gateway, request.sessionKey, turn.signal))
+    const turnLeft = mustAsk ? await readFailedTurn(request.gateway, request.sessionKey, turn.signal) : null
+    if (turnLeft?.isSessionGone) return sessionReset()
     return judge(request, { ...failure, ...turnLeft })
   }
 
@@ -225,7 +228,10 @@ export function createTurnRunner(
           const isAll = batch.length === 1 && !hasOutput
           const again = isAll && (await repeat(turn, request, last.runId, isRepetition))
           if (again) return yield* again
-          last.note = (await readFailedTurn(request.gateway, request.sessionKey, turn.signal)).note
+          const { isSessionGone, note } = await readFailedTurn(request.gateway, request.sessionKey, turn.signal)
+          ending = isSessionGone ? sessionReset() : null
+          if (ending) throw ending
+          last.note = note
         }
         hasOutput = true
         yield batch

@@ -2,6 +2,7 @@ import type { Static } from '@sinclair/typebox'
 import { AppError } from '#errors/app-error.ts'
 import { texts } from '#errors/texts.ts'
 import type { GatewayClient } from '#openclaw/gateway/gateway.ts'
+import { GatewayRefusal } from '#openclaw/gateway/gateway-errors.ts'
 import { sessionIdOf, sessionKey } from '#openclaw/gateway/session-key.ts'
 import { isObject } from '#openclaw/json.ts'
 import { toMicroseconds } from '#platform/timestamps.ts'
@@ -89,17 +90,29 @@ export async function readSession(gateway: GatewayClient, id: string, page: Page
   return { history: { ...session, messages: toMessages(history.messages) }, next: nextOffsetOf(history) }
 }
 
-/** Deletes the messages of a session; a running turn fails. Throws not_found, except for `main`. */
+/** OpenClaw's refusals while another call resets or deletes the session. */
+const changedMeanwhile = /has another lifecycle mutation in progress|changed before deletion/
+
+/** A call that changes a session. Throws AppError `resource_busy` while another one does. */
+const change = (gateway: GatewayClient, method: string, params: Json): Promise<unknown> =>
+  gateway.call(method, params).catch((cause: unknown) => {
+    if (!(cause instanceof GatewayRefusal && changedMeanwhile.test(cause.message))) throw cause
+    throw new AppError('resource_busy', texts.sessionChanging, { cause, retryAfterSeconds: 1 })
+  })
+
+/** Deletes the messages of a session; a running turn fails. Throws not_found, except for `main`, and resource_busy. */
 export async function resetSession(gateway: GatewayClient, id: string): Promise<void> {
   const key = sessionKey(id)
   // OpenClaw would create a missing session.
   if (id !== 'main' && !asObject(await gateway.call('sessions.describe', { key })).session) throw notFound()
-  await gateway.call('sessions.reset', { key })
+  await change(gateway, 'sessions.reset', { key })
 }
 
-/** Deletes a session; a running turn fails. `main` cannot be deleted and is reset instead. Throws not_found. */
+/** Deletes a session; a running turn fails. `main` cannot be deleted and is reset. Throws not_found, resource_busy. */
 export async function deleteSession(gateway: GatewayClient, id: string): Promise<void> {
   if (id === 'main') return resetSession(gateway, id)
-  const { deleted } = asObject(await gateway.call('sessions.delete', { key: sessionKey(id), deleteTranscript: true }))
+  const { deleted } = asObject(
+    await change(gateway, 'sessions.delete', { key: sessionKey(id), deleteTranscript: true }),
+  )
   if (deleted !== true) throw notFound()
 }

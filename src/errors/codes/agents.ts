@@ -112,6 +112,10 @@ export const agentCodes = {
       meaning: 'The status of the instance does not allow this start, stop or restart.',
       remedy: '`detail` has the status, and what to do.',
     },
+    session_reset: {
+      meaning: 'The session of the turn was reset or deleted while the turn ran.',
+      remedy: 'Send the turn again if it is still wanted: it begins a new conversation.',
+    },
     instance_stopping: {
       meaning: 'The instance was stopped or deleted during the turn, which ended with it.',
       remedy: 'Start it with `POST …/start`, read the session, and send the turn again if it is still wanted.',
@@ -137,7 +141,7 @@ export const agentCodes = {
         '`"if_exists": "return"` to get the instance.',
     },
     resource_busy: {
-      meaning: 'Another call is changing the instance, or the agent is changing or has locked the file.',
+      meaning: 'Another call is changing the instance or the session, or the agent is changing or has locked the file.',
       remedy: 'Send the request again a moment later. Nothing has changed.',
     },
     response_in_progress: {

@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import { findUsedUp } from '#errors/budget-texts.ts'
 import { isObject } from '#openclaw/json.ts'
 import type { Endpoint } from '#sandbox/driver.ts'
@@ -5,6 +6,9 @@ import { connectGateway } from './gateway.ts'
 
 /** A gateway on a busy host takes seconds. Without its answer, the client is advised not to repeat the turn. */
 const timeoutMs = 10_000
+/** How often the session of a turn that left no reason is read, and how soon again. */
+const maxReads = 5
+const readAgainMs = 300
 
 /** The traces of a failed turn in its session. */
 export interface FailedTurn {
@@ -12,6 +16,8 @@ export interface FailedTurn {
   hasActed: boolean
   /** OpenClaw's reason for the failure in the session; null when it cannot be read. */
   note: string | null
+  /** Whether the session was reset or deleted: nothing of the turn is in it, not even its question. */
+  isSessionGone: boolean
 }
 
 const textOf = (content: unknown): string =>
@@ -36,16 +42,28 @@ export async function readFailedTurn(
   try {
     const gateway = await connectGateway(endpoint, token, { signal, timeoutMs })
     try {
-      const answer = await gateway.call('chat.history', { sessionKey, limit: 2 }, { timeoutMs })
-      const messages = isObject(answer) && Array.isArray(answer.messages) ? answer.messages.filter(isObject) : []
+      const read = async () => {
+        const answer = await gateway.call('chat.history', { sessionKey, limit: 2 }, { timeoutMs })
+        return {
+          answer,
+          messages: isObject(answer) && Array.isArray(answer.messages) ? answer.messages.filter(isObject) : [],
+        }
+      }
+      let { answer, messages } = await read()
+      // A deletion ends the turn first, and takes its question away a moment later.
+      for (let reads = 1; reads < maxReads && messages.at(-1)?.role === 'user'; reads += 1) {
+        await sleep(readAgainMs, undefined, { signal })
+        ;({ answer, messages } = await read())
+      }
       const [said, failed] = messages.slice(-2)
       const isUntouched = said?.role === 'user' && failed?.role === 'assistant' && failed.stopReason === 'error'
-      return { hasActed: !isUntouched, note: usedUpBudget(answer) ?? textOf(messages.at(-1)?.content) }
+      const isSessionGone = isObject(answer) && messages.every(({ role }) => role === 'system')
+      return { isSessionGone, hasActed: !isUntouched, note: usedUpBudget(answer) ?? textOf(messages.at(-1)?.content) }
     } finally {
       gateway.close()
     }
   } catch {
     signal.throwIfAborted()
-    return { hasActed: true, note: null }
+    return { hasActed: true, note: null, isSessionGone: false }
   }
 }
