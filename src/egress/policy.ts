@@ -61,7 +61,8 @@ export const readRules = ({ mode, hosts }: EgressPolicy): Rules => ({
   hosts: hosts.flatMap((text) => parseHostRule(text, { ranges: false }) ?? []),
 })
 
-const isOpen = ({ mode }: EgressPolicy) => mode === 'open' || mode === 'report'
+/** Whether a policy lets any public host through. */
+export const isOpen = ({ mode }: EgressPolicy) => mode === 'open' || mode === 'report'
 
 /**
  * The policy of an instance within that of its organization, which is its ceiling; null is the other one's. Under an

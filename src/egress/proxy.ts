@@ -3,6 +3,7 @@ import type { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import { egressTexts } from '#errors/egress-texts.ts'
 import type { Logger } from '#platform/log.ts'
+import { takeSerially } from '#platform/serial-requests.ts'
 import type { PlaceLimits, Places } from '#platform/throttle.ts'
 import { createAuthenticate } from './authenticate.ts'
 import { forwardRequest } from './forward.ts'
@@ -31,7 +32,7 @@ export const defaultEgressLimits: EgressLimits = {
   handedOverPerInstance: 256,
 }
 /** An agent that installs packages opens some dozens. */
-export const defaultEgressPlaces: PlaceLimits = { perInstance: 128, perOrganization: 2000 }
+export const defaultEgressPlaces: PlaceLimits = { perInstance: 128, perOrganization: 2000, perSecond: 200 }
 
 interface EgressParts {
   findGrant: FindEgressGrant
@@ -147,8 +148,9 @@ export function createEgress(parts: EgressParts): Egress {
     }
   }
 
-  server.on('connect', (request, client, head) => void connect(request, client, head))
-  server.on('request', (request, response) => void answer(request, response))
+  takeSerially(server)
+  server.on('connect', (request, client, head) => void (client.destroyed || connect(request, client, head)))
+  server.on('request', (request, response) => void (request.socket.destroyed || answer(request, response)))
 
   return {
     connect,

@@ -144,6 +144,10 @@ export const texts = {
     'Chowder has ended this token: its agent is stopped, restarted or deleted. An agent gets another one when it starts.',
   relayRoute: (method: string, path: string) =>
     `${method} ${path.slice(0, 200)} is no call that agents may make. They may ask models, and list them.`,
+  relayBackground: 'background is not supported: its usage could not be counted. Send the call without it.',
+  relayVendorTool: (tool: string) =>
+    `${JSON.stringify(tool)} reaches other hosts from the model provider, and the egress of this agent is not open. ` +
+    'Send the call without it.',
   relayPlaces: 'Too many calls of models are open at the same time. Wait until some have ended.',
   relayBody: (bytes: number) => `The body of a call must not be larger than ${bytes / 1024 ** 2} MiB.`,
   relayUnavailable: 'The token cannot be checked now. Try again soon.',
@@ -186,6 +190,7 @@ export const texts = {
   aboveMaximum: (name: string, wanted: number, maximum: number) =>
     `resources.${name} is ${wanted}, and at most ${maximum} is allowed here. The operator of this server can raise that.`,
   isTerminated: 'The instance is terminated and cannot be changed. Create another.',
+  sessionChanging: 'Another call resets or deletes the session right now. Send the request again in a moment.',
   sessionNotFound: 'Session not found.',
   idempotencyKeyUsed: 'came with another request before. Send a new key with a new request.',
   tooMuchInFlight: {

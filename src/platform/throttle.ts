@@ -18,18 +18,27 @@ export interface PlaceLimits {
   perInstance: number
   /** Concurrent calls of all instances of one organization. */
   perOrganization: number
+  /** Calls of one instance that begin in a second. */
+  perSecond: number
 }
 
-/** Counts the open calls of instances and organizations. */
+/** Counts the open calls of instances and organizations, and those that begin in a second. */
 export interface Places {
   /** Counts a call, and returns the function that uncounts it; null at a limit. */
   take(instanceId: string, organizationId: string): (() => void) | null
 }
 
-export function createPlaces({ perInstance, perOrganization }: PlaceLimits): Places {
+export function createPlaces({ perInstance, perOrganization, perSecond }: PlaceLimits): Places {
   const counts = createAmounts()
+  let second = 0
+  let begun = createAmounts()
   return {
     take(instanceId, organizationId) {
+      const now = Math.floor(performance.now() / 1000)
+      if (now !== second) begun = createAmounts()
+      second = now
+      if (begun.of(instanceId) >= perSecond) return null
+      begun.add(instanceId, 1)
       if (counts.of(instanceId) >= perInstance || counts.of(organizationId) >= perOrganization) return null
       for (const id of [instanceId, organizationId]) counts.add(id, 1)
       return () => {

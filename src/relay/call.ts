@@ -14,6 +14,8 @@ export interface RelayedCall {
   budgets: readonly HardBudget[]
   /** Whether there are hard budgets of end users. */
   hasUserBudgets: boolean
+  /** Whether the agent may reach any public host, so that tools of the vendor may do so for it. */
+  hasOpenEgress: boolean
 }
 
 /** The end of a call. */

@@ -2,7 +2,8 @@ import { batched } from '#database/batched.ts'
 import type { HardBudget } from '#database/budget-schema.ts'
 import { cachedFor } from '#database/cached.ts'
 import type { Db } from '#database/client.ts'
-import type { ModelProvider } from '#database/schema.ts'
+import type { EgressPolicy, ModelProvider } from '#database/schema.ts'
+import { isOpen, withinCeiling } from '#egress/policy.ts'
 import { hashRelayToken, isRelayToken } from '#instances/gateway/tokens.ts'
 import { providerKeyPlace } from '#instances/row.ts'
 import type { Vault } from '#platform/secrets.ts'
@@ -27,10 +28,13 @@ export interface Grant {
   budgets: readonly HardBudget[]
   /** Whether there are hard budgets of end users. */
   hasUserBudgets: boolean
+  hasOpenEgress: boolean
 }
 
-interface GrantRow extends Omit<Grant, 'key'> {
+interface GrantRow extends Omit<Grant, 'key' | 'hasOpenEgress'> {
   sealedKey: string | null
+  egress: EgressPolicy | null
+  ceiling: EgressPolicy | null
 }
 
 export interface ProviderKey {
@@ -42,7 +46,7 @@ export interface ProviderKey {
 /** A named statement: PostgreSQL plans it once for each connection, which takes longer than running it. */
 const findGrants = `
   SELECT i.relay_token_hash AS "tokenHash", i.id AS "instanceId", i.organization_id AS "organizationId",
-    i.model_provider AS provider, i.region, k.sealed_key AS "sealedKey",
+    i.model_provider AS provider, i.region, i.egress, o.egress AS ceiling, k.sealed_key AS "sealedKey",
     coalesce((SELECT json_agg(budget) FROM hard_budgets(i.organization_id, i.id, NULL) AS budget), '[]') AS budgets,
     EXISTS (
       SELECT FROM budgets b
@@ -72,10 +76,11 @@ export function createFindGrant(db: Db, vault: Vault): FindGrant {
     return hashes.map((hash) => byHash.get(hash) ?? null)
   })
 
-  function grantOf({ sealedKey, ...row }: GrantRow): Grant {
-    if (sealedKey === null) return { ...row, key: null }
+  function grantOf({ sealedKey, egress, ceiling, ...row }: GrantRow): Grant {
+    const hasOpenEgress = isOpen(withinCeiling(egress, ceiling))
+    if (sealedKey === null) return { ...row, hasOpenEgress, key: null }
     const value = vault.unseal(sealedKey, providerKeyPlace(row.organizationId, row.provider))
-    return { ...row, key: { id: sealedKey, value } }
+    return { ...row, hasOpenEgress, key: { id: sealedKey, value } }
   }
 
   // Each separately: a key that cannot be unsealed must not fail the others in the query.

@@ -52,7 +52,7 @@ interface OpenCall {
 }
 
 /** OpenClaw runs a few turns at a time. */
-export const defaultPlaces: PlaceLimits = { perInstance: 32, perOrganization: 1000 }
+export const defaultPlaces: PlaceLimits = { perInstance: 32, perOrganization: 1000, perSecond: 200 }
 
 /** Passes calls of agents on to the model providers, with the keys of their organizations. */
 export function createRelay({ findGrant, pace, places, upstreams, observe, log }: RelayParts): Relay {
@@ -104,12 +104,12 @@ export function createRelay({ findGrant, pace, places, upstreams, observe, log }
     const waitedMs = performance.now() - waitsFrom
     if (hasWaited) relayWaits.observe({ provider }, waitedMs / 1000)
     // The key may have changed meanwhile.
-    const { instanceId, organizationId, key, budgets, hasUserBudgets } = hasWaited ? await grantOf(target) : granted
+    const { key, region: _, ...allowed } = hasWaited ? await grantOf(target) : granted
     const upstream = upstreams.of(provider, granted.region)
     if (!upstream) throw new CallRefused(503, texts.relayUnavailable, retryAfterSeconds)
     const { pool, basePath } = upstream
     const method = request.method ?? ''
-    const call = { instanceId, organizationId, provider, method, path, budgets, hasUserBudgets }
+    const call = { ...allowed, provider, method, path }
     const observer: CallObserver = observe(call, (refusal) => end.abort(refusal)) ?? {}
     const headers = toVendor(request.headers, vendors[provider].keyHeader(key.value))
     const body = method === 'GET' ? null : readBody(request, maxBodyBytes, (bytes) => observer.asked?.(bytes))

@@ -6,6 +6,7 @@ import { request } from 'undici'
 import { StartupError } from '#errors/startup-error.ts'
 import { explainListening } from '#platform/listen-fault.ts'
 import { poll } from '#platform/poll.ts'
+import { takeSerially } from '#platform/serial-requests.ts'
 import { startRechecks } from '#platform/throttle.ts'
 import { boundConnections, type ConnectionLimits } from './connections.ts'
 import type { Relay } from './relay.ts'
@@ -95,16 +96,19 @@ export async function serveRelay(
   const server = createServer(
     { headersTimeout: headersTimeoutMs, keepAliveTimeout: keepAliveTimeoutMs },
     (asked, reply) => {
+      if (asked.socket.destroyed) return
       if (proxy && asked.url?.startsWith('/') === false) return void proxy.answer(asked, reply)
       if (asked.method !== 'GET' || asked.url !== identityPath) return void relay.answer(asked, reply)
-      reply.writeHead(200, { 'content-type': 'application/json' }).end(identity)
+      reply.writeHead(200, { 'content-type': 'application/json', connection: 'close' }).end(identity)
     },
   )
+  takeSerially(server)
   const isUsed = boundConnections(server, connections)
   /** Open tunnels, which the server no longer tracks. */
   const tunnels = new Set<Duplex>()
   if (proxy)
     server.on('connect', (asked, client, head) => {
+      if (client.destroyed) return
       isUsed(asked.socket)
       tunnels.add(client)
       client.once('close', () => tunnels.delete(client))

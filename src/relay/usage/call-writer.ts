@@ -20,7 +20,7 @@ const maxWaiting = 20_000
 const isOfData = (error: unknown) => /^2[23]/.test(String((error as { code?: unknown }).code))
 
 /** A call that was sent to a vendor. Data of the request is filled in as it is parsed. */
-export interface BegunCall extends ParsedRequest {
+export interface BegunCall extends Pick<ParsedRequest, 'model' | 'session' | 'cause'> {
   id: string
   organizationId: string
   instanceId: string

@@ -1,18 +1,24 @@
 import { texts } from '#errors/texts.ts'
+import { findModel } from '#openclaw/models/models.ts'
+import { defaultRelease } from '#openclaw/releases.ts'
 import { newId } from '#platform/ids.ts'
 import { type CallEnd, CallRefused, type ObserveCall, type RelayedCall } from '#relay/call.ts'
 import { type BudgetReader, isUsedUp, needsPrice, requireLeft, requirePrice } from './budgets.ts'
 import { type BegunCall, type CallWriter, storable } from './call-writer.ts'
 import { type CountedUsage, countUsage, estimateCost } from './cost.ts'
-import { createRequestReader } from './read-request.ts'
+import { createRequestReader, type ParsedRequest } from './read-request.ts'
 import { createUsageReader, type UsageReader } from './read-usage.ts'
 
 /** Calls that only count tokens or check a text: no vendor charges for them. */
 const free = /(?:\/count_tokens|\/input_tokens|:countTokens|\/moderations)$/
 
 const retryAfterSeconds = 2
+const maxToolLength = 100
 
 const isMetered = ({ method, path }: RelayedCall) => method === 'POST' && !free.test(path)
+
+/** Calls that generate as many tokens as they ask for. */
+const generating = /(?:\/messages|\/responses|\/completions|:(?:streamG|g)enerateContent)$/
 
 /**
  * Meters the calls that a vendor charges for: their session, their model, and the reported usage. A refused call, or
@@ -44,6 +50,14 @@ export const createMeter =
     let usageReader: UsageReader | null = null
     let askedBytes = 0
     let answeredBytes = 0
+
+    /** The refusal of what must not reach the vendor, as far as the request has come. */
+    function findForbidden(): CallRefused | null {
+      const { isBackground, vendorTool } = request.result()
+      if (isBackground) return new CallRefused(400, texts.relayBackground)
+      if (vendorTool === null || call.hasOpenEgress) return null
+      return new CallRefused(400, texts.relayVendorTool(vendorTool.slice(0, maxToolLength)))
+    }
 
     const namesAll = () => {
       const { model, session } = request.result()
@@ -84,6 +98,8 @@ export const createMeter =
         if (hasEnded) return
         askedBytes += bytes.length
         request.read(bytes)
+        const forbidden = findForbidden()
+        if (forbidden) return refuse(forbidden)
         if (isAdmitted) void checkSession().catch(refuse)
         const { model, session, cause } = request.result()
         if (model === begun.model && session === begun.session) return
@@ -106,7 +122,9 @@ export const createMeter =
         const usage = countUsage(provider, path, reported, asked)
         begun.model = reported.model ?? asked
         const isWhole = end === 'answered'
-        const estimate = isWhole && usage ? null : estimateRest(usage, { askedBytes, answeredBytes })
+        const bytes = { askedBytes, answeredBytes }
+        const estimate =
+          isWhole && usage ? null : estimateRest(usage, call, { ...begun, ...request.result(), ...bytes })
         const cost = estimate && estimateCost(provider, begun.model, estimate.input, estimate.output)
         const estimated = estimate && { tokens: estimate.input + estimate.output, cost }
         writer.end(begun, isWhole ? 'answered' : 'cut', usage, estimated)
@@ -116,15 +134,29 @@ export const createMeter =
 
 /** Bytes of JSON per token of a request, and of an answer, which has one or a few tokens in an event. */
 const bytesPerToken = { asked: 4, answered: 32 }
+/** More than models generate. A vendor stops a stream whose client has left, and works on without one. */
+const streamedTokensPerMs = 0.3
 
-/** The estimated usage of a call from its bytes, beyond the usage reported by its vendor. */
+/**
+ * The estimated usage of a call beyond the usage reported by its vendor. Without a report it is all that the call may
+ * have used: a client that leaves early must not be cheaper than one that stays.
+ */
 function estimateRest(
   usage: CountedUsage | null,
-  { askedBytes, answeredBytes }: { askedBytes: number; answeredBytes: number },
+  { provider, path }: RelayedCall,
+  sent: ParsedRequest & { beganAt: number; askedBytes: number; answeredBytes: number },
 ): { input: number; output: number } {
-  const output = Math.ceil(answeredBytes / bytesPerToken.answered)
+  const output = Math.ceil(sent.answeredBytes / bytesPerToken.answered)
   if (usage) return { input: 0, output: Math.max(0, output - usage.outputTokens) }
-  return { input: Math.ceil(askedBytes / bytesPerToken.asked), output }
+  const input = Math.ceil(sent.askedBytes / bytesPerToken.asked)
+  if (!generating.test(path)) return { input, output }
+  const model = findModel(defaultRelease, provider, sent.model ?? '')
+  const streamed = sent.isStreamed ? (performance.now() - sent.beganAt) * streamedTokensPerMs : Number.POSITIVE_INFINITY
+  const allowed = Math.min(sent.maxOutput ?? model.max_output_tokens, model.max_output_tokens, streamed)
+  return {
+    input: Math.max(input, sent.isContinuation ? model.context_window : 0),
+    output: Math.max(output, Math.ceil(allowed)),
+  }
 }
 
 function isTaken(status: number | null, end: CallEnd): boolean {

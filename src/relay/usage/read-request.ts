@@ -46,6 +46,15 @@ function causeOf(session: string, channel?: string): CallCause | null {
 export interface ParsedRequest extends CallOrigin {
   /** The requested model; null if it is unknown. */
   model: string | null
+  /** The largest number of tokens that the answer may have; null if the request does not say. */
+  maxOutput: number | null
+  isStreamed: boolean
+  /** Whether it continues a conversation that the vendor stores. */
+  isContinuation: boolean
+  /** Whether the vendor is to work on after it has answered. */
+  isBackground: boolean
+  /** A tool that runs at the vendor and reaches other hosts from there; null without one. */
+  vendorTool: string | null
 }
 
 export interface RequestReader extends Pick<FieldReader, 'read'> {
@@ -60,23 +69,68 @@ const prompts: Record<ModelProvider, string[]> = {
 }
 const firstRole = 'input.0.role'
 
+/** The fields that limit the output. */
+const limits: Record<ModelProvider, string[]> = {
+  anthropic: ['max_tokens'],
+  openai: ['max_output_tokens', 'max_completion_tokens', 'max_tokens'],
+  gemini: ['generationConfig.maxOutputTokens', 'generation_config.max_output_tokens'],
+}
+
+/** The types of tools that reach hosts from the vendor, with the dates that vendors append. */
+const reachingTool = /^(?:web_search|web_fetch|mcp)/
+const toolType = 'tools.*.type'
+/** Fields that hold such tools, or settings of them. */
+const reachingFields: Record<ModelProvider, string[]> = {
+  anthropic: ['mcp_servers'],
+  openai: ['web_search_options'],
+  gemini: [
+    ...['googleSearch', 'google_search', 'googleSearchRetrieval', 'google_search_retrieval', 'urlContext'],
+    ...['url_context', 'googleMaps', 'google_maps', 'mcpServers', 'mcp_servers'],
+  ].map((name) => `tools.*.${name}`),
+}
+const continuations = ['previous_response_id', 'conversation']
+
 /** The model in the path of a call of Gemini. */
 const modelInPath = /\/models\/([^/:]+):/
 
-/** Parses the session and the model of a call as its bytes pass. */
+/** Parses the facts of a call as its bytes pass. */
 export function createRequestReader(provider: ModelProvider, path: string): RequestReader {
   const [, named = null] = modelInPath.exec(path) ?? []
-  const result: ParsedRequest = { model: named, session: null, cause: null }
+  const result: ParsedRequest = {
+    ...{ model: named, session: null, cause: null, maxOutput: null, vendorTool: null },
+    ...{ isStreamed: path.endsWith(':streamGenerateContent'), isContinuation: false, isBackground: false },
+  }
   let isOfUser = false
+  const reaching = reachingFields[provider]
+  const tails = [...prompts[provider], ...reaching, 'conversation']
+  function onField(field: string, value: unknown): void {
+    if (limits[provider].includes(field)) {
+      if (typeof value === 'number') result.maxOutput = Math.max(result.maxOutput ?? 0, value)
+    } else if (field === 'stream') result.isStreamed ||= value === true
+    else if (field === 'background') result.isBackground ||= value === true
+    else if (typeof value !== 'string') return
+    else if (field === toolType) result.vendorTool ??= reachingTool.test(value) ? value : null
+    else if (reaching.includes(field))
+      result.vendorTool ??= value === 'null' ? null : (field.split('.').at(-1) ?? field)
+    else if (continuations.includes(field)) result.isContinuation ||= value !== 'null'
+    else if (field === 'model') result.model ??= value
+    else if (field === firstRole) isOfUser = value === 'user'
+    else if (!isOfUser && result.session === null) Object.assign(result, readOrigin(value))
+  }
   const fields = createFieldReader(
-    ['model', firstRole, ...prompts[provider]],
-    (field, value) => {
-      if (typeof value !== 'string') return
-      if (field === 'model') result.model ??= value
-      else if (field === firstRole) isOfUser = value === 'user'
-      else if (!isOfUser && result.session === null) Object.assign(result, readOrigin(value))
-    },
-    prompts[provider],
+    [
+      'model',
+      firstRole,
+      'stream',
+      'background',
+      toolType,
+      ...continuations,
+      ...limits[provider],
+      ...prompts[provider],
+      ...reaching,
+    ],
+    onField,
+    tails,
   )
   return { read: fields.read, result: () => result }
 }

@@ -1,4 +1,4 @@
-import { execFile } from 'node:child_process'
+import { execFile, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
 import { type AddressInfo, connect, createServer as createTcpServer, type Socket } from 'node:net'
@@ -448,6 +448,37 @@ describe('limits', () => {
     ;(await tunnelTo(`site.example:${echoPort}`, own)).socket.destroy()
     await until('200 hosts', async () => (await hostsOf(own.id)).length === 200, 5000)
   })
+})
+
+test('T2: an agent that sends requests without a pause holds up no other one', async () => {
+  const [flooding, other] = [await relayed.addAgent(), await relayed.addAgent()]
+  const jail = createTcpServer((socket) => relayed.egress.serveConnection(flooding.id, socket)).listen(0, '127.0.0.1')
+  await once(jail, 'listening')
+  const { port } = jail.address() as AddressInfo
+  const flood = `
+    const net = require('node:net')
+    const data = Buffer.from('GET / HTTP/1.1\\r\\nhost: x\\r\\n\\r\\n'.repeat(2000))
+    const open = () => {
+      const socket = net.connect(${port}, '127.0.0.1', () => socket.write(data))
+      socket.on('error', () => {}).on('data', () => {}).on('close', open)
+    }
+    for (let sockets = 0; sockets < 250; sockets += 1) open()
+    console.log('begun')`
+  const attacker = spawn(process.execPath, ['-e', flood], { stdio: ['ignore', 'pipe', 'inherit'] })
+  try {
+    await once(attacker.stdout, 'data')
+    for (let call = 0; call < 10; call += 1) {
+      const from = performance.now()
+      const tunnel = await tunnelTo(`site.example:${echoPort}`, other)
+      expect(tunnel.answer).toMatch(/^HTTP\/1.1 200 /)
+      tunnel.socket.destroy()
+      // Each took 8 to 12 s before.
+      expect(performance.now() - from).toBeLessThan(5000)
+    }
+  } finally {
+    attacker.kill('SIGKILL')
+    jail.close()
+  }
 })
 
 describe('in the API', () => {

@@ -150,13 +150,63 @@ describe('a budget of tokens', () => {
     expect((await ask(owner.agent)).text).toContain('Hourly usage limit: 3 calls.')
   })
 
-  test('counts a call that tells no usage by its bytes', async () => {
-    const owner = await newOwner()
-    await setBudgets(owner, [daily(1000)])
-    answerNext = (_, reply) => reply.setHeader('content-type', 'application/json').end(' '.repeat(320))
-    expect((await ask(owner.agent)).status).toBe(200)
-    await usedUntil(owner, 60)
-    expect(await usedBy(owner)).toBe(200 / 4 + 320 / 32)
+  describe('T7: counts a call whose vendor tells no usage with all that it may have used', () => {
+    const silent = (_: IncomingMessage, reply: ServerResponse) =>
+      reply.setHeader('content-type', 'application/json').end(' '.repeat(320))
+
+    test.each([
+      ['the tokens that it asks for', body('claude-haiku-4-5', 5000), 5000],
+      ['the most of its model', body('claude-haiku-4-5', 10 ** 9), 64_000],
+      ['an answer that is longer', body('claude-haiku-4-5', 1), 320 / 32],
+    ])('%s', async (_, asked, output) => {
+      const owner = await newOwner()
+      await setBudgets(owner, [daily(1_000_000)])
+      answerNext = silent
+      expect((await ask(owner.agent, { body: asked })).status).toBe(200)
+      await usedUntil(owner, 60)
+      expect(await usedBy(owner)).toBe(200 / 4 + output)
+    })
+
+    test('of a client that leaves before the answer', async () => {
+      const owner = await newOwner()
+      await setBudgets(owner, [daily(1_000_000)])
+      answerNext = () => {}
+      const call = request(relayed.at('anthropic', '/v1/messages'), {
+        method: 'POST',
+        headers: { 'x-api-key': owner.agent.token },
+        body: body('claude-haiku-4-5', 5000),
+        signal: AbortSignal.timeout(500),
+      })
+      await expect(call).rejects.toThrow()
+      await usedUntil(owner, 5050)
+      expect(await usedBy(owner)).toBe(5050)
+    })
+
+    test('a stream, which its vendor stops, with no more than can have been written in its time', async () => {
+      const owner = await newOwner()
+      await setBudgets(owner, [daily(1_000_000)])
+      answerNext = async (_, reply) => {
+        reply.writeHead(200, { 'content-type': 'text/event-stream' }).write('event: ping\n\n')
+        await sleep(500)
+        reply.destroy()
+      }
+      const streamed = JSON.stringify({ model: 'claude-haiku-4-5', stream: true, max_tokens: 60_000 }).padEnd(200)
+      await ask(owner.agent, { body: streamed }).catch(() => {})
+      await usedUntil(owner, 100)
+      expect(await usedBy(owner)).toBeGreaterThan(50 + 100)
+      expect(await usedBy(owner)).toBeLessThan(10_000)
+    })
+
+    test('a continuation of a conversation that the vendor holds, with the window of its model', async () => {
+      const { key } = await relayed.chowder.signUp()
+      await relayed.chowder.call('PATCH', '/v1/organization', { key, body: { model_api_keys: { openai: 'k' } } })
+      const agent = await relayed.addAgent('openai', key)
+      await setBudgets({ key }, [daily(10_000_000)])
+      answerNext = silent
+      const continued = JSON.stringify({ model: 'gpt-5', previous_response_id: 'resp_1', max_output_tokens: 10 })
+      expect((await ask(agent, { provider: 'openai', path: '/v1/responses', body: continued })).status).toBe(200)
+      await until('the window', async () => (await usedBy({ key })) > 100_000)
+    })
   })
 
   test.each([

@@ -1,9 +1,10 @@
+import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
 import { connect, type Socket } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { request } from 'undici'
-import { afterAll, beforeEach, describe, expect, test, vi } from 'vitest'
+import { Agent, request } from 'undici'
+import { afterAll, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest'
 import { startRelay } from '#composition/relay.ts'
 import type { ModelProvider } from '#database/schema.ts'
 import { newRelayToken } from '#instances/gateway/tokens.ts'
@@ -559,6 +560,114 @@ describe('the bounds of a call', () => {
     expect(written).toBeLessThan(whole / 2)
     socket.destroy()
   })
+})
+
+describe('what must not reach a vendor', () => {
+  let openai: RelayedAgent
+  let relay: Awaited<ReturnType<typeof startRelay>>
+  beforeAll(async () => {
+    const baseUrls = { anthropic: vendor.url, openai: vendor.url, gemini: vendor.url }
+    const address = { host: '127.0.0.1', port: await freePort() }
+    relay = await startRelay(relayed.chowder.deps, { baseUrls, ...address, processId: newId() })
+    openai = await relayed.addAgent('openai')
+  })
+  afterAll(() => relay.close(0))
+  const send = async ({ token }: RelayedAgent, provider: ModelProvider, path: string, body: object) => {
+    const url = `http://127.0.0.1:${relay.port}/relay/${provider}${path}`
+    const answer = await request(url, { method: 'POST', headers: { 'x-api-key': token }, body: JSON.stringify(body) })
+    return { status: answer.statusCode, text: await answer.body.text() }
+  }
+
+  test('T7: work in the background, whose usage no answer tells', async () => {
+    const refused = await send(openai, 'openai', '/v1/responses', { model: 'gpt-5', background: true, input: 'x' })
+    expect([refused.status, refused.text]).toEqual([400, expect.stringContaining('background')])
+    expect(asked).toEqual([])
+    const body = { model: 'gpt-5', background: false, input: 'x' }
+    expect((await send(openai, 'openai', '/v1/responses', body)).status).toBe(200)
+  })
+
+  const long = 'x'.repeat(600_000)
+  test.each([
+    ['anthropic', messages, { tools: [{ type: 'web_search_20250305', name: 'web_search' }] }],
+    ['anthropic', messages, { messages: long, tools: [{ name: 'a' }, { type: 'web_fetch_20250910' }] }],
+    ['anthropic', messages, { mcp_servers: [{ type: 'url', url: 'https://evil.example', name: long }] }],
+    ['openai', '/v1/responses', { tools: [{ type: 'mcp', server_url: 'https://evil.example' }] }],
+    ['openai', '/v1/responses', { tools: [{ type: 'web_search_preview' }] }],
+    ['openai', '/v1/chat/completions', { web_search_options: {} }],
+    ['gemini', '/v1beta/models/gemini-2.5-flash:generateContent', { tools: [{ url_context: {} }] }],
+    ['gemini', '/v1beta/models/gemini-2.5-flash:generateContent', { tools: [{ googleSearch: {} }] }],
+  ] as const)(
+    'T10: a tool that %s runs itself, unless the egress of the agent is open',
+    async (provider, path, body) => {
+      const agent = await relayed.addAgent(provider)
+      const egress = (policy: object | null) =>
+        relayed.chowder.database.pool.query('UPDATE instances SET egress = $2 WHERE id = $1', [agent.id, policy])
+      for (const policy of [
+        { mode: 'none', hosts: [] },
+        { mode: 'allowlist', hosts: ['evil.example'] },
+      ]) {
+        await egress(policy)
+        await sleep(300)
+        asked.length = 0
+        const { status, text } = await send(agent, provider, path, body)
+        expect([status, text]).toEqual([400, expect.stringContaining('egress')])
+        expect(asked.map((one) => one.body.length)).toEqual(asked.map(() => 0)) // none came whole
+        const own = { tools: [{ name: 'web_search', description: 'type: web_search', input_schema: {} }] }
+        expect((await send(agent, provider, path, own)).status).toBe(200)
+      }
+      await egress(null)
+      await sleep(300)
+      expect((await send(agent, provider, path, body)).status).toBe(200)
+    },
+  )
+})
+
+test('T2: requests that are sent without a pause hold up nobody else, and close their connection', async () => {
+  const flood = `
+    const net = require('node:net')
+    const data = Buffer.from('GET /relay HTTP/1.1\\r\\nhost: x\\r\\n\\r\\n'.repeat(2000))
+    const open = () => {
+      const socket = net.connect(${relayed.port}, '127.0.0.1', () => socket.write(data))
+      socket.on('error', () => {}).on('data', () => {}).on('close', open)
+    }
+    for (let sockets = 0; sockets < 128; sockets += 1) open()
+    console.log('begun')`
+  const attacker = spawn(process.execPath, ['-e', flood], { stdio: ['ignore', 'pipe', 'inherit'] })
+  try {
+    await once(attacker.stdout, 'data')
+    const times: number[] = []
+    for (let call = 0; call < 20; call += 1) {
+      const from = performance.now()
+      const { statusCode, body } = await post(agent)
+      await body.dump()
+      expect(statusCode).toBe(200)
+      times.push(performance.now() - from)
+      await sleep(50)
+    }
+    // Each took more than 20 s before.
+    expect(Math.max(...times)).toBeLessThan(5000)
+  } finally {
+    attacker.kill('SIGKILL')
+  }
+  const socket = connect(relayed.port, '127.0.0.1').on('error', () => {})
+  let answer = ''
+  socket.on('data', (bytes) => {
+    answer += bytes
+  })
+  socket.write('GET /relay/anthropic/v1/models HTTP/1.1\r\nhost: x\r\n\r\n'.repeat(2))
+  await once(socket, 'close')
+  expect(answer.split('HTTP/1.1').length).toBeLessThan(3)
+  // One after the other they are answered.
+  const agentOfOne = new Agent({ connections: 1 })
+  for (let call = 0; call < 3; call += 1) {
+    const url = relayed.at('anthropic', messages)
+    const options = { method: 'POST' as const, headers: { 'x-api-key': agent.token }, body: 'x'.repeat(200_000) }
+    const { statusCode, body } = await request(url, { ...options, dispatcher: agentOfOne })
+    await body.dump()
+    expect(statusCode).toBe(200)
+    expect(asked.at(-1)?.body.length).toBe(200_000)
+  }
+  await agentOfOne.close()
 })
 
 describe('the connections of clients', () => {
