@@ -41,6 +41,12 @@ function attacksOn(target: Target): Record<string, { command: string; isOpen: bo
     'a service on 127.0.0.1': all(tcp('127.0.0.1', ports.loopback)),
     'a service on all addresses': all(tcp('localhost', ports.any)),
     'a network device': all(`grep -v lo: /proc/net/dev | grep -q : && echo ${got}`),
+    'M4: a socket that leads to the host (AF_VSOCK)': nobody(`perl -e 'socket my $s, 40, 1, 0 or die; print "${got}"'`),
+    'M4: packets below IP (AF_PACKET)': nobody(`perl -e 'socket my $s, 17, 3, 0 or die; print "${got}"'`),
+    'M4: a gateway without that filter': nobody(
+      `for of in /proc/[0-9]*/status; do grep -qE '^(Seccomp:.2|Pid:.1$)' $of || { [ ! -e $of ] || echo ${got}; }; done`,
+    ),
+    'M4: a ring of io_uring': nobody(`perl -e 'syscall(425, 8, (chr 0) x 200) >= 0 or die; print "${got}"'`),
     'the metadata service': nobody(tcp('169.254.169.254', 80)),
     'a file in /tmp': all(`cat ${names.temporary}`),
     'shared memory': all(`cat ${names.shared}`),

@@ -12,6 +12,8 @@
 # with that folder of the home and the one of the socket, and without a network. $ROOM_SSH is the program that stands in
 # for ssh, and $ROOM_SERVER the one in the room.
 #
+# Programs run under $SOCKET_FILTER, a program of Perl, with the address families $SOCKET_FAMILIES.
+#
 # With $JAIL_PROCESSES the jail has at most so many processes and threads.
 #
 # With a way in there is a forwarder, whose program is $FORWARDER; it ends with the jail, and the jail with it, and
@@ -193,7 +195,7 @@ run)
   identify >&4
   (
     identify >&3
-    exec setsid -- "$@" 3>&- 4>&- 8<&-
+    exec perl -e 'eval $ENV{SOCKET_FILTER}; die $@' "$SOCKET_FAMILIES" setsid -- "$@" 3>&- 4>&- 8<&-
   ) &
   exec 3>&- 4>&- 8<&-
   set +e
@@ -214,7 +216,7 @@ room)
   program room-server.py "$ROOM_SERVER"
   move_in
   # The first process of the room is none that the agent can end.
-  exec $powerless env -i HOME=/tmp PATH=/usr/local/bin:/usr/bin:/bin LANG=C.UTF-8 /bin/sh -c '
+  exec $powerless perl -e 'eval $ENV{SOCKET_FILTER}; die $@' "$SOCKET_FAMILIES" env -i HOME=/tmp PATH=/usr/local/bin:/usr/bin:/bin LANG=C.UTF-8 /bin/sh -c '
     while :; do
       /programs/room-server.py "$1" "$2"
       sleep 0.2

@@ -17,8 +17,17 @@ export const proxyPort = 3128
 const nsenter = '/usr/bin/nsenter'
 const path = '/usr/sbin:/usr/bin:/sbin:/bin'
 const scriptOf = (name: string) => readFileSync(join(import.meta.dirname, name), 'utf8')
+const socketFilter = scriptOf('../socket-filter.pl')
+/** The families of local sockets, of IPv4, IPv6 and netlink. */
+const socketFamilies = '1,2,10,16'
 /** The programs are in the environment: the users of sandboxes may be unable to read this folder. */
-const environment = { PATH: path, JAIL: scriptOf('jail.sh'), FORWARDER: scriptOf('forward.pl') }
+const environment = {
+  PATH: path,
+  JAIL: scriptOf('jail.sh'),
+  FORWARDER: scriptOf('forward.pl'),
+  SOCKET_FILTER: socketFilter,
+  SOCKET_FAMILIES: socketFamilies,
+}
 /** The program that leads to the separate room, by its path in a jail. */
 export const roomPaths: RoomPaths = { ssh: '/programs/room-ssh.py', root: '/room' }
 /** OpenClaw's file tools need it in the room, and so do the programs of both rooms. */
@@ -113,8 +122,19 @@ export function createJail({ releases, node, waysOut, waysOutFolder }: JailOptio
       // privileges.
       const drop = keep.length > 0 ? ['--bounding-set=-all', '--inh-caps=-all', '--ambient-caps=-all'] : []
       const namespaces = ['--user', '--preserve-credentials', '--mount', '--net', '--ipc', '--uts', '--pid']
+      const filtered = ['/usr/bin/perl', '-e', socketFilter, socketFamilies]
       const target = ['-t', String(init.pid), ...namespaces, ...keep, `--wdns=${cwd}`]
-      return commandAsUser(uid, [nsenter, ...target, '--', setpriv, '--no-new-privs', ...drop, '--', ...program])
+      return commandAsUser(uid, [
+        nsenter,
+        ...target,
+        '--',
+        setpriv,
+        '--no-new-privs',
+        ...drop,
+        '--',
+        ...filtered,
+        ...program,
+      ])
     },
   }
 }

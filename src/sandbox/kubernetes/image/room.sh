@@ -6,4 +6,4 @@ umask 077
 ulimit -n "$2"
 shift 2
 programs=${0%/*}/../..
-exec "$programs/container/image/user.sh" perl "$programs/room/no-network.pl" "$programs/room/room-server.py" "$@" --until-removed
+exec "$programs/container/image/user.sh" perl "$programs/socket-filter.pl" 1 "$programs/room/room-server.py" "$@" --until-removed
