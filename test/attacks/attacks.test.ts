@@ -361,7 +361,7 @@ describe.skipIf(!isRoot).each(worlds)('$world', { tags: ['long'] }, ({ uid }) =>
   }
 
   const attacks = eachRooms.flatMap((rooms) =>
-    exhaustingAttacks({ keepsMemory })
+    exhaustingAttacks({ keepsMemory, hasOwnUser: uid === null })
       .filter(({ isAtGateway }) => !isAtGateway || rooms === 'one_room')
       .map((attack) => ({ rooms, ...attack })),
   )

@@ -1,8 +1,19 @@
+import { configPath } from '#openclaw/inside/launch.ts'
+
 /** The `resources` of an agent that is attacked from; its processors are those of the default. */
 export const attackerResources = { memory_mb: 3072, pids: 512, disk_mb: 1000 }
 
 /** What an attack uses up. */
-export type Exhausted = 'processes' | 'memory' | 'processors' | 'open files' | 'disk' | 'output' | 'log'
+export type Exhausted =
+  | 'processes'
+  | 'memory'
+  | 'processors'
+  | 'open files'
+  | 'disk'
+  | 'output'
+  | 'log'
+  | 'watches'
+  | 'connections'
 
 /** An attack by commands of an agent that uses something up. */
 export interface ExhaustingAttack {
@@ -21,8 +32,71 @@ const eat = (megabytes: number, pauseSeconds: number) =>
   `for (1 .. ${megabytes / 50}) { push @a, "x" x 50e6; select undef, undef, undef, ${pauseSeconds} }`
 const eatAll = 'push @a, "x" x 50e6 while @a < 1000'
 
-/** With `keepsMemory` the kernel keeps the limit of memory; else the attack is one that a small host survives. */
-export const exhaustingAttacks = ({ keepsMemory }: { keepsMemory: boolean }): ExhaustingAttack[] => [
+const python = (program: string) => `python3 -c '${program.replaceAll("'", '"')}'`
+/** The watches of epoll and the instances of inotify that the kernel allows a user. */
+const takeWatches = (andThen: string) =>
+  python(`
+import ctypes, os, select, time
+libc = ctypes.CDLL(None, use_errno=True)
+instances = 0
+while libc.inotify_init() >= 0: instances += 1
+print("inotify refused after", instances, os.strerror(ctypes.get_errno()), flush=True)
+for process in range(40):
+    if os.fork(): continue
+    os.closerange(3, 1024)
+    pipes = [fd for _ in range(240) for fd in os.pipe()]
+    try:
+        polls = [select.epoll() for _ in range(500)]
+        for poll in polls:
+            for fd in pipes: poll.register(fd)
+    except OSError as error: print("epoll refused:", error.strerror, flush=True)
+    time.sleep(600)
+${andThen}`)
+/** Sends requests without a pause over many connections, to what the agent's gateway has as its model provider. */
+const flood = (line: string) =>
+  `at=$(sed -n 's|.*"baseUrl": *"http://\\([^/"]*\\)/.*|\\1|p' "$HOME/../${configPath}" | head -1); ` +
+  perl(
+    `use IO::Socket::INET;
+     $SIG{PIPE} = "IGNORE";
+     $at = shift;
+     $requests = "${line} HTTP/1.1\\r\\nhost: x\\r\\n\\r\\n" x 2000;
+     fork for 1 .. 2;
+     while (1) {
+       @open = grep { $_ } map { IO::Socket::INET->new(PeerAddr => $at) } 1 .. 60;
+       $_->blocking(0), syswrite $_, $requests for @open;
+       select undef, undef, undef, 0.05;
+     }`,
+    '"$at"',
+  )
+
+/**
+ * With `keepsMemory` the kernel keeps the limit of memory; else the attack is one that a small host survives. With
+ * `hasOwnUser` the agents have a user each.
+ */
+export const exhaustingAttacks = ({
+  keepsMemory,
+  hasOwnUser,
+}: {
+  keepsMemory: boolean
+  hasOwnUser: boolean
+}): ExhaustingAttack[] => [
+  ...(hasOwnUser
+    ? [
+        {
+          of: 'watches' as const,
+          name: 'all watches of the kernel',
+          refusal: {
+            command: `timeout 5 ${takeWatches('time.sleep(2)')}`,
+            shown: /refused/,
+          },
+          command: takeWatches('time.sleep(600)'),
+        },
+      ]
+    : []),
+  ...[
+    { name: 'a flood of requests to the relay', command: flood('GET /relay') },
+    { name: 'a flood of requests to the proxy', command: flood('GET http://x.example/') },
+  ].map((attack) => ({ of: 'connections' as const, refusal: null, isAtGateway: true as const, ...attack })),
   {
     of: 'processes',
     name: 'a fork bomb',
