@@ -28,17 +28,25 @@ function isPublicUnicast(address: Address): boolean {
   return address.range() === 'unicast' && address.match(globalUnicast)
 }
 
+/** The kernel lists the addresses of this host under a lock that each start of a sandbox takes: not for each look. */
+const keptMs = 5000
+let ownAddresses = new Set<string>()
+let readAt = Number.NEGATIVE_INFINITY
+
 function isOfThisHost(address: Address): boolean {
-  const text = address.toString()
-  return Object.values(networkInterfaces()).some((entries) =>
-    entries?.some((entry) => withoutMapping(entry.address.split('%')[0] ?? '').toString() === text),
-  )
+  const now = performance.now()
+  if (now - readAt > keptMs) {
+    const entries = Object.values(networkInterfaces()).flatMap((of) => of ?? [])
+    ownAddresses = new Set(entries.map((entry) => withoutMapping(entry.address.split('%')[0] ?? '').toString()))
+    readAt = now
+  }
+  return ownAddresses.has(address.toString())
 }
 
 /**
  * Whether an address is public on the internet: not private, loopback, link-local, shared, multicast or reserved, no
- * service of a cloud for its own machines, no IPv6 address that embeds such an IPv4 address, and no address of this
- * host, whose firewall accepts its own connections.
+ * service of a cloud for its own machines, no IPv6 address that embeds such an IPv4 address, and no address that this
+ * host had 5 s ago or has now, whose firewall accepts its own connections.
  */
 export function isPublicAddress(text: string): boolean {
   const address = withoutMapping(text)
