@@ -40,7 +40,7 @@ interface EndedCall extends BegunCall {
  * `open_model_calls` meanwhile, which needs no disk. One statement writes all calls of 20 ms, so that there are never
  * more statements than calls. After a kill -9 of the relay, `settleLostCalls` finds its open calls, and treats those
  * that ended in the last 20 ms or so as open ones. Only a call that also began within that time leaves no trace. A
- * crash of PostgreSQL loses no call of a living relay.
+ * crash of PostgreSQL loses no call of a living relay. A call that PostgreSQL refuses is lost, and no other one with it.
  */
 export interface CallWriter {
   /** The call is open. Called again when more of its request is parsed. */
@@ -124,11 +124,13 @@ export function createCallWriter(db: Db, processId: string, log: Logger): CallWr
   let writing: Promise<void> | null = null
   let isClosing = false
   let isGivenUp = false
+  /** Calls of the next statement: fewer while the refused one among them is searched for. */
+  let size = batchSize
   const hasWaiting = () => begun.size + ended.length + gone.length > 0
 
   async function writeBatch(): Promise<void> {
-    const opening = [...begun.values()].slice(0, batchSize)
-    const ending = ended.slice(0, batchSize)
+    const opening = [...begun.values()].slice(0, size)
+    const ending = ended.slice(0, size)
     const closed = gone.slice(0, 2 * batchSize)
     const values = [closed, processId, JSON.stringify(opening.map(whoOf)), JSON.stringify(ending.map(rowOf))]
     for (const { id } of opening) {
@@ -147,14 +149,18 @@ export function createCallWriter(db: Db, processId: string, log: Logger): CallWr
 
   async function write(): Promise<void> {
     while (hasWaiting() && !isGivenUp) {
-      if (!isClosing) await sleep(gatherMs)
+      if (!isClosing && size === batchSize) await sleep(gatherMs)
       try {
         await writeBatch()
+        size = Math.min(2 * size, batchSize)
         outage.recovered()
       } catch (error) {
-        outage.failed(error)
-        if (isOfData(error)) usageLost.inc(ended.splice(0, batchSize).length)
-        await sleep(retryMs, undefined, { ref: !isClosing })
+        const sent = Math.min(size, Math.max(begun.size, ended.length))
+        const isRefused = isOfData(error)
+        if (isRefused && sent > 1) size = Math.floor(sent / 2)
+        else outage.failed(error)
+        if (isRefused && sent === 1) usageLost.inc(ended.splice(0, 1).length)
+        if (!isRefused) await sleep(retryMs, undefined, { ref: !isClosing })
       }
     }
   }

@@ -115,3 +115,26 @@ test('data that PostgreSQL refuses does not hold up what comes after it', async 
   await writer.close(5000)
   expect(statements.flatMap(({ ended }) => ended.map(({ id }) => id))).toEqual([good.id])
 })
+
+test('of many calls in one statement only the one that PostgreSQL refuses is lost', async () => {
+  const { db, statements } = openFakeDb()
+  const calls = Array.from({ length: 500 }, newCall)
+  const bad = calls[300]?.id
+  const accept = db.$client.query as unknown as (query: { values: string[] }) => Promise<void>
+  let asked = 0
+  db.$client.query = (async (query: { values: string[] }) => {
+    asked += 1
+    if (query.values[3]?.includes(bad ?? ''))
+      throw Object.assign(new Error('time zone not recognized'), { code: '22023' })
+    await accept(query)
+  }) as never
+  const writer = createCallWriter(db, newId(), log)
+  for (const call of calls) {
+    writer.begin(call)
+    writer.end(call, 'answered', null)
+  }
+  await writer.close(5000)
+  const written = statements.flatMap(({ ended }) => ended.map(({ id }) => id))
+  expect(written).toEqual(calls.map(({ id }) => id).filter((id) => id !== bad))
+  expect(asked).toBeLessThan(60)
+})
