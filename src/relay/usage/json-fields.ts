@@ -19,9 +19,9 @@ const anyElement = '*'
 /** The continuation of paths after a key: more keys, or the end of a path. */
 type Next = Branch | string | undefined
 
-/** The keys of a continuation, as bytes, because keys are compared byte by byte. */
+/** The keys of a continuation. */
 interface Branch {
-  keys: { text: string; bytes: Buffer; next: Branch | string }[]
+  keys: { text: string; next: Branch | string }[]
 }
 
 function branchOf(paths: readonly string[]): Branch {
@@ -32,13 +32,23 @@ function branchOf(paths: readonly string[]): Branch {
     for (const [index, text] of texts.entries()) {
       let entry = branch.keys.find((known) => known.text === text)
       if (!entry) {
-        entry = { text, bytes: Buffer.from(text), next: index === texts.length - 1 ? path : { keys: [] } }
+        entry = { text, next: index === texts.length - 1 ? path : { keys: [] } }
         branch.keys.push(entry)
       }
       if (typeof entry.next === 'object') branch = entry.next
     }
   }
   return root
+}
+
+/** The text of a key, whose escapes would otherwise hide it; null if they are invalid. */
+function unescaped(text: string): string | null {
+  if (!text.includes('\\')) return text
+  try {
+    return JSON.parse(`"${text}"`)
+  } catch {
+    return null
+  }
 }
 
 const elementOf = ({ keys }: Branch, index: number): Next =>
@@ -96,8 +106,8 @@ export function createFieldReader(
   let isString = false
   /** Whether the next byte of the string is escaped. */
   let isEscaped = false
-  /** The bytes of the open key, at most the length of the longest wanted key. */
-  const key = Buffer.alloc(64)
+  /** The bytes of the open key: room for the longest wanted key with all its characters escaped. */
+  const key = Buffer.alloc(256)
   /** -1: the open string is no key. */
   let keyLength = -1
 
@@ -137,10 +147,8 @@ export function createFieldReader(
   function endKey(): void {
     const parent = stack[stack.length - 1]
     if (!parent) return
-    parent.next = undefined
-    for (const { bytes, next } of parent.branch.keys) {
-      if (bytes.length === keyLength && bytes.every((byte, index) => byte === key[index])) parent.next = next
-    }
+    const text = keyLength > key.length ? null : unescaped(key.toString('utf8', 0, keyLength))
+    parent.next = parent.branch.keys.find((known) => known.text === text)?.next
   }
 
   /** The index after the string, or the end of the piece. Most of a text is in strings: this is the hot loop. */

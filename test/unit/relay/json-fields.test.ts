@@ -37,6 +37,16 @@ describe('the fields of a JSON text', () => {
     expect(fieldsOf('{"a":[{"b":1},{"b":2},[{"b":3}]]}', ['a.1.b'])).toEqual([['a.1.b', 2]])
   })
 
+  it('are found by escaped keys, whole or in part', () => {
+    const text = String.raw`{"mod\u0065l": "m", "\u0075\u0073\u0061\u0067\u0065": {"n": 1}, "a\/b": 2, "bad\x": 3, "z": 4}`
+    expect(fieldsOf(text, ['model', 'usage.n', 'a/b', 'bad\\x', 'z'], 3)).toEqual([
+      ['model', 'm'],
+      ['usage.n', 1],
+      ['a/b', 2],
+      ['z', 4],
+    ])
+  })
+
   it('are the same wherever the text is cut', () => {
     const paths = ['a', 'b.a', 'b.c', '*.a', '*.b.a']
     fc.assert(
