@@ -305,6 +305,22 @@ describe('previous_response_id', () => {
     expect((await say({ previous_response_id: first.body.id })).status).toBe(200)
   })
 
+  test('of a later failed turn is accepted also when the clock of its process was behind', async () => {
+    const first = await say()
+    await stored() // two of one statement have one time
+    gateway.answer = answerFailed(502, 'api_error', 'broken')
+    await say()
+    gateway.answer = echo
+    await storedId("status = 'failed'")
+    const earlier = '00000000-0000-7000-8000-000000000000'
+    const move = "UPDATE responses SET id = $2 WHERE instance_id = $1 AND status = 'failed'"
+    await chowder.database.pool.query(move, [id, earlier])
+    const previous_response_id = `resp_${earlier.replaceAll('-', '')}`
+    expect((await say({ previous_response_id })).status).toBe(200)
+    expect(await say({ previous_response_id })).toMatchObject(refused(/not the latest/))
+    expect(await say({ previous_response_id: first.body.id })).toMatchObject(refused(/not the latest/))
+  })
+
   test('is accepted for only one of two turns at the same time', async () => {
     const first = await say()
     const both = await Promise.all([1, 2, 3].map(() => say({ previous_response_id: first.body.id })))

@@ -28,7 +28,7 @@ const unknownPrevious = () =>
 
 /** Failed and cancelled turns do not count: clients may repeat them. */
 const latestQuery = `
-  SELECT id FROM responses
+  SELECT id, (created_at, id) < (SELECT created_at, id FROM responses WHERE id = $3) AS "isEarlier" FROM responses
   WHERE instance_id = $1 AND session_key = $2
     AND status IN ('completed', 'incomplete', 'in_progress') AND NOT ${lostSql}
   ORDER BY created_at DESC, id DESC LIMIT 1`
@@ -67,12 +67,13 @@ export async function requireLatestResponse(
   if (!found || !isVisible(visible, found)) throw unknownPrevious()
   if (found.instance !== instanceId) throw previousResponseError(errorTexts.previousOfOtherInstance)
   if (found.session !== sessionKey) throw previousResponseError(errorTexts.previousOfOtherSession)
-  const latest = await db.$client.query<{ id: string }>(latestQuery, [instanceId, sessionKey])
-  const latestId = latest.rows[0] && toResponseId(latest.rows[0].id)
+  const asked = [instanceId, sessionKey, toUuid(previousId)]
+  const [latest] = (await db.$client.query<{ id: string; isEarlier: boolean }>(latestQuery, asked)).rows
+  const latestId = latest && toResponseId(latest.id)
   if (latestId === previousId) return found.status === 'in_progress' ? 'in_progress' : 'ended'
   // A turn without effect after the latest response left the session unchanged.
   const cameToNothing = found.isLost || found.status === 'failed' || found.status === 'cancelled'
-  if (cameToNothing && (latestId === undefined || latestId < previousId)) return 'ended'
+  if (cameToNothing && (latest === undefined || latest.isEarlier)) return 'ended'
   throw previousResponseError(errorTexts.previousNotLatest(latestId ?? null))
 }
 
