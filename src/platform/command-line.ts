@@ -41,6 +41,9 @@ export function checkOptions(args: readonly string[], known: ParseArgsOptionsCon
   }
 }
 
+/** A text for a terminal: without control characters but line ends, since agents and callers wrote parts of it. */
+export const printable = (text: string): string => text.replace(/[^\P{Cc}\n]/gu, ' ')
+
 function endWith(text: string): never {
   process.stdout.write(`${text}\n`)
   process.exit(0)

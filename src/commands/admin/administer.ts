@@ -1,6 +1,6 @@
 import { parseArgs } from 'node:util'
 import { runAs } from '#history/actor.ts'
-import { checkOptions, didYouMean } from '#platform/command-line.ts'
+import { checkOptions, didYouMean, printable } from '#platform/command-line.ts'
 import type { Command, CommandDeps, Options } from './command.ts'
 import { instanceCommands } from './instances.ts'
 import { keyCommands } from './keys.ts'
@@ -96,5 +96,5 @@ export async function administer(deps: CommandDeps, { name, words, options }: Co
   if (!command) throw new Error(usage)
   const origin = { actor: { type: 'operator' } as const, ...(command.event && { type: command.event }) }
   const { text, data } = await runAs(origin, () => command.run({ ...deps, words, options }))
-  return options.json ? JSON.stringify(data, null, 2) : text
+  return options.json ? JSON.stringify(data, null, 2) : printable(text)
 }

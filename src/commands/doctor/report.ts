@@ -1,6 +1,7 @@
 import type { Db } from '#database/client.ts'
 import { storeValue } from '#database/installation.ts'
 import { doctorReportName } from '#lifecycle/queue/backlog.ts'
+import { printable } from '#platform/command-line.ts'
 import type { Config } from '#settings/config.ts'
 import { describeAccess } from './access.ts'
 import { type Area, areas, type Finding } from './finding.ts'
@@ -30,7 +31,7 @@ export function describeFindings(config: Config, findings: readonly Finding[]): 
       ...own.flatMap(({ what, whatToDo }) => [`${indent}- ${what}`, `${indent}  ${whatToDo}`]),
     ]
   })
-  return [...lines, '', conclusion(findings)].join('\n')
+  return printable([...lines, '', conclusion(findings)].join('\n'))
 }
 
 const conclusion = ({ length }: readonly Finding[]) =>
