@@ -22,7 +22,7 @@ export const IdempotencyHeaders = Type.Object({
       description:
         'Makes the request safe to repeat: for 24 hours the same key with the same body gives the same answer again, ' +
         'with `Idempotent-Replayed: true`, and changes nothing. A failure is not kept. The same key with another body ' +
-        'or path is a 422. Other organizations can use the same keys.',
+        'or path is a 422. Organization keys share their idempotency keys; each scoped key has its own.',
     }),
   ),
 })
@@ -47,6 +47,13 @@ const hashOf = ({ method, url, body }: FastifyRequest): Buffer =>
   createHash('sha256')
     .update(`${method} ${url.split('?')[0]}\n${JSON.stringify(body, sortedFields)}`)
     .digest()
+
+/** The name of a request's key among those of its organization, or null without one. */
+function nameOf({ headers, caller: { keyId, permissions } }: FastifyRequest): string | null {
+  const key = headers['idempotency-key']
+  if (typeof key !== 'string') return null
+  return permissions === null ? key : `${keyId} ${key}`
+}
 
 const answerPlace = (organizationId: string, key: string): Place =>
   `idempotency_keys/${organizationId}.${key}/sealed_answer`
@@ -80,8 +87,8 @@ export async function idempotent<Body>(
   act: (tx: Db) => Promise<Body>,
   { isOneStatement = false } = {},
 ): Promise<Body> {
-  const key = request.headers['idempotency-key']
-  if (typeof key !== 'string') return retryOnDeadlock(() => (isOneStatement ? act(db) : db.transaction(act)))
+  const key = nameOf(request)
+  if (key === null) return retryOnDeadlock(() => (isOneStatement ? act(db) : db.transaction(act)))
   const { organizationId } = request.caller
   const requestHash = hashOf(request)
   const place = answerPlace(organizationId, key)
@@ -130,8 +137,8 @@ export async function claimKey(
   { db, vault, processId }: { db: Db; vault: Vault; processId: string },
   request: FastifyRequest,
 ): Promise<Claim | Answer | null> {
-  const key = request.headers['idempotency-key']
-  if (typeof key !== 'string') return null
+  const key = nameOf(request)
+  if (key === null) return null
   const { organizationId } = request.caller
   const requestHash = hashOf(request)
   const place = answerPlace(organizationId, key)

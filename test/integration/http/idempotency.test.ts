@@ -91,6 +91,22 @@ test('all keys of an organization replay each other’s answers', async () => {
   expect((await post('/v1/instances', 'same', { name: 'one' }, body.raw_key)).body).toEqual(first.body)
 })
 
+test('a scoped key neither reads nor takes the answers of another key', async () => {
+  const { id } = (await chowder.call('POST', '/v1/instances', { key, body: { name: 'one' } })).body
+  await chowder.deps.sandboxes.create({ id } as never, AbortSignal.timeout(1000))
+  const grants = { name: 'k', permissions: ['files'], instance_ids: [id] }
+  const scoped = async () => (await chowder.call('POST', '/v1/keys', { key, body: grants })).body.raw_key as string
+  const [one, two] = [await scoped(), await scoped()]
+  const mkdir = async (as: string, path: string) => {
+    const { status, headers } = await post(`/v1/instances/${id}/files/mkdir`, 'same', { path }, as)
+    return [status, headers['idempotent-replayed']]
+  }
+  expect(await mkdir(one, 'a')).toEqual([204, undefined])
+  expect(await mkdir(two, 'a')).toEqual([204, undefined])
+  expect(await mkdir(key, 'b')).toEqual([204, undefined])
+  expect(await mkdir(one, 'a')).toEqual([204, 'true'])
+})
+
 test('the order of the fields of the body does not matter; everything else does, and the route', async () => {
   await post('/v1/instances', 'same', { name: 'one', metadata: { a: '1', b: '2' } })
   const turned = await post('/v1/instances', 'same', { metadata: { b: '2', a: '1' }, name: 'one' })
