@@ -3,13 +3,16 @@ import type { FastifyReply } from 'fastify'
 import { AppError } from '#errors/app-error.ts'
 import { texts } from '#errors/texts.ts'
 
+/** Positions of the usage have the values of its groups, such as long labels. */
+const maxCursorLength = 4096
+
 /** The query of every list. Add to it with `Type.Object({ ...PageQuery.properties, status: … })`. */
 export const PageQuery = Type.Object(
   {
     limit: Type.Integer({ minimum: 1, maximum: 1000, default: 100, description: 'The maximum number of items.' }),
     cursor: Type.Optional(
       Type.String({
-        maxLength: 512,
+        maxLength: maxCursorLength,
         description:
           'The position of the page: the value of `X-Next-Cursor` of the page before, or the cursor in its `Link`.',
       }),

@@ -198,6 +198,19 @@ describe('the usage of an organization', () => {
   })
 })
 
+test('pages go on after groups with labels of the greatest length', async () => {
+  const team = await chowder.signUp()
+  const labels = ['a', 'b'].map((first) => Object.fromEntries(['k', 'l'].map((name) => [name, first.repeat(512)])))
+  for (const metadata of labels) {
+    const instance = await addInstance(team.key, { metadata })
+    await addCalls({ organization: team.id, instance, at: '2026-10-26T12:00:00Z' })
+  }
+  const query = `${range}&group_by=metadata.k&group_by=metadata.l&limit=1`
+  const { headers } = await read(query, { key: team.key })
+  const next = await items(`${query}&cursor=${headers['x-next-cursor']}`, { key: team.key })
+  expect(next).toMatchObject([{ metadata: labels[1], calls: 1 }])
+})
+
 describe('the usage of an instance', () => {
   const path = () => `/v1/instances/${first}/usage`
 
