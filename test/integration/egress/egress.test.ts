@@ -467,14 +467,16 @@ test('T2: an agent that sends requests without a pause holds up no other one', a
   const attacker = spawn(process.execPath, ['-e', flood], { stdio: ['ignore', 'pipe', 'inherit'] })
   try {
     await once(attacker.stdout, 'data')
+    const times: number[] = []
     for (let call = 0; call < 10; call += 1) {
       const from = performance.now()
       const tunnel = await tunnelTo(`site.example:${echoPort}`, other)
       expect(tunnel.answer).toMatch(/^HTTP\/1.1 200 /)
       tunnel.socket.destroy()
-      // Each took 8 to 12 s before.
-      expect(performance.now() - from).toBeLessThan(5000)
+      times.push(performance.now() - from)
     }
+    // The median is some 20 ms, and 6 to 15 s where the server reads whole pieces.
+    expect(times.sort((one, other) => one - other)[5]).toBeLessThan(1000)
   } finally {
     attacker.kill('SIGKILL')
     jail.close()

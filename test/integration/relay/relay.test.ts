@@ -644,8 +644,8 @@ test('T2: requests that are sent without a pause hold up nobody else, and close 
       times.push(performance.now() - from)
       await sleep(50)
     }
-    // Each took more than 20 s before.
-    expect(Math.max(...times)).toBeLessThan(5000)
+    // Some 2 s, and 30 s where the server reads whole pieces: it then stands still for seconds.
+    expect(times.reduce((sum, time) => sum + time, 0)).toBeLessThan(10_000)
   } finally {
     attacker.kill('SIGKILL')
   }
