@@ -376,9 +376,15 @@ describe.skipIf(!isRoot).each(worlds)('$world', { tags: ['long'] }, ({ uid }) =>
       const word = newWord()
       const countHangs = () => countEvents(id, /gateway_ended/, /did not answer/)
       const hangs = await countHangs()
-      /** An agent that leaves its own gateway no process is restarted, or given up at last: its attack is over. */
+      const countEnds = () => countEvents(id, /gateway_ended/, /./)
+      const ends = await countEnds()
+      /**
+       * An agent that leaves its own gateway no process or no watch is restarted, or given up at last: its attack is
+       * over.
+       */
       const isOver = async () =>
-        of === 'processes' && ((await countHangs()) > hangs || (await statusOf(id)) === 'error')
+        (of === 'processes' && ((await countHangs()) > hangs || (await statusOf(id)) === 'error')) ||
+        (of === 'watches' && (await countEnds()) > ends)
       tenant.take()
       const said = await begin(id, `export ATTACK=${word}; ${command}`)
       await tenant.enough()

@@ -139,7 +139,7 @@ const unixHttp = (path: string) => finds('ApiVersion', `curl -s -m 3 --unix-sock
 /** Prints `got` unless the relay refuses the token. */
 export const relayCall = (url: string, token: string): string =>
   `case "$(curl -s -m 5 -o /dev/null -w '%{http_code}' -H "x-api-key: ${token}" ${url}/v1/models)" in ` +
-  `401|403|000) ;; *) ${echoGot} ;; esac`
+  `401|403|503|000) ;; *) ${echoGot} ;; esac`
 
 /** The proof that the commands of an agent with one room do reach what it may reach. */
 export const reachesAllowed = ({ outside }: AttackedHost) => ({

@@ -34,8 +34,7 @@ const eatAll = 'push @a, "x" x 50e6 while @a < 1000'
 
 const python = (program: string) => `python3 -c '${program.replaceAll("'", '"')}'`
 /** The watches of epoll and the instances of inotify that the kernel allows a user. */
-const takeWatches = (andThen: string) =>
-  python(`
+const takeWatches = python(`
 import ctypes, os, select, time
 libc = ctypes.CDLL(None, use_errno=True)
 instances = 0
@@ -51,7 +50,7 @@ for process in range(40):
             for fd in pipes: poll.register(fd)
     except OSError as error: print("epoll refused:", error.strerror, flush=True)
     time.sleep(600)
-${andThen}`)
+time.sleep(600)`)
 /** Sends requests without a pause over many connections, to what the agent's gateway has as its model provider. */
 const flood = (line: string) =>
   `at=$(sed -n 's|.*"baseUrl": *"http://\\([^/"]*\\)/.*|\\1|p' "$HOME/../${configPath}" | head -1); ` +
@@ -85,11 +84,8 @@ export const exhaustingAttacks = ({
         {
           of: 'watches' as const,
           name: 'all watches of the kernel',
-          refusal: {
-            command: `timeout 5 ${takeWatches('time.sleep(2)')}`,
-            shown: /refused/,
-          },
-          command: takeWatches('time.sleep(600)'),
+          refusal: null, // its own gateway ends as well
+          command: takeWatches,
         },
       ]
     : []),

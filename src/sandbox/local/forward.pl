@@ -13,10 +13,11 @@ use Errno;
 my ($child, $in, @out) = @ARGV;
 my $no_hang = 1;     # WNOHANG; the module POSIX takes a MB
 my $most = 250;    # connections of each listener; more wait
+my $rate = 100;    # new connections of each way out in a second; more wait
 my $piece = 64 * 1024;
 my $retry_s = 10;  # the end of the child interrupts the wait, unless it comes just before
 
-my %listeners;     # by file descriptor: { socket, target, line, open }
+my %listeners;     # by file descriptor: { socket, target, line, open, second, begun }
 my %ends;          # by file descriptor: { socket, peer, buffer, read, shut, listener }
 
 sub unblocked {
@@ -38,7 +39,7 @@ sub listening {
   setsockopt $socket, SOL_SOCKET, SO_REUSEADDR, 1 if $family == AF_INET;
   bind $socket, $address or die "bind: $!";
   listen $socket, 511 or die "listen: $!";
-  $listeners{fileno $socket} = { socket => $socket, target => $target, line => $line, open => 0 };
+  $listeners{fileno $socket} = { socket => $socket, target => $target, line => $line, open => 0, second => 0 };
 }
 
 my $loopback = sub { [AF_INET, pack_sockaddr_in($_[0], INADDR_LOOPBACK)] };
@@ -66,6 +67,7 @@ sub accepted {
   my ($listener) = @_;
   accept my $socket, $listener->{socket} or return;
   unblocked($socket);
+  $listener->{begun} += 1 if $listener->{line} ne '';
   my ($family, $address) = @{$listener->{target}};
   my $other = opened($family) or return;
   connect $other, $address or $!{EINPROGRESS} or return;
@@ -109,12 +111,18 @@ $SIG{CHLD} = sub { };
 for (;;) {
   if (waitpid($child, $no_hang) == $child) { exit($? & 127 ? 128 + ($? & 127) : $? >> 8) }
   my ($reads, $writes) = ('', '');
-  for my $fd (keys %listeners) { vec($reads, $fd, 1) = 1 if $listeners{$fd}{open} < $most }
+  my ($second, $wait_s) = (time, $retry_s);
+  for my $fd (keys %listeners) {
+    my $listener = $listeners{$fd};
+    @$listener{'second', 'begun'} = ($second, 0) if $listener->{second} != $second;
+    if ($listener->{begun} >= $rate) { $wait_s = 0.1 }
+    elsif ($listener->{open} < $most) { vec($reads, $fd, 1) = 1 }
+  }
   while (my ($fd, $end) = each %ends) {
     vec($reads, $fd, 1) = 1 if $end->{read} && !length $end->{peer}{buffer};
     vec($writes, $fd, 1) = 1 if length $end->{buffer};
   }
-  my $found = select $reads, $writes, undef, $retry_s;
+  my $found = select $reads, $writes, undef, $wait_s;
   next if $found <= 0;
   for my $fd (keys %ends) {
     flushed($ends{$fd}) if $ends{$fd} && vec $writes, $fd, 1;

@@ -39,8 +39,9 @@ function readSandboxId(socket: Socket, serve: ServeJail): void {
     if (end === -1) return void socket.destroy()
     socket.setTimeout(0)
     socket.removeAllListeners('timeout')
-    if (end + 1 < read.length) socket.unshift(read.subarray(end + 1))
     serve(read.subarray(0, end).toString(), socket)
+    // As if it came now: a server bounds the pieces that it reads at once.
+    if (end + 1 < read.length) socket.push(read.subarray(end + 1))
     socket.resume()
   }
   socket.on('data', onData)
