@@ -166,14 +166,9 @@ function shown(row: Counted): ShownBudget {
   }
 }
 
-/** Deletes the budgets of erased instances, and the use of periods that ended a week ago. */
-export async function deleteOldBudgets(db: Db): Promise<void> {
-  await db.execute(sql`
-    DELETE FROM budgets b WHERE b.owner_id <> b.organization_id AND NOT EXISTS (
-      SELECT FROM instances i WHERE i.id = b.owner_id AND (i.terminated_at IS NULL OR i.name <> ''))`)
-  await db.execute(sql`
-    DELETE FROM budget_periods WHERE ends_at < now() - interval '7 days'`)
-}
+/** Deletes the use of periods that ended a week ago. */
+export const deleteOldPeriods = async (db: Db): Promise<void> =>
+  void (await db.execute(sql`DELETE FROM budget_periods WHERE ends_at < now() - interval '7 days'`))
 
 /** Deletes the budgets of an organization. */
 export const deleteBudgetsOf = (db: Db, organizationId: string, signal?: AbortSignal): Promise<void> =>

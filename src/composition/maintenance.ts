@@ -4,7 +4,7 @@ import { eraseDeleted } from '#api/organization/delete.ts'
 import { deleteExpiredResponses } from '#api/responses/store/expiry.ts'
 import type { Billing } from '#api/subscription/stripe.ts'
 import { syncSubscriptions } from '#api/subscription/sync.ts'
-import { deleteOldBudgets } from '#budgets/store.ts'
+import { deleteOldPeriods } from '#budgets/store.ts'
 import type { Db } from '#database/client.ts'
 import { deleteOldCalls, settleLostCalls } from '#database/model-calls.ts'
 import { deleteSurplus } from '#database/surplus.ts'
@@ -15,7 +15,6 @@ import { eraseTerminated } from '#instances/erase.ts'
 import { createFindSummary, createRunningGateways } from '#instances/find.ts'
 import { createAskGateway } from '#instances/gateway/ask.ts'
 import type { InstanceQueue } from '#instances/queue.ts'
-import { deleteOldUse } from '#instances/resources.ts'
 import { applySuspensions } from '#instances/suspension.ts'
 import type { Logger } from '#platform/log.ts'
 import type { PeriodicTask } from '#platform/periodic.ts'
@@ -99,9 +98,8 @@ async function deleteExpired(db: Db, signal: AbortSignal): Promise<void> {
     clearExpiredAnswers(db, signal),
     deleteOldEvents(db, signal),
     deleteOldCalls(db, signal),
-    deleteOldBudgets(db),
+    deleteOldPeriods(db),
     deleteOldEgressHosts(db, signal),
-    deleteOldUse(db),
     deleteRevokedKeys(db, signal),
     deleteExpiredResponses(db, signal),
     deleteStaleLines(db),

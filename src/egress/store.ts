@@ -29,13 +29,9 @@ async function deleteHosts(db: Db, condition: SQL, signal?: AbortSignal): Promis
   }
 }
 
-/** Deletes hosts without a request in 30 days, and those of deleted instances. */
-export async function deleteOldEgressHosts(db: Db, signal?: AbortSignal): Promise<void> {
-  await deleteHosts(db, sql`e.last_seen_at < now() - make_interval(days => ${keptDays})`, signal)
-  const isGone = sql`NOT EXISTS (
-    SELECT FROM instances i WHERE i.id = e.instance_id AND i.desired_state <> 'terminated')`
-  await deleteHosts(db, isGone, signal)
-}
+/** Deletes hosts without a request in 30 days. */
+export const deleteOldEgressHosts = (db: Db, signal?: AbortSignal): Promise<void> =>
+  deleteHosts(db, sql`e.last_seen_at < now() - make_interval(days => ${keptDays})`, signal)
 
 /** Deletes the recorded hosts of an organization's agents. */
 export const deleteEgressHostsOf = (db: Db, organizationId: string, signal?: AbortSignal): Promise<void> =>

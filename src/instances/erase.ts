@@ -12,19 +12,28 @@ export const isNotErased = ne(instances.name, '')
 
 /**
  * Empties the name, external id, metadata, configuration and token of terminated, settled instances that can no longer
- * be read. `selection` selects and sorts them. The rows stay, so that a sandbox that reappears is recognized. Returns
- * the number of erased rows. After a crash or a throw of the signal's reason, the next call erases the rest.
+ * be read, and deletes their budgets, and the hosts and sizes that were written after the end of their sandboxes.
+ * `selection` selects and sorts them. The rows stay, so that a sandbox that reappears is recognized. Returns the number
+ * of erased rows. After a crash or a throw of the signal's reason, the next call erases the rest.
  */
 async function eraseInstances(db: Db, selection: SQL, signal?: AbortSignal): Promise<number> {
   const batch = sql`(
     SELECT id FROM instances
     WHERE terminated_at IS NOT NULL AND name <> '' AND observed_generation = generation AND ${selection}
     LIMIT ${batchSize} FOR UPDATE)`
+  const erase = db
+    .update(instances)
+    .set({ ...erasedColumns, changedBy: changedBy({ type: 'instance.erased' }) })
+    .where(sql`${instances.id} IN ${batch}`)
+    .returning({ id: instances.id })
+  const isErased = sql`= ANY (ARRAY(SELECT id FROM erased))`
   for (let erased = 0; ; ) {
-    const { rowCount } = await db
-      .update(instances)
-      .set({ ...erasedColumns, changedBy: changedBy({ type: 'instance.erased' }) })
-      .where(sql`${instances.id} IN ${batch}`)
+    const { rowCount } = await db.execute(sql`
+      WITH erased AS (${erase.getSQL()}),
+        of_budgets AS (DELETE FROM budgets WHERE owner_id ${isErased}),
+        of_egress AS (DELETE FROM egress_hosts WHERE instance_id ${isErased}),
+        of_use AS (DELETE FROM instance_use WHERE instance_id ${isErased})
+      SELECT FROM erased`)
     erased += rowCount ?? 0
     if ((rowCount ?? 0) < batchSize) return erased
     signal?.throwIfAborted()

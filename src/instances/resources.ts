@@ -94,12 +94,3 @@ export const forDriver = ({ memory_mb: memoryMb, cpus, pids, disk_mb: diskMb }: 
   pids,
   diskMb,
 })
-
-/**
- * Deletes the use of instances whose sandbox is destroyed: a measurement may have been written after the destruction.
- */
-export const deleteOldUse = async (db: Db): Promise<void> =>
-  void (await db.execute(sql`
-    DELETE FROM instance_use USING instances
-    WHERE instances.id = instance_use.instance_id AND instances.desired_state = 'terminated'
-      AND instances.observed_generation = instances.generation`))

@@ -2,6 +2,7 @@ import { text } from 'node:stream/consumers'
 import { isDeepStrictEqual } from 'node:util'
 import { and, eq, gt, sql } from 'drizzle-orm'
 import type { Db } from '#database/client.ts'
+import { egressHosts } from '#database/egress-schema.ts'
 import { channels, type Instance, instanceUse, providerKeys, skills } from '#database/schema.ts'
 import { texts } from '#errors/texts.ts'
 import { renderGateway, secretsFor, unsealInstance } from '#instances/gateway/configuration.ts'
@@ -301,12 +302,13 @@ export const stopSandbox: Step = async (context) => {
   return done
 }
 
-/** Destroys the sandbox, then deletes the credentials of its channels and skills. */
+/** Destroys the sandbox, then deletes the credentials of its channels and skills, and the hosts that its agent requested. */
 export const destroySandbox: Step = async ({ db, sandboxes, lease, signal }) => {
   const { id } = lease.instance
   await sandboxes.destroy(id, signal)
   await db.delete(channels).where(eq(channels.instanceId, id))
   await db.delete(instanceUse).where(eq(instanceUse.instanceId, id))
   await db.delete(skills).where(eq(skills.instanceId, id))
+  await db.delete(egressHosts).where(eq(egressHosts.instanceId, id))
   return done
 }

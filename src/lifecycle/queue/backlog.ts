@@ -15,8 +15,8 @@ export const isFailingEnd = sql`
 const count = (condition: SQL | undefined) => sql<number>`count(*) FILTER (WHERE ${condition})::int`
 
 /**
- * Limits how often a scrape counts: at most once in `everyMs`. The count by status reads all instances, so it also
- * pauses for `pause` times its own duration: a worker uses half a percent of a database core for it.
+ * Limits how often a scrape counts: at most once in `everyMs`. The counts by status and of budgets read all of them, so
+ * they also pause for `pause` times its own duration: a worker uses half a percent of a database core for it.
  */
 const countingDefault = { everyMs: 15_000, pause: 200 }
 
@@ -96,9 +96,9 @@ export function createBacklogMetrics({
   }
 
   /** Returns a function that calls `read` unless it did so a short time ago. A failed call does not count. */
-  function atMostEvery(read: () => Promise<unknown>, pauseMs: (tookMs: number) => number): () => Promise<void> {
+  function atMostEvery(read: () => Promise<unknown>, pauseMs = (tookMs: number) => Math.max(everyMs, pause * tookMs)) {
     let nextAt = Number.NEGATIVE_INFINITY
-    return async () => {
+    return async (): Promise<void> => {
       const startedAt = performance.now()
       if (startedAt < nextAt) return
       nextAt = Number.POSITIVE_INFINITY
@@ -164,11 +164,7 @@ export function createBacklogMetrics({
     longestWait.set((oldestMs ?? 0) / 1000)
   }
 
-  const counts = [
-    atMostEvery(readStatuses, (tookMs) => Math.max(everyMs, pause * tookMs)),
-    atMostEvery(readDue, () => everyMs),
-    atMostEvery(readBudgets, () => everyMs),
-  ]
+  const counts = [atMostEvery(readStatuses), atMostEvery(readDue, () => everyMs), atMostEvery(readBudgets)]
 
   return {
     async metrics() {

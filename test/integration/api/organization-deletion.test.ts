@@ -51,15 +51,25 @@ test('S10: the data of a caller in a terminated instance is erased after 30 days
   const { key } = await chowder.signUp({ providerKey: 'sk-canary' })
   const body = { name: 'canary of a name', metadata: { canary: 'yes' }, openclaw_config: { 'session.dmScope': 'main' } }
   const ids: string[] = []
+  const addHost = (id: string) =>
+    query(
+      `INSERT INTO egress_hosts (instance_id, host, port, organization_id, verdict, connections)
+       SELECT id, 'api.example.com', 443, organization_id, 'allowed', 1 FROM instances WHERE id = $1`,
+      id,
+    )
+  const hostsOf = (id: string | undefined) => query('SELECT host FROM egress_hosts WHERE instance_id = $1', id)
   for (const days of [29, 31]) {
     const { id } = (await chowder.call('POST', '/v1/instances', { key, body })).body
     ids.push(id)
     await isRunning(key, id)
     expect((await chowder.call('GET', `/v1/instances/${id}`, { key })).body.openclaw_config).not.toBe(null)
+    await addHost(id)
     await chowder.call('DELETE', `/v1/instances/${id}`, { key })
     const isSettled = async () =>
       (await query('SELECT FROM instances WHERE id = $1 AND observed_generation = generation', id)).length === 1
     await until('the sandbox to be gone', isSettled)
+    expect(await hostsOf(id), 'they are gone with the sandbox').toEqual([])
+    await addHost(id)
     await query(`UPDATE instances SET terminated_at = now() - make_interval(days => $2) WHERE id = $1`, id, days)
   }
   const [kept, over] = ids
@@ -72,6 +82,7 @@ test('S10: the data of a caller in a terminated instance is erased after 30 days
   expect(await eraseTerminated(chowder.database.db)).toBe(1)
   expect(await rowOf(over)).toEqual({ name: '', metadata: {}, sealed_config: null, sealed_token: '' })
   expect(await rowOf(kept)).toMatchObject({ name: 'canary of a name', metadata: { canary: 'yes' } })
+  expect([await hostsOf(over), await hostsOf(kept)]).toEqual([[], [{ host: 'api.example.com' }]])
   expect(await eraseTerminated(chowder.database.db)).toBe(0)
   expect((await chowder.call('GET', `/v1/instances/${kept}`, { key })).body).toMatchObject({
     name: 'canary of a name',

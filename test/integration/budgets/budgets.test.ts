@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, describe, expect, test } from 'vitest'
-import { deleteOldBudgets } from '#budgets/store.ts'
+import { eraseTerminated } from '#instances/erase.ts'
 import { newId } from '#platform/ids.ts'
 import { FakeDriver } from '../../support/fake-driver.ts'
 import { startFakeGateway } from '../../support/fake-gateway.ts'
@@ -239,15 +239,19 @@ test('nothing is left of the budgets of an organization or an instance that is g
   const { key: own, id: owner } = await chowder.signUp()
   await call('PATCH', '/v1/organization', { budgets: [daily] }, own)
   const made = (await call('POST', '/v1/instances', { name: 'z', budgets: [daily] }, own)).body.id
-  await deleteOldBudgets(chowder.deps.db)
   const left = () => query('SELECT owner_id FROM budgets WHERE organization_id = $1', [owner])
+  await chowder.call('DELETE', `/v1/instances/${made}`, { key: own })
+  await until('the end of its sandbox', async () => {
+    const [row] = await query('SELECT observed_generation = generation AS is_settled FROM instances WHERE id = $1', [
+      made,
+    ])
+    return row?.is_settled === true
+  })
+  await eraseTerminated(chowder.deps.db)
   expect(await left()).toHaveLength(2)
-  await query("UPDATE instances SET desired_state = 'terminated', terminated_at = now(), name = '' WHERE id = $1", [
-    made,
-  ])
-  await deleteOldBudgets(chowder.deps.db)
+  await query("UPDATE instances SET terminated_at = now() - interval '31 days' WHERE id = $1", [made])
+  await eraseTerminated(chowder.deps.db)
   expect(await left()).toEqual([{ owner_id: owner }])
-  await query("UPDATE instances SET desired_state = 'running', terminated_at = NULL, name = 'z' WHERE id = $1", [made])
   await chowder.call('DELETE', '/v1/organization', { key: own, body: { name: 'Acme' } })
   await until('the erasure', async () => (await left()).length === 0)
 })
