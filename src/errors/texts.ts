@@ -207,6 +207,9 @@ export const texts = {
       'Send smaller ones, or fewer at a time.',
   },
   rateLimited: (seconds: number) => `Too many requests. Try again in ${seconds} seconds.`,
+  tooManyExports:
+    'Usage is being exported already, by your organization or by as many others as this server allows. Try again once ' +
+    'that export has ended, or read pages.',
   duplicateInProgress: 'A request with the same Idempotency-Key is still in progress. Repeat this one in a moment.',
   unknownCursor:
     'The cursor does not belong to this list. Take it from the header X-Next-Cursor or Link of the page before.',

@@ -72,16 +72,11 @@ const labelOf = (group: string) => sql`${instances.metadata} ->> ${group.slice(l
 const groupValue = (group: Group): SQL =>
   sql`coalesce(${columnOf[group as keyof typeof columnOf] ?? labelOf(group)}, '') COLLATE "C"`
 
-/**
- * Adds up calls by buckets and groups, sorted by both. Reads all calls from the bucket of `position` on, and returns at
- * most `limit` rows after `position`. Throws AppError `invalid_value` for a time zone that PostgreSQL does not know.
- */
-export async function readUsage(
-  db: Db,
+/** Adds up calls by buckets and groups, sorted by both, from the bucket of `position` on. Selects the rows after it. */
+function usageQuery(
   { organizationId, instanceId, labels, from, to, bucket, timeZone, groups }: UsageFilter,
-  limit: number,
   position?: UsagePosition,
-): Promise<UsageRow[]> {
+): SQL {
   const { beganAt } = modelCalls
   const first = sql`${from.toISOString()}::timestamptz`
   const last = sql`${to.toISOString()}::timestamptz`
@@ -105,7 +100,7 @@ export async function readUsage(
     ...(position === undefined || bucket === null ? [] : [sql`${beganAt} >= ${position[0]}::timestamptz`]),
   ]
   const hasLabels = labels !== undefined || groups.some((group) => group.startsWith(labelPrefix))
-  const query = sql`
+  return sql`
     WITH calls AS (
       SELECT ${sql.join([sql`${begin} AS begin`, ...keys], sql`, `)}, outcome, input_tokens, cache_read_tokens,
         cache_write_tokens, output_tokens, reasoning_tokens, cost
@@ -122,7 +117,11 @@ export async function readUsage(
       ${inMs(sql`least(${end}, ${last})`)} AS to_ms
     FROM sums
     ${position === undefined ? sql`` : sql`WHERE (${sortedBy}) > (${positionValues(position)})`}
-    ORDER BY ${sortedBy} LIMIT ${limit}`
+    ORDER BY ${sortedBy}`
+}
+
+/** Throws AppError `invalid_value` for a time zone that PostgreSQL does not know. */
+async function rowsOf(db: Db, { groups }: UsageFilter, query: SQL): Promise<UsageRow[]> {
   const found = await db
     .execute<Record<string, string | number>>(query)
     .catch((error: { cause?: { code?: string } }) => {
@@ -137,6 +136,27 @@ export async function readUsage(
     keys: groups.map((_, index) => String(row[`key_${index}`])),
     sums: Object.fromEntries(sumNames.map((name) => [name, Number(row[name])])) as Sums,
   }))
+}
+
+/** Reads at most `limit` rows after `position`. Throws the error of `rowsOf`. */
+export const readUsage = (db: Db, filter: UsageFilter, limit: number, position?: UsagePosition): Promise<UsageRow[]> =>
+  rowsOf(db, filter, sql`${usageQuery(filter, position)} LIMIT ${limit}`)
+
+/** Rows of an export read at once. */
+const exportRows = 1000
+
+/**
+ * Adds up all calls once, and hands the rows over in portions. Holds a connection until the last one is taken. Throws
+ * the error of `rowsOf`, and those of `take`.
+ */
+export function readAllUsage(db: Db, filter: UsageFilter, take: (rows: UsageRow[]) => Promise<void>): Promise<void> {
+  return db.transaction(async (tx) => {
+    await rowsOf(tx, filter, sql`DECLARE usage_export NO SCROLL CURSOR FOR ${usageQuery(filter)}`)
+    for (let rows: UsageRow[] | undefined; rows === undefined || rows.length === exportRows; ) {
+      rows = await rowsOf(tx, filter, sql`FETCH ${sql.raw(String(exportRows))} FROM usage_export`)
+      await take(rows)
+    }
+  })
 }
 
 const inMs = (time: SQL): SQL => sql`(extract(epoch FROM ${time}) * 1000)::bigint`

@@ -1,16 +1,20 @@
-import { Readable } from 'node:stream'
+import { once } from 'node:events'
+import { PassThrough } from 'node:stream'
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { Type } from '@sinclair/typebox'
 import type { FastifyReply } from 'fastify'
 import type { Db } from '#database/client.ts'
 import { readDatabaseMs } from '#database/clock.ts'
 import { callsKeptDays } from '#database/model-calls.ts'
+import { AppError } from '#errors/app-error.ts'
+import { texts } from '#errors/texts.ts'
+import { clientLeft } from '#http/client-left.ts'
 import { InstanceParams } from '#http/instance-params.ts'
 import { failures } from '#http/openapi.ts'
 import { positionOf, sendPage } from '#http/paging.ts'
 import { getInstance } from '#instances/row.ts'
 import { filterOf, isPositionOf } from './query.ts'
-import { positionAt, readUsage, type UsageFilter, type UsagePosition, type UsageRow } from './read.ts'
+import { positionAt, readAllUsage, readUsage, type UsageFilter, type UsageRow } from './read.ts'
 import { toUsage, Usage, UsageQuery } from './schemas.ts'
 
 export interface UsageDeps {
@@ -19,13 +23,15 @@ export interface UsageDeps {
 }
 
 const lines = 'application/x-ndjson'
-/** Items of an export read at once. */
-const exportRows = 1000
+/** An export holds a connection to the database: it must be read within this time. */
+const exportMs = 5 * 60_000
+/** Maximum exports in this process at once, each of another organization: other requests need connections, too. */
+const maxExports = 3
 
 const description =
   'What the models of agents have read and written, as reported by their vendors, and an estimate of its cost. A call counts ' +
   `when it has ended, at the time when it began, for ${callsKeptDays} days. With \`Accept: ${lines}\` all items come at ` +
-  'once, one in a line, without pages. A bucket or group without calls has no item.'
+  'once, one in a line, without pages; they must be read within 5 minutes. A bucket or group without calls has no item.'
 
 const answers = {
   200: {
@@ -60,26 +66,33 @@ export const usageRoutes: FastifyPluginAsyncTypebox<UsageDeps> = async (app, { d
     })
   }
 
-  async function* linesOf(reply: FastifyReply, filter: UsageFilter): AsyncGenerator<string> {
-    const write = reply.compileSerializationSchema(Usage) as (value: object) => string
-    for (let position: UsagePosition | undefined; ; ) {
-      const rows = await readUsage(db, filter, exportRows, position)
-      for (const row of rows) yield `${write(toUsage(row, filter.groups))}\n`
-      const last = rows.at(-1)
-      if (!last || rows.length < exportRows) return
-      position = positionAt(last)
-    }
-  }
+  const exporting = new Set<string>()
 
-  /** The first line is read before the answer begins, so that a failure has a status. */
+  /** The first rows are read before the answer begins, so that a failure has a status. */
   async function exportAll(reply: FastifyReply, filter: UsageFilter): Promise<void> {
-    const all = linesOf(reply, filter)
-    const first = await all.next()
-    const stream = async function* () {
-      if (!first.done) yield first.value
-      yield* all
+    const { organizationId } = filter
+    if (exporting.has(organizationId) || exporting.size >= maxExports)
+      throw new AppError('too_much_in_flight', texts.tooManyExports, { retryAfterSeconds: 10 })
+    exporting.add(organizationId)
+    const write = reply.compileSerializationSchema(Usage) as (value: object) => string
+    const signal = AbortSignal.any([clientLeft(reply), AbortSignal.timeout(exportMs)])
+    const output = new PassThrough()
+    let hasBegun = false
+    try {
+      await readAllUsage(db, filter, async (rows) => {
+        signal.throwIfAborted()
+        if (!hasBegun) reply.type(lines).send(output)
+        hasBegun = true
+        const text = rows.map((row) => `${write(toUsage(row, filter.groups))}\n`).join('')
+        if (!output.write(text)) await once(output, 'drain', { signal })
+      })
+      output.end()
+    } catch (error) {
+      if (!hasBegun) throw error
+      output.destroy(error as Error)
+    } finally {
+      exporting.delete(organizationId)
     }
-    reply.type(lines).send(Readable.from(stream()))
   }
 
   app.get(

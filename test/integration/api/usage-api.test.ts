@@ -1,9 +1,11 @@
-import { afterAll, describe, expect, test } from 'vitest'
+import pg from 'pg'
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
 import { filterOf } from '#api/usage/query.ts'
-import { readUsage } from '#api/usage/read.ts'
+import { readAllUsage, readUsage } from '#api/usage/read.ts'
 import { newId } from '#platform/ids.ts'
 import { FakeDriver } from '../../support/fake-driver.ts'
 import { openTestChowder } from '../../support/test-chowder.ts'
+import { until } from '../../support/until.ts'
 
 let [first, second]: string[] = []
 
@@ -209,6 +211,80 @@ test('pages go on after groups with labels of the greatest length', async () => 
   const { headers } = await read(query, { key: team.key })
   const next = await items(`${query}&cursor=${headers['x-next-cursor']}`, { key: team.key })
   expect(next).toMatchObject([{ metadata: labels[1], calls: 1 }])
+})
+
+describe('an export', () => {
+  const url = `/v1/organization/usage?${range}&group_by=session`
+  const rows = 20_000
+  const { pool } = chowder.database
+  const open = async (signal: AbortSignal, as: string) =>
+    fetch(base + url, { headers: { authorization: `Bearer ${as}`, accept: 'application/x-ndjson' }, signal })
+  const held = async () =>
+    (
+      await pool.query(
+        "SELECT FROM pg_stat_activity WHERE state = 'idle in transaction' AND datname = current_database()",
+      )
+    ).rowCount
+  let base: string
+  let team: { id: string; key: string }
+  beforeAll(async () => {
+    base = await chowder.app.listen({ port: 0, host: '127.0.0.1' })
+    team = await chowder.signUp()
+    // Without the triggers, which are made for the batches of a relay.
+    await pool.query(`
+      BEGIN; SET LOCAL session_replication_role = replica;
+      INSERT INTO model_calls (id, organization_id, instance_id, provider, began_at, session, outcome)
+      SELECT gen_random_uuid(), '${team.id}', '${newId()}', 'anthropic', '2026-10-26T12:00:00Z', 's' || n % ${rows}, 'answered'
+      FROM generate_series(1, 50000) n;
+      COMMIT`)
+  })
+
+  test('adds all calls up once, in one statement', async () => {
+    const spy = vi.spyOn(pg.Connection.prototype as unknown as { parse(query: { text: string }): void }, 'parse')
+    const response = await open(AbortSignal.timeout(60_000), team.key)
+    const text = await response.text()
+    const reads = spy.mock.calls.map(([query]) => query.text)
+    spy.mockRestore()
+    expect(text.trimEnd().split('\n')).toHaveLength(rows)
+    expect(reads.filter((read) => read.includes('model_calls'))).toHaveLength(1)
+    expect(await held()).toBe(0)
+  })
+
+  test('of a client that reads slowly is the only one of its organization, and ends with the client', async () => {
+    const leaving = new AbortController()
+    expect((await open(leaving.signal, team.key)).status).toBe(200)
+    await until('the export to wait for its reader', async () => (await held()) === 1)
+    const { status, body } = await read(range, { key: team.key })
+    expect([status, body]).toMatchObject([200, [{ calls: 50_000 }]])
+    const second = await open(AbortSignal.timeout(5000), team.key)
+    expect([second.status, await second.json()]).toMatchObject([429, { error: { code: 'too_much_in_flight' } }])
+    expect((await open(AbortSignal.timeout(5000), acme.key)).status).toBe(200)
+    leaving.abort()
+    await until('the connection to be free', async () => (await held()) === 0)
+    const third = await open(AbortSignal.timeout(60_000), team.key)
+    expect((await third.text()).trimEnd().split('\n')).toHaveLength(rows)
+  })
+
+  test('that cannot begin has a status', async () => {
+    const response = await fetch(`${base}${url}&time_zone=Mars/Olympus`, {
+      headers: { authorization: `Bearer ${team.key}`, accept: 'application/x-ndjson' },
+    })
+    expect(response.status).toBe(400)
+    const all = readAllUsage(
+      chowder.deps.db,
+      {
+        ...filterOf(
+          acme.id,
+          { ...Object.fromEntries(new URLSearchParams(range)), time_zone: 'UTC', limit: 1, bucket: 'day' },
+          undefined,
+          0,
+        ),
+        timeZone: 'Europe/Atlantis',
+      },
+      async () => {},
+    )
+    await expect(all).rejects.toMatchObject({ code: 'invalid_value', param: 'time_zone' })
+  })
 })
 
 describe('the usage of an instance', () => {
