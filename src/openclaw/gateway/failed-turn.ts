@@ -50,8 +50,10 @@ export async function readFailedTurn(
         }
       }
       let { answer, messages } = await read()
-      // A deletion ends the turn first, and takes its question away a moment later.
-      for (let reads = 1; reads < maxReads && messages.at(-1)?.role === 'user'; reads += 1) {
+      // A deletion ends the turn first, and takes its question away a moment later. OpenClaw notes some failures in an
+      // entry of the user, after the question.
+      const isQuestion = () => messages.at(-1)?.role === 'user' && messages.at(-2)?.role !== 'user'
+      for (let reads = 1; reads < maxReads && isQuestion(); reads += 1) {
         await sleep(readAgainMs, undefined, { signal })
         ;({ answer, messages } = await read())
       }

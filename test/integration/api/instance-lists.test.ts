@@ -226,7 +226,7 @@ describe('GET /v1/instances', () => {
     'name=%00',
     `name=${'x'.repeat(129)}`,
     'sort=name',
-    `cursor=${'x'.repeat(513)}`,
+    `cursor=${'x'.repeat(4097)}`,
   ])('%s is a 422 that names the parameter', async (query) => {
     const { status, body } = await call('GET', `?${query}`)
     expect(status).toBe(422)
