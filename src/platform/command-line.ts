@@ -42,7 +42,7 @@ export function checkOptions(args: readonly string[], known: ParseArgsOptionsCon
 }
 
 /** A text for a terminal: without control characters but line ends, since agents and callers wrote parts of it. */
-export const printable = (text: string): string => text.replace(/[^\P{Cc}\n]/gu, ' ')
+export const printable = (text: string): string => text.replace(/(?!\n)\p{Cc}/gu, ' ')
 
 function endWith(text: string): never {
   process.stdout.write(`${text}\n`)
