@@ -7,7 +7,7 @@ import { connectGateway } from './gateway.ts'
 /** A gateway on a busy host takes seconds. Without its answer, the client is advised not to repeat the turn. */
 const timeoutMs = 10_000
 /** How often the session of a turn that left no reason is read, and how soon again. */
-const maxReads = 5
+const maxReads = 20
 const readAgainMs = 300
 
 /** The traces of a failed turn in its session. */
