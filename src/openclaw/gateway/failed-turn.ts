@@ -1,14 +1,14 @@
-import { setTimeout as sleep } from 'node:timers/promises'
 import { findUsedUp } from '#errors/budget-texts.ts'
 import { isObject } from '#openclaw/json.ts'
+import { poll } from '#platform/poll.ts'
 import type { Endpoint } from '#sandbox/driver.ts'
-import { connectGateway } from './gateway.ts'
+import { connectGateway, type GatewayClient } from './gateway.ts'
 
 /** A gateway on a busy host takes seconds. Without its answer, the client is advised not to repeat the turn. */
 const timeoutMs = 10_000
-/** How often the session of a turn that left no reason is read, and how soon again. */
-const maxReads = 20
-const readAgainMs = 300
+/** How long a session may show the question of a failed turn and no reason. On a busy host a deletion takes seconds. */
+const reasonMs = 6000
+const pauseMs = 300
 
 /** The traces of a failed turn in its session. */
 export interface FailedTurn {
@@ -33,6 +33,18 @@ function usedUpBudget(history: unknown): string | null {
   return typeof info.lastRunError === 'string' ? findUsedUp(info.lastRunError) : null
 }
 
+/**
+ * The last two entries of a session; null while the last one is the question of the turn, without a reason. OpenClaw notes some failures
+ * in an entry of the user, after the question.
+ */
+async function readEnd(gateway: GatewayClient, sessionKey: string) {
+  const answer = await gateway.call('chat.history', { sessionKey, limit: 2 }, { timeoutMs })
+  const messages = isObject(answer) && Array.isArray(answer.messages) ? answer.messages.filter(isObject).slice(-2) : []
+  const [last, before] = messages.toReversed()
+  const isQuestion = last?.role === 'user' && before?.role !== 'user'
+  return isQuestion && usedUpBudget(answer) === null ? null : { answer, messages }
+}
+
 /** Reads the end of the session of a turn that has just failed. Throws only the signal's reason. */
 export async function readFailedTurn(
   { endpoint, token }: { endpoint: Endpoint; token: string },
@@ -42,22 +54,10 @@ export async function readFailedTurn(
   try {
     const gateway = await connectGateway(endpoint, token, { signal, timeoutMs })
     try {
-      const read = async () => {
-        const answer = await gateway.call('chat.history', { sessionKey, limit: 2 }, { timeoutMs })
-        return {
-          answer,
-          messages: isObject(answer) && Array.isArray(answer.messages) ? answer.messages.filter(isObject) : [],
-        }
-      }
-      let { answer, messages } = await read()
-      // A deletion ends the turn first, and takes its question away a moment later. OpenClaw notes some failures in an
-      // entry of the user, after the question.
-      const isQuestion = () => messages.at(-1)?.role === 'user' && messages.at(-2)?.role !== 'user'
-      for (let reads = 1; reads < maxReads && isQuestion(); reads += 1) {
-        await sleep(readAgainMs, undefined, { signal })
-        ;({ answer, messages } = await read())
-      }
-      const [said, failed] = messages.slice(-2)
+      // A deletion ends the turn first, and takes its question away a moment later.
+      const history = await poll(() => readEnd(gateway, sessionKey), { pauseMs, timeoutMs: reasonMs, signal })
+      const { answer = null, messages = [] } = history ?? {}
+      const [said, failed] = messages
       const isUntouched = said?.role === 'user' && failed?.role === 'assistant' && failed.stopReason === 'error'
       const isSessionGone = isObject(answer) && messages.every(({ role }) => role === 'system')
       return { isSessionGone, hasActed: !isUntouched, note: usedUpBudget(answer) ?? textOf(messages.at(-1)?.content) }
