@@ -2,16 +2,18 @@ import type { Server } from 'node:http'
 import type { Socket } from 'node:net'
 
 /**
- * Node.js parses a whole piece of 64 KiB at once, with some 2,000 requests of 27 bytes in it: from 128 connections that
- * takes seconds. A request with its headers is longer than this only with a large header.
+ * The bytes of a connection that are parsed in one turn of the event loop. Node.js parses 64 KiB, which have room for
+ * some 2,000 short requests: from 128 connections that takes seconds.
  */
 const pieceBytes = 2048
 
+/** Ends the division of a connection into pieces. */
+const readWhole = new WeakMap<Socket, () => void>()
+
 /**
- * Has a server take one request of a connection at a time: it reads a connection in small pieces, a piece in a turn of
- * the event loop, and destroys a connection with a request before the answer to the one before. No client of a model
- * provider, and no common client of proxies, sends such. Handlers must do nothing for a destroyed socket. The bytes of
- * a tunnel come as they are.
+ * Makes a server take one request of a connection at a time. It reads a connection in small pieces, and destroys it when
+ * a request comes before the answer to the one before: common clients do not pipeline requests. Handlers must ignore a
+ * request whose socket is destroyed. The bytes of a tunnel are not divided.
  */
 export function takeSerially(server: Server): void {
   const answering = new WeakSet<Socket>()
@@ -26,9 +28,6 @@ export function takeSerially(server: Server): void {
     else readWhole.get(socket)?.()
   })
 }
-
-/** Ends the division of a connection into pieces. */
-const readWhole = new WeakMap<Socket, () => void>()
 
 function readInPieces(socket: Socket): void {
   const push = socket.push.bind(socket)

@@ -66,7 +66,7 @@ describe('a turn that ends early says why', () => {
     }
   })
 
-  // Of these ages, the turn has not asked its model, is about to, and waits for it.
+  // At these ages a turn has not asked its model, is about to, or waits for it.
   test.each([
     ['stop', 0, [409, 'instance_stopping']],
     ['restart', 300, [503, 'instance_restarting']],

@@ -10,8 +10,8 @@ import type { Vault } from '#platform/secrets.ts'
 import { unsealChannel, unsealSkill } from './configuration.ts'
 import { egressToken } from './tokens.ts'
 
-/** The masks of instances whose logs are being read. Each takes up to some tens of MB, by the bound of its settings. */
-const masks = new LRUCache<string, Mask>({ max: 20, ttl: 60_000 })
+/** The masks of instances whose logs are being read. The bound of an instance's settings bounds each to some 10 MB. */
+const masks = new LRUCache<string, Mask>({ max: 10 })
 
 /**
  * A mask of the secrets in an instance's output: the keys of its organization's model providers, the tokens of its

@@ -65,7 +65,7 @@ interface Known {
 }
 
 interface NetworkOptions {
-  /** Whose network it is. */
+  /** The containers on the network. */
   of: 'agents' | 'relay'
   /** Whether other containers on the network reach the forwarders of the agents. */
   reachable: boolean

@@ -1,4 +1,4 @@
-import { execFile, spawn } from 'node:child_process'
+import { execFile } from 'node:child_process'
 import { once } from 'node:events'
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
 import { type AddressInfo, connect, createServer as createTcpServer, type Socket } from 'node:net'
@@ -12,6 +12,7 @@ import type { EgressPolicy } from '#database/schema.ts'
 import { parseHostRule } from '#egress/hosts.ts'
 import { egressToken } from '#instances/gateway/tokens.ts'
 import { terminateInstance } from '#instances/intent.ts'
+import { startFlood } from '../../support/flood.ts'
 import { openRelayedChowder, type RelayedAgent, type RelayedChowder } from '../../support/relayed-chowder.ts'
 import { until } from '../../support/until.ts'
 
@@ -455,18 +456,8 @@ test('T2: an agent that sends requests without a pause holds up no other one', a
   const jail = createTcpServer((socket) => relayed.egress.serveConnection(flooding.id, socket)).listen(0, '127.0.0.1')
   await once(jail, 'listening')
   const { port } = jail.address() as AddressInfo
-  const flood = `
-    const net = require('node:net')
-    const data = Buffer.from('GET / HTTP/1.1\\r\\nhost: x\\r\\n\\r\\n'.repeat(2000))
-    const open = () => {
-      const socket = net.connect(${port}, '127.0.0.1', () => socket.write(data))
-      socket.on('error', () => {}).on('data', () => {}).on('close', open)
-    }
-    for (let sockets = 0; sockets < 250; sockets += 1) open()
-    console.log('begun')`
-  const attacker = spawn(process.execPath, ['-e', flood], { stdio: ['ignore', 'pipe', 'inherit'] })
+  const attacker = await startFlood(port, '/', 250)
   try {
-    await once(attacker.stdout, 'data')
     const times: number[] = []
     for (let call = 0; call < 10; call += 1) {
       const from = performance.now()

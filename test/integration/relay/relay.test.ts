@@ -1,4 +1,3 @@
-import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
 import { connect, type Socket } from 'node:net'
@@ -13,6 +12,7 @@ import { freePort } from '#platform/free-port.ts'
 import { newId } from '#platform/ids.ts'
 import type { CallEnd, RelayedCall } from '#relay/call.ts'
 import { startFakeModelProvider } from '../../support/fake-model-provider.mjs'
+import { startFlood } from '../../support/flood.ts'
 import { listenLocally } from '../../support/local-server.ts'
 import { openRelayedChowder, type RelayedAgent, vendorKeys } from '../../support/relayed-chowder.ts'
 import { until } from '../../support/until.ts'
@@ -623,18 +623,8 @@ describe('what must not reach a vendor', () => {
 })
 
 test('T2: requests that are sent without a pause hold up nobody else, and close their connection', async () => {
-  const flood = `
-    const net = require('node:net')
-    const data = Buffer.from('GET /relay HTTP/1.1\\r\\nhost: x\\r\\n\\r\\n'.repeat(2000))
-    const open = () => {
-      const socket = net.connect(${relayed.port}, '127.0.0.1', () => socket.write(data))
-      socket.on('error', () => {}).on('data', () => {}).on('close', open)
-    }
-    for (let sockets = 0; sockets < 128; sockets += 1) open()
-    console.log('begun')`
-  const attacker = spawn(process.execPath, ['-e', flood], { stdio: ['ignore', 'pipe', 'inherit'] })
+  const attacker = await startFlood(relayed.port, '/relay', 128)
   try {
-    await once(attacker.stdout, 'data')
     const times: number[] = []
     for (let call = 0; call < 20; call += 1) {
       const from = performance.now()

@@ -13,7 +13,7 @@ export interface Admission {
 }
 
 const host = '127.0.0.1'
-/** Of all addresses together: this process has little memory. */
+/** The limit of all clients together: this process has little memory. */
 const maxConnections = 256
 const limits = { maxHeaderSize: 8192, headersTimeout: 5000, connectionsCheckingInterval: 1000 }
 /** Hop-by-hop headers. */
