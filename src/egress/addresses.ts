@@ -28,7 +28,7 @@ function isPublicUnicast(address: Address): boolean {
   return address.range() === 'unicast' && address.match(globalUnicast)
 }
 
-/** The kernel lists the addresses of this host under a lock that each start of a sandbox takes: not for each look. */
+/** The kernel lists the addresses of this host under a lock that each start of a sandbox takes, so its list is kept. */
 const keptMs = 5000
 let ownAddresses = new Set<string>()
 let readAt = Number.NEGATIVE_INFINITY
