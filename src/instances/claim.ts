@@ -11,6 +11,8 @@ const mostOrganizations = 256
 const mostRows = 256
 /** Alternative rows of the best organizations, for those that other workers claim at the same moment. */
 const mostCandidates = 16
+/** Rows that are postponed at once; the rest follow in the next runs. */
+const mostPostponed = 1000
 
 /** The rows that a worker may claim. */
 export interface ClaimScope {
@@ -126,4 +128,22 @@ export async function claimDue(db: Db, scope: ClaimScope): Promise<TakenInstance
     .where(sql`${instances.id} = (${nextRow(scope)})`)
     .returning({ ...getTableColumns(instances), requestId: requestOfIntent })
   return row ?? null
+}
+
+/**
+ * Postpones the due rows of a region by 10 to 20 s, at random so that they spread out, and shows `step` meanwhile. The
+ * reason of an earlier failure is kept: the row may be given up.
+ */
+export async function postponeDue(db: Db, region: Region, step: string, reason: string): Promise<void> {
+  const { id, errorMessage } = instances
+  const due = sql`SELECT ${id} FROM ${instances} WHERE ${and(isInAny([region]), isDueNow)}
+    LIMIT ${mostPostponed} FOR UPDATE SKIP LOCKED`
+  await db
+    .update(instances)
+    .set({
+      step,
+      errorMessage: sql`coalesce(${errorMessage}, ${reason})`,
+      nextAttemptAt: sql`now() + make_interval(secs => 10 + 10 * random())`,
+    })
+    .where(sql`${id} IN (${due})`)
 }

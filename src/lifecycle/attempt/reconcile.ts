@@ -37,12 +37,6 @@ export interface WorkerDeps extends Pick<LifecycleDeps, 'db' | 'queue' | 'log'> 
 /** Columns that are written when a row is settled. */
 type SettledFields = Parameters<Lease['settle']>[1]
 
-/** Shown to callers in place of the step that could not be carried out. */
-const waitingForPlatform = 'waiting for the platform'
-const platformIsAway = 'The platform of the sandbox is not available.'
-/** Long enough to keep the load of many waiting rows low; half of it is random, so that they spread out. */
-const platformPauseSeconds = () => 10 + Math.random() * 10
-
 /** Takes back the count of an attempt that is no evidence against the instance. */
 const notCounted = sql`greatest(${instances.attempts} - 1, 0)`
 
@@ -62,7 +56,6 @@ export async function reconcileInstance(
   const released = await withLease(deps.db, taken, takenAt, stop, async (lease) => {
     const outcome = await attempt(scoped, lease, stop).finally(() => deps.starts.leave(id))
     if (outcome.kind === 'again') await postpone(scoped, lease, outcome)
-    else if (outcome.kind === 'platform away') await waitForPlatform(lease)
     else if (outcome.kind !== 'done') await handleFailure(scoped, lease, outcome)
   })
   if (released?.due) deps.queue.enqueue()
@@ -78,23 +71,18 @@ interface AttemptDeps extends LifecycleDeps {
 const logOf = (log: Logger, { generation, requestId }: Pick<TakenInstance, 'generation' | 'requestId'>) =>
   log.child({ generation, ...(requestId !== null && { requestId }) })
 
-interface PlatformAway {
-  kind: 'platform away'
-}
-
-async function attempt(deps: AttemptDeps, lease: Lease, stop: AbortSignal): Promise<StepOutcome | PlatformAway> {
+/** Neither a shutdown of the worker nor a platform that is away counts as a failure: the row stays due as it was. */
+async function attempt(deps: AttemptDeps, lease: Lease, stop: AbortSignal): Promise<StepOutcome> {
   const { platformOutage } = deps
   try {
-    if (platformOutage.isAway) return { kind: 'platform away' }
-    const outcome = await convergeOrGiveUp(deps, lease)
-    const isAway = outcome.kind === 'failed' && (await platformOutage.probe(lease.signal))
-    return isAway ? { kind: 'platform away' } : outcome
+    const outcome = platformOutage.isAway ? null : await convergeOrGiveUp(deps, lease)
+    const isAway = outcome?.kind === 'failed' && (await platformOutage.probe(lease.signal))
+    if (outcome && !isAway) return outcome
   } catch (error) {
     if (!stop.aborted) throw error // another worker may hold the row, so nothing may be written
-    // A shutdown of the worker does not count as a failure: the next worker starts with the same count.
-    await lease.write({ attempts: notCounted })
-    return done
   }
+  await lease.write({ attempts: notCounted })
+  return done
 }
 
 /** Throws only when the signal of the lease is aborted. */
@@ -221,13 +209,6 @@ async function postpone({ log }: LifecycleDeps, lease: Lease, { reason, afterSec
   log.warn({ step, reason }, 'step postponed')
   await lease.write({ attempts: notCounted })
   await lease.postpone(generation, afterSeconds, reason)
-}
-
-/** Postpones the row without counting the attempt. Keeps the reason of an earlier failure: the row may be given up. */
-async function waitForPlatform(lease: Lease): Promise<void> {
-  const { generation, errorMessage } = lease.instance
-  await lease.write({ step: waitingForPlatform, attempts: notCounted })
-  await lease.postpone(generation, platformPauseSeconds(), errorMessage ?? platformIsAway)
 }
 
 /** Postpones the row to its next attempt, or gives it up. Stops and deletes are never given up. */

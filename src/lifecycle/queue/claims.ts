@@ -38,7 +38,7 @@ export function createClaims(
     if (isStopping) return null
     const exceptOrganizations = places.full()
     const takenAt = performance.now()
-    const served = regions()
+    const served = regions().filter(({ platformOutage }) => !platformOutage.isAway)
     const scope = { regions: served, afterOrganization, exceptOrganizations }
     const taken = places.free > 0 ? await claimDue(db, scope) : null
     const deps = taken && regionOf(served, taken)

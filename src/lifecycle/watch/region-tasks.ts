@@ -1,3 +1,4 @@
+import { platformTask } from '#lifecycle/attempt/platform-outage.ts'
 import type { LifecycleDeps } from '#lifecycle/attempt/reconcile.ts'
 import type { Shards } from '#lifecycle/queue/shards.ts'
 import type { Logger } from '#platform/log.ts'
@@ -38,7 +39,7 @@ export const regionTasks = (
   shards: Pick<Shards, 'of'>,
 ): PeriodicTask[] => [
   ...drift.tasks(driftEveryMs),
-  deps.platformOutage.task,
+  platformTask(deps),
   firewallTask(deps),
   ...useTasks(deps, () => shards.of(deps)),
 ]

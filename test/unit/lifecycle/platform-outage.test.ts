@@ -1,9 +1,9 @@
 import { expect, test } from 'vitest'
-import { createPlatformOutage } from '#lifecycle/attempt/platform-outage.ts'
+import { createPlatformOutage, platformTask } from '#lifecycle/attempt/platform-outage.ts'
 
 const within = () => AbortSignal.timeout(1000)
 
-test('an outage of a platform is in the log once, and so is its end, which the periodic probe finds', async () => {
+test('an outage of a platform is in the log once, and so is its end, which the periodic probe finds; rows wait meanwhile', async () => {
   const lines: string[] = []
   const note = (line: unknown) => void lines.push(String(line))
   let answers = 0
@@ -13,14 +13,18 @@ test('an outage of a platform is in the log once, and so is its end, which the p
     return sentence
   }
   const platform = createPlatformOutage({ outage }, { info: note, warn: note } as never)
-  await platform.task.run(within())
+  let postponed = 0
+  const where = async () => void (postponed += 1)
+  const db = { update: () => ({ set: () => ({ where }) }) }
+  const task = platformTask({ db, platformOutage: platform, region: 'local', sandboxes: { name: 'docker' } } as never)
+  await task.run(within())
   expect([answers, platform.isAway], 'it is not asked while it is there').toEqual([0, false])
   expect(await platform.probe(within())).toBe(true)
-  await platform.task.run(within())
-  expect([answers, platform.isAway]).toEqual([2, true])
+  await task.run(within())
+  expect([answers, platform.isAway, postponed]).toEqual([2, true, 1])
   sentence = null
-  await platform.task.run(within())
-  expect(platform.isAway).toBe(false)
+  await task.run(within())
+  expect([platform.isAway, postponed]).toEqual([false, 1])
   expect(lines).toEqual([
     'the platform is unreachable, instances wait: dockerd cannot be reached.',
     'the platform is reachable again',
