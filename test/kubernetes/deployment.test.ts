@@ -23,6 +23,7 @@ const support = join(root, 'test/support')
 const inImage = [
   '.dockerignore',
   'Dockerfile',
+  'docs',
   'migrations',
   'openapi.json',
   'package-lock.json',
