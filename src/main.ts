@@ -6,7 +6,7 @@ import type { CreateDriver } from './composition/sandboxes.ts'
 import { type Role, roles } from './composition/startup.ts'
 import { StartupError } from './errors/startup-error.ts'
 import { didYouMean, parseCommandLine } from './platform/command-line.ts'
-import { dataFolder } from './platform/data-folder.ts'
+import { dataFolder, isCode } from './platform/data-folder.ts'
 import { createLog } from './platform/log.ts'
 import { commit, version } from './platform/version.ts'
 import { BadEnvironment, loadConfig, unknownSettings } from './settings/config.ts'
@@ -94,10 +94,11 @@ async function run(createDriver?: CreateDriver): Promise<void> {
 /** Runs Chowder as a process until a signal ends it. The role is the argument of the command line, or `all`. */
 export async function main(createDriver?: CreateDriver): Promise<void> {
   await run(createDriver).catch((error: unknown) => {
-    const isExpected = error instanceof StartupError || error instanceof BadEnvironment
-    process.stderr.write(
-      isExpected ? `chowder: ${error.message}\n` : `chowder: ${error instanceof Error ? error.stack : error}\n`,
-    )
+    const isDiskFull = isCode(error, 'ENOSPC', 'EDQUOT')
+    const isExpected = isDiskFull || error instanceof StartupError || error instanceof BadEnvironment
+    const failure = isExpected ? (error as Error).message : error instanceof Error ? error.stack : error
+    const wayOut = isDiskFull ? '. Free some of that disk, or set CHOWDER_DATA_DIR to a folder of another one' : ''
+    process.stderr.write(`chowder: ${failure}${wayOut}\n`)
     process.exit(1)
   })
 }

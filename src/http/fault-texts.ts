@@ -106,7 +106,9 @@ export function describeFault(error: ErrorObject, part: RequestPart, hasBody: bo
     case 'uniqueItems':
       return `must not have the same item twice: ${params.i} and ${params.j}`
     case 'maxProperties':
-      return `must have at most ${params.limit} keys`
+      return `must have at most ${params.limit} ${params.limit === 1 ? 'key' : 'keys'}`
+    case 'minProperties':
+      return `must have at least ${params.limit} ${params.limit === 1 ? 'key' : 'keys'}`
     case 'minimum':
       return String(parentSchema?.['x-rule'] ?? `must be at least ${params.limit}`)
     case 'maximum':

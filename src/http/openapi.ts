@@ -166,7 +166,9 @@ function complete([method, operation]: [string, Operation]): number[] {
   }
   if (operation['x-permission'] !== 'public') add(401, 429)
   if (!operation['x-answers-everybody']) add(403, 421)
-  if (method !== 'get') add(400, 413, 415) // of any body
+  if (method !== 'get') add(400, 413) // of any body
+  add(415) // also of a body that a GET should not have
+  if (parameters.some((parameter) => parameter.in === 'path')) add(400) // of a malformed path
   if (requestBody) {
     delete requestBody.description // defined in the schema
     for (const media of Object.values(requestBody.content)) Object.assign(media, operation['x-body-examples'])

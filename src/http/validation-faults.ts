@@ -93,4 +93,4 @@ export function paramOf(faults: readonly ValidationFault[]): string | undefined 
 
 /** The faults in one line of text. */
 export const faultsMessage = (faults: readonly ValidationFault[]): string =>
-  faults.map(({ loc, msg }) => `${loc.join('.')} ${msg}`).join('; ')
+  faults.map(({ loc, msg }) => `${loc.map((name) => (name === '' ? '""' : name)).join('.')} ${msg}`).join('; ')

@@ -23,7 +23,7 @@ const isRoot = process.getuid?.() === 0
 /** Folders that others must traverse but not list. */
 const passableMode = 0o711
 
-const isCode = (error: unknown, ...codes: string[]): boolean =>
+export const isCode = (error: unknown, ...codes: string[]): boolean =>
   error instanceof Error && 'code' in error && codes.includes(String(error.code))
 
 const exists = (path: string): Promise<boolean> =>

@@ -63,7 +63,7 @@ export const fileRoutes: FastifyPluginAsyncTypebox<FileDeps> = async (app, deps)
         summary: 'List a directory',
         description:
           'The entries of one directory of the workspace, sorted by name. Symbolic links are listed, but no call ' +
-          'follows them.',
+          'follows them. A file whose name is not UTF-8 is not listed.',
         querystring: DirectoryQuery,
         response: { 200: FileList, ...failures(400, 404, 409, 502, 504) },
       },

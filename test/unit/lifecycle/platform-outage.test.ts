@@ -14,7 +14,9 @@ test('an outage of a platform is in the log once, and so is its end, which the p
   }
   const platform = createPlatformOutage({ outage }, { info: note, warn: note } as never)
   let postponed = 0
-  const where = async () => void (postponed += 1)
+  const where = async () => {
+    postponed += 1
+  }
   const db = { update: () => ({ set: () => ({ where }) }) }
   const task = platformTask({ db, platformOutage: platform, region: 'local', sandboxes: { name: 'docker' } } as never)
   await task.run(within())
