@@ -1,3 +1,5 @@
+import { join } from 'node:path'
+import { DatabaseSync } from 'node:sqlite'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { startAgent, type TestAgent } from '../support/agent.ts'
@@ -64,6 +66,21 @@ describe('a turn that ends early says why', () => {
       expect(statuses.filter((status) => ![204, 404, 409].includes(status))).toEqual([])
       expect(ending(await turn)).toEqual([409, 'session_reset'])
     }
+  })
+
+  test('a stop during turns is a clean end for OpenClaw', async () => {
+    const turns = [send('stopped', slow('stopped')), send('stopped-too', slow('stopped-too'))]
+    await isAsked('stopped-too')
+    await call('POST', '/stop')
+    await waitForStatus(agent.client, agent.id, 'stopped')
+    await until('the gateway to end', async () => JSON.parse((await call('GET', '/status')).text).step === null)
+    await Promise.all(turns)
+    const state = join(agent.dataDir, 'sandboxes', agent.id, 'home/state/state/openclaw.sqlite')
+    using database = new DatabaseSync(state, { readOnly: true })
+    const boots = database.prepare('SELECT outcome FROM gateway_boot_lifecycle').all()
+    expect(boots).toEqual([{ outcome: 'clean_stop' }])
+    await call('POST', '/start')
+    await waitForStatus(agent.client, agent.id, 'running')
   })
 
   // At these ages a turn has not asked its model, is about to, or waits for it.
