@@ -245,6 +245,9 @@ export const texts = {
     'Add the other keys that it needs.',
   channelUnreachable: (title: string, reason: string) => `${title} cannot be reached: ${reason}`,
   channelPreparing: 'The channel is being prepared on this host. Follow it with GET …/status.',
+  channelSuppressed:
+    'The gateway ended by itself three times within five minutes, so OpenClaw started no channel. Restart the instance ' +
+    'to start its channels again.',
   channelOff: (channel: string) => `The channel ${channel} is not connected. Connect it first.`,
   notInteractive: (channel: string) => `The channel ${channel} has no QR code: it connects with credentials.`,
   unknownPairingCode: 'No pending request has this code. It was mistyped, was used already, or is older than an hour.',

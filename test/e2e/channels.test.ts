@@ -227,11 +227,21 @@ describe('chat channels of a real agent', () => {
     expect((await client.post(sessionPath(id, 'killed'), { model: 'openclaw', input: 'and you?' })).status).toBe(200)
   })
 
-  it('after three unclean ends within five minutes, at which OpenClaw starts no channels, they answer', {
+  it('after three ends by itself within five minutes the agent answers without channels, until its restart', {
     tags: ['long'],
   }, async () => {
     await kill()
     await kill()
+    await waitForStatus(client, id, 'running')
+    const status = async () => (await client.get(channelPath('telegram', '/status'))).body
+    await until(
+      'the channel to be off',
+      async () => (await status()).details.error?.includes('started no channel'),
+      60_000,
+    )
+    expect((await status()).connected).toBe(false)
+    expect((await client.post(sessionPath(id, 'api'), { model: 'openclaw', input: 'hello' })).status).toBe(200)
+    await client.post(`/v1/instances/${id}/restart`)
     await waitForStatus(client, id, 'running')
     telegram.write({ id: 777, name: 'Ann' }, 'and still there?')
     await until('an answer', () => telegram.sent.some(({ text }) => text.includes('and still there?')), 60_000)

@@ -23,6 +23,7 @@ import { liftKeyCooldown, maxCooldownMinutes } from '#openclaw/gateway/key-coold
 import {
   configBackupPath,
   configPath,
+  endedByItselfPath,
   gatewayCommand,
   gatewayEnv,
   gatewayFolders,
@@ -134,6 +135,9 @@ export const writeConfig: Step = async (context) => {
     await files.write(configPath, Buffer.from(`${JSON.stringify(wanted, null, 2)}\n`), { mode: 0o600 }, signal)
     await writeAgentSettings(files, signal)
     await writeDocuments(files, documents, signal)
+    const { readyAt, attempts } = lease.instance
+    if (readyAt === null && attempts <= 1) await files.remove(endedByItselfPath, { recursive: true }, signal)
+    else await files.write(endedByItselfPath, Buffer.alloc(0), { mode: 0o600 }, signal)
   })
   return done
 }

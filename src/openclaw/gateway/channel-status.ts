@@ -1,3 +1,4 @@
+import { texts } from '#errors/texts.ts'
 import { isObject } from '#openclaw/json.ts'
 import type { GatewayClient } from './gateway.ts'
 import { GatewayRefusal } from './gateway-errors.ts'
@@ -7,6 +8,8 @@ const statusTimeoutMs = 20_000
 const probeTimeoutMs = 8000
 const maxTextCharacters = 2000
 const maxIssues = 100
+/** OpenClaw's own text goes on with a command that its owner cannot run. */
+const suppressed = 'gateway restart-loop breaker tripped'
 
 /** The state of one channel, as reported by its gateway. */
 export interface ChannelStatus {
@@ -59,7 +62,10 @@ export async function readChannelStatus(gateway: GatewayClient, channel: string)
   const probe = object(account.probe)
   const isUp = account.running === true && (account.connected ?? account.lifecycle === 'ready') === true
   const isDisabled = account.stateReason === 'disabled'
-  const error = text(account.lastError) ?? text(probe.error)
+  // The channel, not its account, says that OpenClaw did not start it after unclean ends.
+  const summary = object(object(answer.channels)[channel])
+  const found = text(account.lastError) ?? text(summary.lastError) ?? text(probe.error)
+  const error = found?.startsWith(suppressed) ? texts.channelSuppressed : found
   const issues = Array.isArray(answer.statusIssues) ? answer.statusIssues.filter(isObject) : []
   return {
     configured: account.configured === true,

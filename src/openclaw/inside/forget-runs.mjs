@@ -56,8 +56,9 @@ for (const agent of existsSync(agents) ? readdirSync(agents) : []) {
   edit(`${agents}/${agent}/agent/openclaw-agent.sqlite`, endRuns)
 }
 edit(`${state}/state/openclaw.sqlite`, (database) => {
-  // After three unclean ends within five minutes OpenClaw would start no channel.
-  database.exec('DELETE FROM gateway_boot_lifecycle')
+  // After three unclean ends within five minutes OpenClaw starts no channel: one of them may be what ends it. An end by
+  // Chowder must not count.
+  if (!existsSync(`${state}/ended-by-itself`)) database.exec('DELETE FROM gateway_boot_lifecycle')
   // The end of a delegated run would make the delegating agent begin another one.
   database.exec('DELETE FROM subagent_runs')
 })

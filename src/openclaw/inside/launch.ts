@@ -20,6 +20,8 @@ export const configBackupPath = `${configPath}.bak`
  * unchanged: with a changed one, OpenClaw 2026.9.6 checks all stored data at its start, which takes 1.8 s.
  */
 export const secretsPath = 'state/secrets.json'
+/** Exists while the last gateway has ended by itself: OpenClaw then counts its end, and starts no channel after three. */
+export const endedByItselfPath = 'state/ended-by-itself'
 export const workspacePath = 'state/workspace'
 
 /**

@@ -4,6 +4,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, onTestFin
 import { maxAttempts } from '#lifecycle/attempt/failures.ts'
 import { allShards } from '#lifecycle/queue/shards.ts'
 import { createDriftDetection } from '#lifecycle/watch/drift.ts'
+import { endedByItselfPath } from '#openclaw/inside/launch.ts'
 import { FakeDriver, type Loop } from '../../support/fake-driver.ts'
 import { Refusal, startFakeGateway } from '../../support/fake-gateway.ts'
 import { hasQueue, queueBackend, queueKinds } from '../../support/queue-backends.ts'
@@ -344,6 +345,11 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
       seen.resolve()
       await isIn(id, 'running')
       expect(driver.starts.get(id)).toBe(2)
+      expect(driver.file(id, endedByItselfPath), 'OpenClaw counts this end').toBe('')
+      driver.onCall = () => {}
+      await call('POST', `/${id}/restart`)
+      await isIn(id, 'running')
+      expect(driver.file(id, endedByItselfPath)).toBeNull()
     })
 
     test(

@@ -77,6 +77,16 @@ test('unclean ends and delegated runs are forgotten', async () => {
   expect(counted.get()).toEqual({ count: 0 })
 })
 
+test('unclean ends are counted on after one by itself', async () => {
+  await using folder = await stateFolder()
+  using database = new DatabaseSync(join(folder.path, stateDatabase))
+  database.exec("CREATE TABLE gateway_boot_lifecycle (id TEXT); INSERT INTO gateway_boot_lifecycle VALUES ('x')")
+  database.exec('CREATE TABLE subagent_runs (id TEXT)')
+  await writeFile(join(folder.path, 'ended-by-itself'), '')
+  await forgetRuns(folder.path)
+  expect(database.prepare('SELECT count(*) AS count FROM gateway_boot_lifecycle').get()).toEqual({ count: 1 })
+})
+
 test('a new agent has nothing to forget, and broken databases keep none of the others from being changed', async () => {
   await using folder = await stateFolder()
   expect((await forgetRuns(folder.path)).stderr).toBe('')
