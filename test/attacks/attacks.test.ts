@@ -3,12 +3,20 @@ import { randomInt } from 'node:crypto'
 import { chown, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { promisify } from 'node:util'
 import { afterAll, afterEach, beforeAll, describe, expect, inject, test } from 'vitest'
 import { newRelayToken } from '#instances/gateway/tokens.ts'
-import { configPath, secretsPath } from '#openclaw/inside/launch.ts'
+import { configPath } from '#openclaw/inside/launch.ts'
 import { freePort } from '#platform/free-port.ts'
-import { reachesAllowed, reachingAttacks, relayCall, type Target } from '../support/agent-attacks.ts'
+import {
+  askModel,
+  ownToken,
+  reachesAllowed,
+  reachingAttacks,
+  relayCall,
+  type Target,
+} from '../support/agent-attacks.ts'
 import { agentEnv } from '../support/agent-sandboxes.ts'
 import { type Api, api, say, sessionPath, signUp, waitForStatus } from '../support/api-client.ts'
 import { type AttackedHost, got, openAttackedHost } from '../support/attacked-host.ts'
@@ -227,10 +235,7 @@ describe.skipIf(!isRoot).each(worlds)('$world', { tags: ['long'] }, ({ uid }) =>
       const reached = await exec(id, command)
       if (rooms === 'one_room') {
         expect(reached).toContain(shown)
-        const own = relayCall(
-          target.relay.url,
-          `$(sed -n 's/.*"relayToken": *"\\([^"]*\\)".*/\\1/p' $HOME/../${secretsPath})`,
-        )
+        const own = relayCall(target.relay.url, ownToken)
         expect(await exec(id, own)).toContain(got)
       } else expect(reached).not.toContain(shown)
       tenant.take()
@@ -254,6 +259,25 @@ describe.skipIf(!isRoot).each(worlds)('$world', { tags: ['long'] }, ({ uid }) =>
     expect(await read('plain.txt')).toBe(200)
     for (const path of ['link-0', 'link-1', 'link-2', 'link-3', 'folder/secrets.json', 'root/etc/passwd']) {
       expect([path, await read(path)]).toEqual([path, expect.toSatisfy((status: number) => status >= 400)])
+    }
+  })
+
+  test('an agent without egress has no tool that runs at its model provider', async () => {
+    const id = idOf('one_room')
+    const { relay } = await targetFor(id)
+    const ask = (tool: object) => exec(id, askModel(relay.url, [tool]))
+    const setEgress = async (mode: string) => {
+      expect((await client.patch(`/v1/instances/${id}`, { egress: { mode } })).status).toBe(200)
+      await sleep(1000) // a change holds within a second
+    }
+    const search = { type: 'web_search_20250305', name: 'web_search' }
+    expect(await ask(search), 'it passes while egress is open').toMatch(/ 200\W*$/)
+    try {
+      await setEgress('none')
+      expect(await ask(search)).toMatch(/egress.* 400\W*$/s)
+      expect(await ask({ name: 'web_search', input_schema: {} }), 'a tool of its own passes').toMatch(/ 200\W*$/)
+    } finally {
+      await setEgress('open')
     }
   })
 

@@ -1,3 +1,4 @@
+import { secretsPath } from '#openclaw/inside/launch.ts'
 import type { Endpoint } from '#sandbox/driver.ts'
 import { type AttackedHost, allowed, echoGot, got } from './attacked-host.ts'
 
@@ -140,6 +141,16 @@ const unixHttp = (path: string) => finds('ApiVersion', `curl -s -m 3 --unix-sock
 export const relayCall = (url: string, token: string): string =>
   `case "$(curl -s -m 5 -o /dev/null -w '%{http_code}' -H "x-api-key: ${token}" ${url}/v1/models)" in ` +
   `401|403|503|000) ;; *) ${echoGot} ;; esac`
+
+/** The token of the relay that an agent with one room reads, as all its commands do. */
+export const ownToken = `$(sed -n 's/.*"relayToken": *"\\([^"]*\\)".*/\\1/p' $HOME/../${secretsPath})`
+
+/** Asks the model through the relay, with these tools. Prints the answer and its status. */
+export function askModel(url: string, tools: object[]): string {
+  const body = { model: 'claude-haiku-4-5', max_tokens: 50, messages: [{ role: 'user', content: 'hello' }], tools }
+  const headers = `-H "x-api-key: ${ownToken}" -H 'content-type: application/json'`
+  return `curl -s -m 20 -w ' %{http_code}' ${headers} -d '${JSON.stringify(body)}' ${url}/v1/messages`
+}
 
 /** The proof that the commands of an agent with one room do reach what it may reach. */
 export const reachesAllowed = ({ outside }: AttackedHost) => ({
