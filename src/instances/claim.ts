@@ -11,7 +11,7 @@ const mostOrganizations = 256
 const mostRows = 256
 /** Alternative rows of the best organizations, for those that other workers claim at the same moment. */
 const mostCandidates = 16
-/** Rows that are postponed at once; the rest follow in the next runs. */
+/** Rows that one statement postpones, those that have waited longest first. */
 const mostPostponed = 1000
 
 /** The rows that a worker may claim. */
@@ -135,9 +135,9 @@ export async function claimDue(db: Db, scope: ClaimScope): Promise<TakenInstance
  * reason of an earlier failure is kept: the row may be given up.
  */
 export async function postponeDue(db: Db, region: Region, step: string, reason: string): Promise<void> {
-  const { id, errorMessage } = instances
+  const { id, errorMessage, nextAttemptAt } = instances
   const due = sql`SELECT ${id} FROM ${instances} WHERE ${and(isInAny([region]), isDueNow)}
-    LIMIT ${mostPostponed} FOR UPDATE SKIP LOCKED`
+    ORDER BY ${nextAttemptAt} LIMIT ${mostPostponed} FOR UPDATE SKIP LOCKED`
   await db
     .update(instances)
     .set({

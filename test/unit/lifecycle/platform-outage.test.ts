@@ -3,7 +3,7 @@ import { createPlatformOutage, platformTask } from '#lifecycle/attempt/platform-
 
 const within = () => AbortSignal.timeout(1000)
 
-test('an outage of a platform is in the log once, and so is its end, which the periodic probe finds; rows wait meanwhile', async () => {
+test('an outage of a platform and its end are in the log once each, and due rows are postponed until then', async () => {
   const lines: string[] = []
   const note = (line: unknown) => void lines.push(String(line))
   let answers = 0
