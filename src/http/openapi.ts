@@ -167,7 +167,7 @@ function complete([method, operation]: [string, Operation]): number[] {
   if (operation['x-permission'] !== 'public') add(401, 429)
   if (!operation['x-answers-everybody']) add(403, 421)
   if (method !== 'get') add(400, 413) // of any body
-  add(415) // also of a body that a GET should not have
+  add(415) // of any body, also of one that a GET should not have
   if (parameters.some((parameter) => parameter.in === 'path')) add(400) // of a malformed path
   if (requestBody) {
     delete requestBody.description // defined in the schema

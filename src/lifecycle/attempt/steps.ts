@@ -135,6 +135,7 @@ export const writeConfig: Step = async (context) => {
     await files.write(configPath, Buffer.from(`${JSON.stringify(wanted, null, 2)}\n`), { mode: 0o600 }, signal)
     await writeAgentSettings(files, signal)
     await writeDocuments(files, documents, signal)
+    // An intent clears both.
     const { readyAt, attempts } = lease.instance
     if (readyAt === null && attempts <= 1) await files.remove(endedByItselfPath, { recursive: true }, signal)
     else await files.write(endedByItselfPath, Buffer.alloc(0), { mode: 0o600 }, signal)

@@ -56,8 +56,8 @@ for (const agent of existsSync(agents) ? readdirSync(agents) : []) {
   edit(`${agents}/${agent}/agent/openclaw-agent.sqlite`, endRuns)
 }
 edit(`${state}/state/openclaw.sqlite`, (database) => {
-  // After three unclean ends within five minutes OpenClaw starts no channel: one of them may be what ends it. An end by
-  // Chowder must not count.
+  // After three unclean ends within five minutes OpenClaw starts no channel, because one of them may be the cause. It must
+  // not count an end that somebody has asked for.
   if (!existsSync(`${state}/ended-by-itself`)) database.exec('DELETE FROM gateway_boot_lifecycle')
   // The end of a delegated run would make the delegating agent begin another one.
   database.exec('DELETE FROM subagent_runs')

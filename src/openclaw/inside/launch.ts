@@ -20,7 +20,10 @@ export const configBackupPath = `${configPath}.bak`
  * unchanged: with a changed one, OpenClaw 2026.9.6 checks all stored data at its start, which takes 1.8 s.
  */
 export const secretsPath = 'state/secrets.json'
-/** Exists while the last gateway has ended by itself: OpenClaw then counts its end, and starts no channel after three. */
+/**
+ * Exists if the last gateway ended without a stop or restart that somebody asked for. OpenClaw then counts that end, and
+ * starts no channels after three of them within five minutes.
+ */
 export const endedByItselfPath = 'state/ended-by-itself'
 export const workspacePath = 'state/workspace'
 

@@ -77,7 +77,7 @@ test('unclean ends and delegated runs are forgotten', async () => {
   expect(counted.get()).toEqual({ count: 0 })
 })
 
-test('unclean ends are counted on after one by itself', async () => {
+test('unclean ends are kept after an end without a request for it', async () => {
   await using folder = await stateFolder()
   using database = new DatabaseSync(join(folder.path, stateDatabase))
   database.exec("CREATE TABLE gateway_boot_lifecycle (id TEXT); INSERT INTO gateway_boot_lifecycle VALUES ('x')")
