@@ -5,10 +5,20 @@ import { parseJson } from '#platform/json/parse.ts'
 import { largeBytes, parseJsonBytes } from '#platform/json/thread.ts'
 import type { Endpoint } from '#sandbox/driver.ts'
 import { GatewayRefusal, GatewayUnreachable } from './gateway-errors.ts'
-import { frameBounds, isAnswer, maxLargeFrameBytes, mayAnswerLarge, ReceivedFrames } from './gateway-frames.ts'
+import {
+  frameBounds,
+  isAnswer,
+  isRunEvent,
+  maxLargeFrameBytes,
+  mayAnswerLarge,
+  ReceivedFrames,
+} from './gateway-frames.ts'
+import { type RunEvent, readRunEvent } from './run-events.ts'
 
 /** A paused socket may have received some more large frames already. */
 const maxParsing = 4
+
+export type OnRunEvent = (event: RunEvent) => void
 
 interface Pending {
   method: string
@@ -40,10 +50,15 @@ const socketUrl = (endpoint: Endpoint) =>
   endpoint.kind === 'unix' ? `ws+unix://${endpoint.path}:/` : `ws://${endpoint.host}:${endpoint.port}/`
 
 /**
- * Opens a socket that matches answers to calls by number. It ignores all events except the challenge, and ends
- * when the gateway sends more than gateway-frames.ts allows.
+ * Opens a socket that matches answers to calls by number, and passes the events of runs to `onRunEvent`; a socket
+ * without it is for one request. It ignores all other events except the challenge, and ends when the gateway sends more
+ * than gateway-frames.ts allows.
  */
-export function openSocket(endpoint: Endpoint, token: string, deadline: number, signal: AbortSignal) {
+export function openSocket(
+  endpoint: Endpoint,
+  token: string,
+  { deadline, signal, onRunEvent }: { deadline: number; signal: AbortSignal; onRunEvent: OnRunEvent | undefined },
+) {
   const socket = new WebSocket(socketUrl(endpoint), {
     maxPayload: maxLargeFrameBytes,
     perMessageDeflate: false,
@@ -57,7 +72,7 @@ export function openSocket(endpoint: Endpoint, token: string, deadline: number, 
     },
   })
   const pending = new Map<string, Pending>()
-  const received = new ReceivedFrames()
+  const received = new ReceivedFrames(onRunEvent !== undefined)
   let isChallenged = false
   /** The large frames that are parsed in a thread. */
   let parsing = 0
@@ -87,6 +102,8 @@ export function openSocket(endpoint: Endpoint, token: string, deadline: number, 
       isChallenged = true
       challenged.resolve()
     }
+    const event = onRunEvent && readRunEvent(frame)
+    if (event) onRunEvent?.(event)
     if (frame.type !== 'res') return
     const id = textOr(frame.id, '')
     const call = pending.get(id)
@@ -121,7 +138,8 @@ export function openSocket(endpoint: Endpoint, token: string, deadline: number, 
   socket.on('ping', count)
   socket.on('pong', count)
   socket.on('message', (data: Buffer) => {
-    if (!count(data) || (isChallenged && !isAnswer(data))) return
+    if (!count(data)) return
+    if (isChallenged && !isAnswer(data) && !(onRunEvent && isRunEvent(data))) return
     if (data.length > largeBytes) return void takeLarge(data)
     try {
       take(parseJson(data, frameBounds))

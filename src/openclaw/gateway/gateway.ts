@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Endpoint } from '#sandbox/driver.ts'
 import { GatewayRefusal, GatewayUnreachable } from './gateway-errors.ts'
-import { openSocket } from './gateway-socket.ts'
+import { type OnRunEvent, openSocket } from './gateway-socket.ts'
 
 /** One open connection to a gateway, with all of the gateway's scopes. */
 export interface GatewayClient {
@@ -44,8 +44,15 @@ async function whileUnavailable<T>(deadline: number, signal: AbortSignal, attemp
   }
 }
 
-async function logIn(endpoint: Endpoint, token: string, deadline: number, signal: AbortSignal) {
-  const connection = openSocket(endpoint, token, deadline, signal)
+interface Opening {
+  deadline: number
+  signal: AbortSignal
+  onRunEvent: OnRunEvent | undefined
+}
+
+async function logIn(endpoint: Endpoint, token: string, opening: Opening) {
+  const { deadline } = opening
+  const connection = openSocket(endpoint, token, opening)
   const timer = setTimeout(
     () => connection.end('the gateway did not accept the connection in time'),
     Math.max(0, deadline - performance.now()),
@@ -66,17 +73,19 @@ async function logIn(endpoint: Endpoint, token: string, deadline: number, signal
 /**
  * Connects to a gateway's WebSocket and logs in, within `timeoutMs`. The signal aborts the login, and later closes the
  * connection. A starting gateway returns a pause, after which the login is repeated. Throws GatewayRefusal (such as for
- * a wrong token), GatewayUnreachable, or the signal's reason.
+ * a wrong token), GatewayUnreachable, or the signal's reason. With `onRunEvent` the connection may be kept: it gets the
+ * events of all runs of the gateway, whoever began them.
  */
 export async function connectGateway(
   endpoint: Endpoint,
   token: string,
-  { signal, timeoutMs }: { signal: AbortSignal; timeoutMs: number },
+  { signal, timeoutMs, onRunEvent }: { signal: AbortSignal; timeoutMs: number; onRunEvent?: OnRunEvent },
 ): Promise<GatewayClient> {
   signal.throwIfAborted()
   const deadline = performance.now() + timeoutMs
+  const opening = { deadline, signal, onRunEvent }
   try {
-    const connection = await whileUnavailable(deadline, signal, () => logIn(endpoint, token, deadline, signal))
+    const connection = await whileUnavailable(deadline, signal, () => logIn(endpoint, token, opening))
     return {
       call(method, params = {}, { timeoutMs: callTimeoutMs = defaultCallTimeoutMs } = {}) {
         const until = performance.now() + callTimeoutMs
