@@ -1,5 +1,5 @@
 import { sql } from 'drizzle-orm'
-import { index, pgTable, primaryKey, text, uuid } from 'drizzle-orm/pg-core'
+import { index, integer, pgTable, primaryKey, text, uuid } from 'drizzle-orm/pg-core'
 import { instant } from './schema.ts'
 
 export const responseStatuses = ['in_progress', 'completed', 'incomplete', 'failed', 'cancelled'] as const
@@ -7,7 +7,8 @@ export type ResponseStatus = (typeof responseStatuses)[number]
 
 /**
  * The responses of agents, which clients read later and continue from. A row is written when a turn begins and when it
- * ends. A row in progress whose process is dead counts as failed.
+ * ends. A row in progress whose process is dead counts as failed, unless it has a request: then another process takes
+ * it over.
  */
 export const responses = pgTable(
   'responses',
@@ -26,7 +27,11 @@ export const responses = pgTable(
     /** The object and the input items, sealed. Null if they were not stored, too large, or deleted. */
     sealedObject: text(),
     sealedInput: text(),
-    /** The process that runs the turn. A row in progress without one is lost. */
+    /** The request of a background turn, sealed, until the turn has ended. */
+    sealedRequest: text(),
+    /** When a background turn was first sent to its gateway. */
+    sentAt: instant(),
+    /** The process that runs the turn. A row in progress without one is lost, or waits for one. */
     processId: uuid(),
     createdAt: instant().notNull().defaultNow(),
   },
@@ -34,7 +39,24 @@ export const responses = pgTable(
     index('responses_session').on(table.instanceId, table.sessionKey, table.createdAt, table.id),
     index('responses_instance').on(table.instanceId, table.createdAt, table.id),
     index('responses_in_progress').on(table.id).where(sql`status = 'in_progress'`),
+    index('responses_background').on(table.id).where(sql`sealed_request IS NOT NULL`),
   ],
+)
+
+/** The events of background turns, for their streams, in batches. They are deleted ten minutes after the last one. */
+export const responseEvents = pgTable(
+  'response_events',
+  {
+    responseId: uuid()
+      .notNull()
+      .references(() => responses.id, { onDelete: 'cascade' }),
+    /** The number of the first event of the batch. */
+    sequence: integer().notNull(),
+    /** The events, as an array of JSON. */
+    sealedEvents: text().notNull(),
+    createdAt: instant().notNull().defaultNow(),
+  },
+  (table) => [primaryKey({ columns: [table.responseId, table.sequence] })],
 )
 
 /**

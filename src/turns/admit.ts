@@ -35,7 +35,7 @@ export interface Admission {
  * The end user of a turn: the one of its client token, otherwise the `user` of its body; null without one. The holder
  * of a client token cannot choose another one.
  */
-function endUserOf({ caller: { token }, user }: Asker): string | null {
+export function endUserOf({ caller: { token }, user }: Asker): string | null {
   const named = (token ? token.endUser : user) ?? ''
   return named.replaceAll('\0', '').toWellFormed() || null
 }

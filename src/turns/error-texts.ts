@@ -52,6 +52,15 @@ export const errorTexts = {
   instanceRestarting:
     'The turn was ended because its instance was restarted. What the agent has done until then remains. ' +
     'Send the turn again if it is still wanted, once the instance is running.',
+  interrupted:
+    "The turn was ended because its agent's gateway ended. What the agent has done until then remains. " +
+    'Send the turn again if it is still wanted.',
+  tooManyInBackground: (turns: number) =>
+    `${turns} background turns of this instance run or wait already. Wait until some of them have ended.`,
+  backgroundTooLarge: (mebibytes: number) =>
+    `A background turn may have ${mebibytes} MiB. Upload large files to the agent, or send background: false.`,
+  notStreamable:
+    'only background responses can be streamed again. Send background: true, or read this one without stream.',
   shuttingDown: 'The turn was ended because Chowder is shutting down. Try again.',
   clientLeft: 'The client left before the turn had ended.',
   responseNotFound: 'Response not found.',

@@ -53,15 +53,22 @@ export async function replyWithTurn(reply: FastifyReply, turn: Turn, run: TurnRu
     const { waitedMs } = turn
     if (waitedMs !== null) turnAddedDuration.observe((reply.elapsedTime - waitedMs) / 1000)
     if (first.done) return reply.type(jsonType).send(first.value)
-    return reply.type('text/event-stream').send(countedStream(first, run))
+    return sendEvents(reply, first, run)
   } catch (error) {
     if (turn.signal.reason === turnAbandoned) return reply.hijack() // the client is gone
     throw error
   }
 }
 
+/** Replies with server-sent events: a piece that was taken already, and those that follow. */
+export const sendEvents = (
+  reply: FastifyReply,
+  first: IteratorResult<string, unknown>,
+  pieces: AsyncGenerator<string, unknown>,
+) => reply.type('text/event-stream').send(countedStream(first, pieces))
+
 /** A stream that counts as open until its last byte was read or its client left. */
-function countedStream(first: IteratorResult<string, unknown>, run: TurnRun): Readable {
+function countedStream(first: IteratorResult<string, unknown>, run: AsyncGenerator<string, unknown>): Readable {
   let unread: IteratorResult<string, unknown> | null = first
   const pieces = {
     async next() {

@@ -73,6 +73,10 @@ export interface TurnRunner {
    */
   ask(turn: Turn, request: AgentRequest): Promise<AsyncIterable<AgentEvent[]>>
   outcome(turn: Turn, request: AgentRequest, end: TurnEnd): TurnOutcome
+  /** The same for an end that needs no request. */
+  outcomeOf(turn: Turn, end: Exclude<TurnEnd, { kind: 'failed' }>): TurnOutcome
+  /** The error of a turn whose run has failed at its gateway, which gives no reason. */
+  findFailure(turn: Turn, request: AgentRequest): Promise<AppError>
   /**
    * The server closes: refuses further turns, gives running ones `ms` to end by themselves, then ends them. Resolves
    * once none runs.
@@ -250,6 +254,13 @@ export function createTurnRunner(
     }
   }
 
+  function outcomeOf(turn: Turn, end: Exclude<TurnEnd, { kind: 'failed' }>): TurnOutcome {
+    if (end.kind === 'end') return { status: end.status, usage: end.usage, error: null }
+    const failure = explain(turn, end.cause)
+    if (failure === turnCancelled) return { status: 'cancelled', error: null, usage: null }
+    return { status: 'failed', error: responseError(failure), usage: null, failure }
+  }
+
   const probeOf =
     ({ gateway }: AgentRequest) =>
     (options: { timeoutMs: number; signal: AbortSignal }) =>
@@ -293,16 +304,14 @@ export function createTurnRunner(
         throw (isJudged ? null : await findEnding(request)) ?? explain(turn, cause)
       }
     },
+    outcomeOf,
     outcome(turn, request, end) {
-      if (end.kind === 'end') return { status: end.status, usage: end.usage, error: null }
-      if (end.kind === 'failed') {
-        const error = judge(request, { status: undefined, body: failedResponse(end.error), note: end.note })
-        return { status: 'failed', error: responseError(error), usage: end.usage, failure: error }
-      }
-      const failure = explain(turn, end.cause)
-      if (failure === turnCancelled) return { status: 'cancelled', error: null, usage: null }
-      return { status: 'failed', error: responseError(failure), usage: null, failure }
+      if (end.kind !== 'failed') return outcomeOf(turn, end)
+      const error = judge(request, { status: undefined, body: failedResponse(end.error), note: end.note })
+      return { status: 'failed', error: responseError(error), usage: end.usage, failure: error }
     },
+    findFailure: (turn, request) =>
+      refusal(turn, request, { status: undefined, body: failedResponse({ message: 'internal error' }) }),
     async drain(ms) {
       drained ??= Promise.withResolvers()
       if (turns.size === 0) return

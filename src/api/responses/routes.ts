@@ -3,14 +3,19 @@ import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Db } from '#database/client.ts'
 import type { InFlight } from '#http/in-flight.ts'
 import { InstanceParams } from '#http/instance-params.ts'
-import type { FindSummary } from '#instances/find.ts'
+import type { FindGateway, FindSummary } from '#instances/find.ts'
+import type { DeclareModel } from '#instances/gateway/declare-model.ts'
 import { sessionKey } from '#openclaw/gateway/session-key.ts'
 import type { Vault } from '#platform/secrets.ts'
-import { beginTurn, replyWithTurn, serverSentEvents } from '#turns/reply.ts'
+import { beginTurn, jsonType, replyWithTurn, serverSentEvents } from '#turns/reply.ts'
 import { maxTurnBytes, turnBehaviour, turnFailures, turnRouteConfig } from '#turns/route.ts'
 import type { Turns } from '#turns/turns.ts'
+import { acceptBackground } from './background/accept.ts'
+import { createBackgroundRows } from './background/background-rows.ts'
+import { createBackgroundTurns } from './background/background-turns.ts'
+import { type FollowParts, replyWithEvents } from './background/follow-response.ts'
 import { CreateResponse } from './format/request-schema.ts'
-import type { ResponseEvent } from './format/response-writer.ts'
+import { serverSentEvent } from './format/response-writer.ts'
 import { runResponse } from './run-response.ts'
 import { BySession, responseAnswers } from './schemas.ts'
 import { createResponseStore } from './store/response-store.ts'
@@ -24,7 +29,9 @@ export interface ResponseDeps {
   processId: string
   vault: Vault
   turns: Turns
+  findGateway: FindGateway
   findSummary: FindSummary
+  declareModel: DeclareModel
   /** The base URL for clients. */
   publicUrl(): string
   /** Counts a turn on an open WebSocket as a request. Throws AppError rate_limited when there are too many. */
@@ -33,19 +40,34 @@ export interface ResponseDeps {
   inFlight?: InFlight
 }
 
-const serverSentEvent = ({ type, json }: ResponseEvent) => `event: ${type}\ndata: ${json()}\n\n`
-
 /** The routes to talk to the agent of a running instance, and to read its responses later. */
 export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (app, deps) => {
   const { db, vault, processId, turns, findSummary, publicUrl, countTurn, inFlight } = deps
   const store = createResponseStore(db, vault, processId, app.log)
+  const rows = createBackgroundRows(db, vault, processId)
+  const background = createBackgroundTurns({ ...deps, rows, log: app.log })
+  const closing = new AbortController()
+  // Before the drain: other processes go on with the background turns, and the clients of their streams.
+  app.addHook('preClose', async () => {
+    closing.abort()
+    await background.close()
+  })
   app.addHook('onClose', async () => store.close())
+  const followParts: FollowParts = { rows, findCaller: turns.findCaller, inFlight, closing: closing.signal }
 
   const answer = async (request: FastifyRequest, reply: FastifyReply, instanceId: string, sessionId: string) => {
     const { caller, log } = request
     const { organizationId } = caller
     const body = request.body as CreateResponse
     const session = { organizationId, instanceId, sessionKey: sessionKey(sessionId) }
+    if (body.background) {
+      const response = await acceptBackground({ admission: turns.admission, store, rows }, { caller, session, body })
+      background.wake()
+      if (!body.stream) return reply.type(jsonType).send(JSON.stringify(response) as never)
+      const { id } = response
+      const find = () => store.find({ organizationId, instanceId, sessions: null }, id)
+      return replyWithEvents(reply, followParts, { id, after: -1, find })
+    }
     const turn = beginTurn(reply, turns)
     const run = runResponse({ turns, store }, turn, { caller, session, body, isStreamed: body.stream === true, log })
     return replyWithTurn(reply, turn, serverSentEvents(run, serverSentEvent, 'data: [DONE]\n\n'))
@@ -90,5 +112,5 @@ export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (ap
   )
 
   await app.register(webSocketRoutes, { turns, store, publicUrl, findSummary, countTurn, inFlight })
-  await app.register(storedRoutes, { store, findSummary })
+  await app.register(storedRoutes, { store, findSummary, followParts })
 }

@@ -2,7 +2,6 @@ import type { FastifyBaseLogger } from 'fastify'
 import pTimeout from 'p-timeout'
 import type { Caller } from '#http/caller.ts'
 import { logFailure } from '#http/failure-log.ts'
-import type { RunningGateway } from '#instances/find.ts'
 import type { TurnSession } from '#turns/admit.ts'
 import { resultOf, type TurnEnd, writeOutput } from '#turns/gateway-answer.ts'
 import type { PlaceInLine } from '#turns/line.ts'
@@ -10,7 +9,8 @@ import type { AgentRequest } from '#turns/runner.ts'
 import { type Turn, turnAbandoned, turnCancelled } from '#turns/turn.ts'
 import type { Turns } from '#turns/turns.ts'
 import { gatewayRequest } from './format/gateway-request.ts'
-import { type CheckedRequest, noKnownItems, readRequest, referencedIds, skipKnownItems } from './format/request.ts'
+import { invalidField } from './format/invalid-field.ts'
+import { readRequest } from './format/request.ts'
 import type { CreateResponse } from './format/request-schema.ts'
 import {
   inProgress,
@@ -20,7 +20,7 @@ import {
   ResponseWriter,
 } from './format/response-writer.ts'
 import { storedInput } from './format/stored-input.ts'
-import type { StartedResponse } from './store/response-rows.ts'
+import { beginResponse } from './store/begin-response.ts'
 import type { ResponseStore } from './store/response-store.ts'
 
 /**
@@ -56,12 +56,37 @@ export async function* runResponse(
   options: ResponseOptions,
 ): AsyncGenerator<ResponseEvent[], string> {
   const { caller, session, body, isStreamed, log } = options
+  if (body.background)
+    throw invalidField('background', 'must be false on a WebSocket. Send a POST.', 'unsupported_value')
   const asker = { caller, user: body.user }
   const gateway = await admission.admit(asker, session)
   const request = readRequest(body, gateway)
   const draft = { id: newResponseId(), createdAt: nowInSeconds(), echo: request.echo }
   const writer = new ResponseWriter(draft)
-  const agentRequest = await storeBeginning(store, turn, options, { gateway, request, id: draft.id, writer })
+  const { echo, items } = request
+  const agentRequestFrom = (offset: number): AgentRequest => ({
+    instanceId: session.instanceId,
+    gateway,
+    sessionKey: session.sessionKey,
+    model: body.model,
+    isStreamed,
+    log,
+    body: {
+      ...gatewayRequest(request, offset),
+      ...(typeof body.input === 'string' && { input: body.input }),
+      ...(isStreamed && { stream: true }),
+    },
+  })
+  const { agentRequest } = await beginResponse(store, { session, caller, request }, ({ offset, answeredCallIds }) => ({
+    ...session,
+    id: draft.id,
+    turn,
+    isStored: echo.store,
+    response: () => writer.object(inProgress),
+    input: () => storedInput(items),
+    answeredCallIds,
+    agentRequest: agentRequestFrom(offset),
+  }))
 
   let end: TurnEnd = { kind: 'broken', cause: turnAbandoned } // stays true if the reader leaves
   let refused: { cause: unknown } | null = null
@@ -124,58 +149,3 @@ const isSettledWithin = (promise: Promise<unknown>, milliseconds: number): Promi
     promise.then(() => true),
     { milliseconds, fallback: () => false },
   )
-
-interface Accepted {
-  gateway: RunningGateway
-  request: CheckedRequest
-  id: string
-  writer: ResponseWriter
-}
-
-/**
- * Stores the beginning of a response, and returns the request for its agent, without the items that the session already
- * has.
- */
-async function storeBeginning(
-  store: ResponseStore,
-  turn: Turn,
-  { caller, session, body, isStreamed, log }: ResponseOptions,
-  { gateway, request, id, writer }: Accepted,
-): Promise<AgentRequest> {
-  const { items, echo } = request
-  const started = (answeredCallIds: string[]): StartedResponse => ({
-    ...session,
-    id,
-    turn,
-    isStored: echo.store,
-    response: () => writer.object(inProgress),
-    input: () => storedInput(items),
-    answeredCallIds,
-  })
-  const agentRequest = (offset: number): AgentRequest => ({
-    instanceId: session.instanceId,
-    gateway,
-    sessionKey: session.sessionKey,
-    model: body.model,
-    isStreamed,
-    log,
-    body: {
-      ...gatewayRequest(request, offset),
-      ...(typeof body.input === 'string' && { input: body.input }),
-      ...(isStreamed && { stream: true }),
-    },
-  })
-
-  const references = { ...referencedIds(items), previousId: echo.previous_response_id }
-  if (references.previousId === null && references.itemIds.length + references.callIds.length === 0) {
-    skipKnownItems(items, noKnownItems)
-    const toSend = agentRequest(0)
-    store.begin(started([]))
-    return toSend
-  }
-  const { toSend } = await store.beginContinuation(session, references, caller, (known) => {
-    const { offset, answeredCallIds } = skipKnownItems(items, known)
-    return { ...started(answeredCallIds), toSend: agentRequest(offset) }
-  })
-  return toSend
-}

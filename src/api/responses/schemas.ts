@@ -76,3 +76,17 @@ export const InputItemsPage = Type.Object(
   },
   { additionalProperties: false },
 )
+
+export const StreamFrom = Type.Object(
+  {
+    stream: Type.Optional(Type.Boolean({ description: 'Whether the events of a background response are sent.' })),
+    starting_after: Type.Optional(
+      Type.Integer({
+        minimum: 0,
+        maximum: 2 ** 31 - 1,
+        description: 'The `sequence_number` of the last event that you have.',
+      }),
+    ),
+  },
+  { additionalProperties: false },
+)

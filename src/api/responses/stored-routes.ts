@@ -7,8 +7,9 @@ import { NoBody } from '#http/validation.ts'
 import type { FindSummary } from '#instances/find.ts'
 import { publicStatus } from '#instances/status.ts'
 import { jsonType } from '#turns/reply.ts'
+import { type FollowParts, replyWithEvents } from './background/follow-response.ts'
 import { ResponseObject } from './format/response-schema.ts'
-import { DeletedResponse, InputItems, InputItemsPage } from './schemas.ts'
+import { DeletedResponse, InputItems, InputItemsPage, responseAnswers, StreamFrom } from './schemas.ts'
 import { type ResponseStore, responseNotFound } from './store/response-store.ts'
 
 const ByResponse = Type.Object({
@@ -20,7 +21,8 @@ const ByResponse = Type.Object({
 export const storedRoutes: FastifyPluginAsyncTypebox<{
   store: ResponseStore
   findSummary: FindSummary
-}> = async (app, { store, findSummary }) => {
+  followParts: FollowParts
+}> = async (app, { store, findSummary, followParts }) => {
   /** Throws AppError not_found for an instance of another organization and for an unknown one alike. */
   async function ownerOf({ caller, params }: FastifyRequest) {
     const { organizationId, sessions } = caller
@@ -43,14 +45,21 @@ export const storedRoutes: FastifyPluginAsyncTypebox<{
         summary: 'Read a response again',
         description:
           'Responses are stored for 30 days, at most the latest 1,000 of an instance, unless they were created with ' +
-          '`"store": false`. They are deleted with their session and their instance.',
+          '`"store": false`. They are deleted with their session and their instance. With `stream=true` the events of a ' +
+          'background response, from any number on: those of a turn that runs as they come, and those of an ended one ' +
+          'for ten minutes; later only the last event.',
         tags: ['responses'],
         params: ByResponse,
-        response: { 200: ResponseObject, ...found },
+        querystring: StreamFrom,
+        response: { ...responseAnswers, ...failures(400, 404) },
       },
     },
     async (request, reply) => {
-      const response = await store.find(await ownerOf(request), request.params.response_id)
+      const { response_id: id } = request.params
+      const { stream = false, starting_after: after = -1 } = request.query
+      const owner = await ownerOf(request)
+      const response = await store.find(owner, id)
+      if (stream) return replyWithEvents(reply, followParts, { id, after, find: () => store.find(owner, id) })
       return reply.type(jsonType).send(JSON.stringify(response) as never)
     },
   )

@@ -222,6 +222,12 @@ export const agentCodes = {
       meaning: 'The instance was restarted during the turn, which ended with it.',
       remedy: 'Wait: `GET …/status?wait=running`. Read the session, and send the turn again if it is still wanted.',
     },
+    turn_interrupted: {
+      meaning:
+        'The gateway of the instance ended during a background turn. What the agent has done until then remains. Nothing ' +
+        'runs again that was not asked for.',
+      remedy: 'Read the session, and send the turn again if it is still wanted.',
+    },
     turn_not_begun: {
       meaning:
         'OpenClaw did not begin the turn, because something else changed its session at the same moment. The model was ' +

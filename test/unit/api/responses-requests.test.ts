@@ -51,7 +51,6 @@ describe('a field that an agent cannot honour is refused by its name', () => {
 
   test.each<[string, object]>([
     ['foo', { foo: 1 }],
-    ['background', { background: true }],
     ['max_tool_calls', { max_tool_calls: 3 }],
     ['presence_penalty', { presence_penalty: 0.1 }],
     ['frequency_penalty', { frequency_penalty: -1 }],

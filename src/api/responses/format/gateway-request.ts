@@ -4,7 +4,9 @@ import { type MediaSource, maxUrlParts, readFileData, readFileUrl, readImage } f
 import type { CheckedRequest } from './request.ts'
 import type { ResponseTool } from './response-schema.ts'
 
-type GatewayPart = { type: 'input_text'; text: string } | { type: 'input_image' | 'input_file'; source: MediaSource }
+export type GatewayPart =
+  | { type: 'input_text'; text: string }
+  | { type: 'input_image' | 'input_file'; source: MediaSource }
 
 /** The text of a content, joined as in OpenClaw. */
 const textOf = (content: string | ContentPart[]): string =>

@@ -151,7 +151,13 @@ export const CreateResponse = Type.Object(
         { description: 'No effect.' },
       ),
     ),
-    background: OptionalOrNull(Type.Boolean({ description: 'Only false: an agent answers while you wait.' })),
+    background: OptionalOrNull(
+      Type.Boolean({
+        description:
+          'Whether the turn goes on without a connection: the answer is the `queued` response, to be read later. ' +
+          'Without `tools`, `tool_choice`, `max_output_tokens`, `temperature`, `top_p` and files, and for one message.',
+      }),
+    ),
     max_tool_calls: OptionalOrNull(Type.Integer({ minimum: 1, description: 'Refused.' })),
     conversation: Refused,
     prompt: Refused,

@@ -28,7 +28,6 @@ type Target = Pick<RunningGateway, 'provider' | 'release' | 'model'>
 
 /** Fields that would change or limit the answer, and that an agent cannot honour. */
 const refusedFields: RefusedField<CreateResponse>[] = [
-  ['background', (value) => value === true, 'must be false: an agent answers while you wait.'],
   ['max_tool_calls', () => true, 'the tool calls of an agent cannot be limited.'],
   ['presence_penalty', (value) => value !== 0, 'must be 0: OpenClaw does not pass it to the model.'],
   ['frequency_penalty', (value) => value !== 0, 'must be 0: OpenClaw does not pass it to the model.'],
@@ -82,7 +81,7 @@ export function readRequest(body: CreateResponse, { provider, release, model: ow
     max_tool_calls: null,
     truncation: 'auto',
     store: body.store ?? true,
-    background: false,
+    background: body.background ?? false,
     service_tier: 'default',
     safety_identifier: null,
     prompt_cache_key: null,

@@ -154,7 +154,7 @@ const echoed = {
   max_tool_calls: alwaysNull,
   truncation: always('auto', ': an agent shortens its conversation by itself when it grows too long'),
   store: Type.Boolean({ description: 'Whether the response can be read later.' }),
-  background: always(false),
+  background: Type.Boolean({ description: 'Whether the turn goes on without a connection.' }),
   service_tier: always('default'),
   safety_identifier: alwaysNull,
   prompt_cache_key: alwaysNull,

@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto'
 import type { ResponseStatus } from '#database/response-schema.ts'
 import { isId, newId } from '#platform/ids.ts'
 import { type AgentOutput, GrowingText } from '#turns/gateway-answer.ts'
-import type { EventFields, EventType } from './event-schemas.ts'
+import type { EventFields, EventType, StreamEvent } from './event-schemas.ts'
 import type { EchoedFields, OutputItem, ResponseError, ResponseObject, Usage } from './response-schema.ts'
 
 const withoutDashes = (uuid: string) => uuid.replaceAll('-', '')
@@ -29,7 +29,7 @@ export interface Outcome {
 
 export const inProgress: Outcome = { status: 'in_progress', usage: null, error: null }
 /** The turn waits for the earlier turns of its session. */
-const queued: Outcome = { status: 'queued', usage: null, error: null }
+export const queued: Outcome = { status: 'queued', usage: null, error: null }
 export const cancelled: Outcome = { status: 'cancelled', usage: null, error: null }
 
 const reasons = { incomplete: { reason: 'max_output_tokens' }, cancelled: { reason: 'cancelled' } } as const
@@ -65,6 +65,17 @@ export interface ResponseEvent {
   json(): string
 }
 
+export const serverSentEvent = ({ type, json }: ResponseEvent): string => `event: ${type}\ndata: ${json()}\n\n`
+
+const terminalType = (status: ResponseObject['status']): EventType =>
+  `response.${status === 'completed' || status === 'failed' ? status : 'incomplete'}`
+
+/** The last event of the stream of a response that has ended. */
+export const terminalEvent = (response: ResponseObject, sequence_number: number): ResponseEvent => {
+  const type = terminalType(response.status)
+  return { type, json: () => JSON.stringify({ type, sequence_number, response }) }
+}
+
 const outputText = <Text extends string>(text: Text) => ({
   type: 'output_text' as const,
   text,
@@ -86,6 +97,23 @@ export class ResponseWriter {
 
   constructor(draft: ResponseDraft) {
     this.#draft = draft
+  }
+
+  /**
+   * Goes on after the events that another process has written, as JSON: numbers, and the open message. For a response
+   * with text alone.
+   */
+  continueAfter(events: readonly string[]): void {
+    for (const json of events) {
+      const event = JSON.parse(json) as StreamEvent
+      if (event.type === 'response.output_text.delta') this.#text(event.delta, event.item_id)
+      this.#sequence = event.sequence_number + 1
+    }
+  }
+
+  /** The text of the open message. */
+  get openText(): string {
+    return this.#message?.text.toString() ?? ''
   }
 
   /** The response with its finished items. */
@@ -123,8 +151,7 @@ export class ResponseWriter {
     )
     const response = this.object(outcome)
     const json = JSON.stringify(response)
-    const type = status === 'completed' || status === 'failed' ? status : 'incomplete'
-    return { events: [...closing, this.#lifecycleEvent(`response.${type}`, json)], response, json }
+    return { events: [...closing, this.#lifecycleEvent(terminalType(status), json)], response, json }
   }
 
   #states(outcome: Outcome, ...types: EventType[]): ResponseEvent[] {
@@ -151,12 +178,11 @@ export class ResponseWriter {
     return { type, json }
   }
 
-  #text(text: string): ResponseEvent[] {
+  #text(text: string, id = newItemId('msg')): ResponseEvent[] {
     if (this.#message) {
       this.#message.text.add(text)
       return [this.#delta(this.#message.position, text)]
     }
-    const id = newItemId('msg')
     const output_index = this.#output.length
     const position = `"item_id":"${id}","output_index":${output_index},"content_index":0`
     this.#message = { id, position, text: new GrowingText(text) }

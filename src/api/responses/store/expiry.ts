@@ -7,6 +7,8 @@ import { lostSql } from './response-rows.ts'
 /** Age and number per instance up to which responses can be read. */
 const maxAgeDays = 30
 const maxPerInstance = 1000
+/** How long the events of a background turn stay after its end. */
+const eventMinutes = 10
 /** The number is checked for instances with a response in this time. The task runs every minute. */
 const recentlyActive = '10 minutes'
 
@@ -21,8 +23,8 @@ const firstUuidSince = (interval: string): SQL => {
 }
 
 /**
- * Deletes responses that are too old, too many for an instance, or of terminated instances. Marks responses of dead
- * processes as failed. All steps run even if one fails; the first failure is thrown at the end. After a crash the next
+ * Deletes responses that are too old, too many for an instance, or of terminated instances, and the events of turns that
+ * ended ten minutes ago. Marks responses of dead processes as failed. All steps run even if one fails; the first failure is thrown at the end. After a crash the next
  * run does the rest.
  */
 export async function deleteExpiredResponses(db: Db, signal?: AbortSignal): Promise<void> {
@@ -43,6 +45,7 @@ export async function deleteExpiredResponses(db: Db, signal?: AbortSignal): Prom
         signal,
       ),
     () => db.update(responses).set({ status: 'failed' }).where(sql.raw(lostSql)).execute(),
+    () => deleteOldEvents(db, signal),
   ]
   const failures: unknown[] = []
   for (const step of steps) {
@@ -50,4 +53,17 @@ export async function deleteExpiredResponses(db: Db, signal?: AbortSignal): Prom
     signal?.throwIfAborted()
   }
   if (failures.length > 0) throw failures[0]
+}
+
+/** Deletes the events of some responses after the others: one may have tens of thousands. */
+async function deleteOldEvents(db: Db, signal?: AbortSignal): Promise<void> {
+  for (;;) {
+    const { rowCount } = await db.execute(sql`
+      DELETE FROM response_events WHERE response_id IN (
+        SELECT e.response_id FROM response_events e JOIN responses r ON r.id = e.response_id
+        WHERE r.sealed_request IS NULL GROUP BY e.response_id
+        HAVING max(e.created_at) < now() - make_interval(mins => ${eventMinutes}) LIMIT 10)`)
+    if ((rowCount ?? 0) === 0) return
+    signal?.throwIfAborted()
+  }
 }

@@ -9,8 +9,9 @@ import type { Place, Vault } from '#platform/secrets.ts'
 import type { TurnSession } from '#turns/admit.ts'
 import type { Turn } from '#turns/turn.ts'
 
-/** Whether the turn of a row of `responses` was lost with its process, as SQL text. */
-export const lostSql = `(status = 'in_progress' AND NOT ${isProcessAlive('responses.process_id')})`
+/** Whether the turn of a row of `responses` was lost with its process, as SQL text. Background turns are taken over. */
+export const lostSql = `(status = 'in_progress' AND sealed_request IS NULL
+  AND NOT ${isProcessAlive('responses.process_id')})`
 
 /** Larger contents are not stored: the row then has none. */
 const maxContentCharacters = 1024 * 1024
@@ -18,6 +19,7 @@ const maxContentCharacters = 1024 * 1024
 /** The sealing contexts of contents, so that none can be moved to another row or column. */
 const objectContext = (uuid: string): Place => `responses/${uuid}/sealed_object`
 const inputContext = (uuid: string): Place => `responses/${uuid}/sealed_input`
+export const requestContext = (uuid: string): Place => `responses/${uuid}/sealed_request`
 
 /** A row to write, with sealed contents, as the values of its columns. */
 export type Columns = readonly (string | null)[]
@@ -25,8 +27,10 @@ export type Columns = readonly (string | null)[]
 /** A response whose turn begins. */
 export interface StartedResponse extends TurnSession {
   id: string
-  /** Ended when the response is cancelled. */
-  turn: Pick<Turn, 'end'>
+  /** Ended when the response is cancelled. A background turn has none yet. */
+  turn?: Pick<Turn, 'end'>
+  /** The request of a background turn, as JSON. Its row is written before its client is answered. */
+  backgroundRequest?: string
   /** Whether its contents are stored beside its row. */
   isStored: boolean
   /** The response as its turn begins, and the input items as clients read them later. */
@@ -47,13 +51,14 @@ export interface EndedResponse {
  */
 const insertQuery = `
   INSERT INTO responses (id, organization_id, instance_id, session_key, status,
-    answered_call_ids, sealed_object, sealed_input, item_ids, call_ids, process_id)
+    answered_call_ids, sealed_object, sealed_input, item_ids, call_ids, sealed_request, process_id)
   SELECT x.id, x.organization, x.instance, x.session, x.status,
     ARRAY(SELECT jsonb_array_elements_text(x.answered)), x.object, x.input,
-    ARRAY(SELECT jsonb_array_elements_text(x.items)), ARRAY(SELECT jsonb_array_elements_text(x.calls)), $11
+    ARRAY(SELECT jsonb_array_elements_text(x.items)), ARRAY(SELECT jsonb_array_elements_text(x.calls)), x.request,
+    CASE WHEN x.request IS NULL THEN $12::uuid END
   FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::text[],
-      $6::jsonb[], $7::text[], $8::text[], $9::jsonb[], $10::jsonb[])
-    AS x (id, organization, instance, session, status, answered, object, input, items, calls)
+      $6::jsonb[], $7::text[], $8::text[], $9::jsonb[], $10::jsonb[], $11::text[])
+    AS x (id, organization, instance, session, status, answered, object, input, items, calls, request)
   JOIN instances i ON i.id = x.instance AND i.desired_state <> 'terminated'
   ON CONFLICT (id) DO UPDATE SET
     status = CASE responses.status WHEN 'cancelled' THEN 'cancelled' ELSE excluded.status END,
@@ -111,6 +116,7 @@ export function createResponseRows(db: Db, vault: Vault, processId: string) {
         started.isStored ? input() : null,
         ended ? itemIds(ended.response) : '[]',
         ended ? callIds(ended.response) : '[]',
+        started.backgroundRequest === undefined ? null : vault.seal(started.backgroundRequest, requestContext(uuid)),
       ]
     },
     /** The columns that the end of a turn changes. */

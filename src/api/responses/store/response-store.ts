@@ -4,7 +4,7 @@ import type { ResponseObject } from '#api/responses/format/response-schema.ts'
 import { isResponseId, toUuid } from '#api/responses/format/response-writer.ts'
 import type { StoredItem } from '#api/responses/format/stored-input.ts'
 import type { Db } from '#database/client.ts'
-import { type ResponseStatus, responses } from '#database/response-schema.ts'
+import { type ResponseStatus, responseEvents, responses } from '#database/response-schema.ts'
 import { AppError } from '#errors/app-error.ts'
 import { isInScope, type SessionScope } from '#http/session-scope.ts'
 import { apiSessionId } from '#openclaw/gateway/session-key.ts'
@@ -37,6 +37,8 @@ export interface ResponseStore {
    * that was terminated meanwhile.
    */
   begin(started: StartedResponse): void
+  /** Stores a background turn, and resolves once that is durable. Its end is not stored by `finish`. */
+  beginBackground(started: StartedResponse): Promise<void>
   /**
    * Stores the beginning of a turn that continues earlier ones. `prepare` gets the referenced items of the session, and
    * returns the row to store. Of two calls for one session the second waits for the first. Throws AppError invalid when
@@ -84,6 +86,7 @@ interface Row {
   status: ResponseStatus
   sealedObject: string | null
   sealedInput: string | null
+  isSent: boolean
   isLost: boolean
 }
 
@@ -110,6 +113,7 @@ export function createResponseStore(db: Db, vault: Vault, processId: string, log
         status: responses.status,
         sealedObject: responses.sealedObject,
         sealedInput: responses.sealedInput,
+        isSent: sql<boolean>`${responses.sentAt} IS NOT NULL`,
         isLost: sql<boolean>`${isLost}`,
       })
       .from(responses)
@@ -119,20 +123,23 @@ export function createResponseStore(db: Db, vault: Vault, processId: string, log
   }
 
   /**
-   * The object was sealed at the beginning or end of the turn. A later cancel or loss of the turn is only in the row.
+   * The object was sealed at the beginning or end of the turn. A later cancel or loss of the turn, or the end of its
+   * wait, is only in the row.
    */
-  function unseal({ id, status, sealedObject, isLost }: Row): ResponseObject {
+  function unseal({ id, status, sealedObject, isSent, isLost }: Row): ResponseObject {
     if (sealedObject === null) throw responseNotFound()
     const object = rows.unsealObject(id, sealedObject)
     if (isLost || (status === 'failed' && object.status === 'in_progress')) {
       return { ...object, status: 'failed', error: { code: 'lost', message: errorTexts.lost } }
     }
+    if (object.status === 'queued' && status === 'in_progress') return isSent ? { ...object, status } : object
     if (status !== 'cancelled') return object
     return { ...object, status, completed_at: null, error: null, incomplete_details: { reason: 'cancelled' } }
   }
 
   return {
     begin: running.begin,
+    beginBackground: (started) => rows.insertOne(rows.toInsert(started)),
     async beginContinuation(session, references, visible, prepare) {
       const { previousId } = references
       const lock = globalSessionKey(session)
@@ -163,7 +170,7 @@ export function createResponseStore(db: Db, vault: Vault, processId: string, log
       }
       const started = await poll(beginInTurn, { pauseMs: previousEndPollMs, timeoutMs: previousEndTimeoutMs })
       if (!started) throw previousResponseError(errorTexts.previousInProgress)
-      running.addInserted(started)
+      if (started.backgroundRequest === undefined) running.addInserted(started)
       return started
     },
     finish: (response, json) => running.end({ response, json }),
@@ -190,6 +197,7 @@ export function createResponseStore(db: Db, vault: Vault, processId: string, log
       if (status === 'in_progress' && !isLost) throw new AppError('response_in_progress', errorTexts.stillInProgress)
       // The row stays, because the agent remembers the turn: a conversation must not continue from an earlier one.
       await db.update(responses).set({ sealedObject: null, sealedInput: null }).where(isOwned(owner, id))
+      await db.delete(responseEvents).where(eq(responseEvents.responseId, toUuid(id)))
     },
     close: running.close,
   }

@@ -175,7 +175,7 @@ export function createRunningResponses(db: Db, rows: ResponseRows, log: Pick<Log
       session: globalSessionKey(started),
       notInserted: isInserted ? null : started,
       ended: null,
-      turn: started.turn,
+      turn: started.turn ?? null,
     }
     running.set(started.id, response)
     return response

@@ -1,0 +1,63 @@
+import { readRequest } from '#api/responses/format/request.ts'
+import type { CreateResponse } from '#api/responses/format/request-schema.ts'
+import type { ResponseObject } from '#api/responses/format/response-schema.ts'
+import { newResponseId, nowInSeconds, queued, responseObject } from '#api/responses/format/response-writer.ts'
+import { storedInput } from '#api/responses/format/stored-input.ts'
+import { beginResponse } from '#api/responses/store/begin-response.ts'
+import type { ResponseStore } from '#api/responses/store/response-store.ts'
+import { AppError } from '#errors/app-error.ts'
+import type { Caller } from '#http/caller.ts'
+import { type Admission, endUserOf, type TurnSession } from '#turns/admit.ts'
+import { errorTexts } from '#turns/error-texts.ts'
+import { type BackgroundRequest, checkBackgroundFields, runOf } from './background-request.ts'
+import type { BackgroundRows } from './background-rows.ts'
+
+/** Background turns of an instance that run or wait. Each holds a row, and a connection is shared by all. */
+const maxOfInstance = 100
+const retryAfterSeconds = 5
+
+export interface AcceptParts {
+  admission: Admission
+  store: ResponseStore
+  rows: Pick<BackgroundRows, 'countOf'>
+}
+
+/**
+ * Accepts a background turn, which is durable afterwards, and returns its `queued` response. Throws AppError when the
+ * request is invalid or has what a background turn would drop, when the instance has too many of them, and the errors
+ * of `admit`. Nothing is stored then.
+ */
+export async function acceptBackground(
+  { admission, store, rows }: AcceptParts,
+  { caller, session, body }: { caller: Caller; session: TurnSession; body: CreateResponse },
+): Promise<ResponseObject> {
+  const asker = { caller, user: body.user }
+  const gateway = await admission.admit(asker, session)
+  const request = readRequest(body, gateway)
+  checkBackgroundFields(body)
+  if ((await rows.countOf(session.instanceId)) >= maxOfInstance) {
+    throw new AppError('too_much_in_flight', errorTexts.tooManyInBackground(maxOfInstance), { retryAfterSeconds })
+  }
+  const { echo, items } = request
+  const draft = { id: newResponseId(), createdAt: nowInSeconds(), echo }
+  const response = responseObject(draft, queued, [])
+  await beginResponse(store, { session, caller, request }, ({ offset, answeredCallIds }) => {
+    const background: BackgroundRequest = {
+      createdAt: draft.createdAt,
+      echo,
+      model: body.model,
+      endUser: endUserOf(asker),
+      run: runOf(request, gateway, offset),
+    }
+    return {
+      ...session,
+      id: draft.id,
+      isStored: true,
+      response: () => response,
+      input: () => storedInput(items),
+      answeredCallIds,
+      backgroundRequest: JSON.stringify(background),
+    }
+  })
+  return response
+}

@@ -1,0 +1,134 @@
+import { createResponseRows, type EndedResponse, requestContext } from '#api/responses/store/response-rows.ts'
+import { batched } from '#database/batched.ts'
+import type { Db } from '#database/client.ts'
+import { isProcessAlive } from '#database/processes.ts'
+import type { ResponseStatus } from '#database/response-schema.ts'
+import type { Place, Vault } from '#platform/secrets.ts'
+
+/** A background turn that this process has claimed. */
+export interface ClaimedTurn {
+  /** The id of its row. */
+  id: string
+  organizationId: string
+  instanceId: string
+  sessionKey: string
+  status: ResponseStatus
+  /** The unsealed request. */
+  request: string
+  sentAt: Date | null
+  createdAt: Date
+}
+
+/** Events of a response, as JSON, from number `sequence` on. */
+export interface EventBatch {
+  sequence: number
+  events: string[]
+}
+
+const eventsContext = (uuid: string, sequence: number): Place => `response_events/${uuid}.${sequence}/sealed_events`
+
+/** Oldest first. A cancelled turn is claimed too: its run must be ended. */
+const claimQuery = `
+  UPDATE responses r SET process_id = $1 FROM (
+    SELECT id FROM responses WHERE sealed_request IS NOT NULL
+      AND (process_id IS NULL OR NOT ${isProcessAlive('responses.process_id')})
+    ORDER BY id LIMIT $2 FOR UPDATE SKIP LOCKED) AS free
+  WHERE r.id = free.id
+  RETURNING r.id, r.organization_id AS "organizationId", r.instance_id AS "instanceId", r.session_key AS "sessionKey",
+    r.status, r.sealed_request AS request, r.sent_at AS "sentAt", r.created_at AS "createdAt"`
+
+const isOurs = 'id = $1 AND process_id = $2 AND sealed_request IS NOT NULL'
+
+const insertEvents = `
+  INSERT INTO response_events (response_id, sequence, sealed_events) VALUES ($1, $2, $3)
+  ON CONFLICT DO NOTHING`
+
+const endQuery = `
+  UPDATE responses SET status = CASE status WHEN 'cancelled' THEN 'cancelled' ELSE $3 END,
+    sealed_object = CASE WHEN sealed_object IS NOT NULL THEN $4 END,
+    item_ids = ARRAY(SELECT jsonb_array_elements_text($5::jsonb)),
+    call_ids = ARRAY(SELECT jsonb_array_elements_text($6::jsonb)), sealed_request = NULL
+  WHERE ${isOurs}`
+
+const readQuery = `
+  SELECT e.response_id AS id, e.sequence, e.sealed_events AS sealed
+  FROM unnest($1::uuid[], $2::int[]) AS x (id, after)
+  JOIN response_events e ON e.response_id = x.id AND e.sequence > x.after ORDER BY e.sequence`
+
+/** The rows of background turns and of their events. `processId` is the id of this process in the table `processes`. */
+export function createBackgroundRows(db: Db, vault: Vault, processId: string) {
+  const responseRows = createResponseRows(db, vault, processId)
+  const unsealEvents = (uuid: string, sequence: number, sealed: string): EventBatch => ({
+    sequence,
+    events: JSON.parse(vault.unseal(sealed, eventsContext(uuid, sequence))),
+  })
+  async function append(into: Pick<Db, '$client'>, id: string, { sequence, events }: EventBatch): Promise<boolean> {
+    const sealed = vault.seal(JSON.stringify(events), eventsContext(id, sequence))
+    const { rowCount } = await into.$client.query(insertEvents, [id, sequence, sealed])
+    return rowCount === 1
+  }
+
+  return {
+    /** Takes over up to `limit` turns that no living process runs. */
+    async claim(limit: number): Promise<ClaimedTurn[]> {
+      const { rows } = await db.$client.query<ClaimedTurn>(claimQuery, [processId, limit])
+      return rows.map((row) => ({ ...row, request: vault.unseal(row.request, requestContext(row.id)) }))
+    },
+    /** Those of these turns that were cancelled, or are of another process now. */
+    async findEnded(ids: readonly string[]): Promise<{ id: string; isOurs: boolean }[]> {
+      const { rows } = await db.$client.query<{ id: string; isOurs: boolean }>(
+        `SELECT x.id, coalesce(r.process_id = $2, false) AS "isOurs" FROM unnest($1::uuid[]) AS x (id)
+         LEFT JOIN responses r ON r.id = x.id AND r.sealed_request IS NOT NULL
+         WHERE r.status = 'cancelled' OR r.process_id IS DISTINCT FROM $2`,
+        [ids, processId],
+      )
+      return rows
+    },
+    /** Records that a turn is sent now. Returns false when it was cancelled, or is of another process. */
+    async recordSending(id: string): Promise<boolean> {
+      const { rowCount } = await db.$client.query(
+        `UPDATE responses SET sent_at = now() WHERE ${isOurs} AND sent_at IS NULL AND status = 'in_progress'`,
+        [id, processId],
+      )
+      return rowCount === 1
+    },
+    /** Adds events. Returns false when another process has written some with this number. */
+    append: (id: string, batch: EventBatch) => append(db, id, batch),
+    /** Stores the last events and the end of a turn, both or neither. Does nothing for a turn of another process. */
+    end: (id: string, batch: EventBatch, ended: EndedResponse) =>
+      db.transaction(async (tx) => {
+        const [, ...columns] = responseRows.toEnd(ended)
+        const { rowCount } = await tx.$client.query(endQuery, [id, processId, ...columns])
+        if (rowCount === 1) await append(tx, id, batch)
+      }),
+    /** Lets all processes claim a turn of this one. */
+    async release(id: string): Promise<void> {
+      await db.$client.query(`UPDATE responses SET process_id = NULL WHERE ${isOurs}`, [id, processId])
+    },
+    /** The number of background turns of an instance that have not ended. */
+    async countOf(instanceId: string): Promise<number> {
+      const { rows } = await db.$client.query<{ count: number }>(
+        'SELECT count(*)::int AS count FROM responses WHERE instance_id = $1 AND sealed_request IS NOT NULL',
+        [instanceId],
+      )
+      return rows[0]?.count ?? 0
+    },
+    /** Reads the batches of events of a response that begin after a number. Concurrent calls share a query. */
+    read: batched(1, async (asked: readonly { id: string; after: number }[]): Promise<EventBatch[][]> => {
+      const first = new Map<string, number>()
+      for (const { id, after } of asked) first.set(id, Math.min(after, first.get(id) ?? after))
+      const { rows } = await db.$client.query<{ id: string; sequence: number; sealed: string }>({
+        name: 'read_response_events',
+        text: readQuery,
+        values: [[...first.keys()], [...first.values()]],
+      })
+      const found = Map.groupBy(rows, ({ id }) => id)
+      const batches = new Map(
+        [...found].map(([id, sealed]) => [id, sealed.map((row) => unsealEvents(id, row.sequence, row.sealed))]),
+      )
+      return asked.map(({ id, after }) => (batches.get(id) ?? []).filter(({ sequence }) => sequence > after))
+    }),
+  }
+}
+
+export type BackgroundRows = ReturnType<typeof createBackgroundRows>

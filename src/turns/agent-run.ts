@@ -1,0 +1,236 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import { isDatabaseDown } from '#database/outage.ts'
+import { AppError } from '#errors/app-error.ts'
+import type { FindGateway, FindSummary, RunningGateway } from '#instances/find.ts'
+import { publicStatus } from '#instances/status.ts'
+import type { GatewayClient } from '#openclaw/gateway/gateway.ts'
+import { GatewayRefusal, GatewayUnreachable } from '#openclaw/gateway/gateway-errors.ts'
+import type { RunEvent } from '#openclaw/gateway/run-events.ts'
+import { abortRun, beginRun, type RunEnd, type RunRequest, readRun, waitForRun } from '#openclaw/gateway/runs.ts'
+import type { Watches } from '#openclaw/gateway/watches.ts'
+import { errorTexts } from './error-texts.ts'
+import { type AgentEvent, brokenAnswer, maxAnswerBytes, type Usage } from './gateway-answer.ts'
+import type { Turn } from './turn.ts'
+
+/** The pause before a gateway that went away is tried again, in ms. */
+const reconnectPauseMs = 1000
+/** A run that was sent this long ago and left no trace is not sent again: its session may have been deleted since. */
+const resendWithinMs = 60_000
+/** How long the rows of a run may be missing after its end or its begin, and the pause between two reads, in ms. */
+const settleMs = 5000
+const settlePauseMs = 500
+
+/** A turn as a run that its gateway goes on with when Chowder's connection closes. */
+export interface AgentRun {
+  id: string
+  organizationId: string
+  instanceId: string
+  request: RunRequest
+  /** When it was first sent, in ms since 1970; null for one that was not. */
+  sentAt: number | null
+  /** What its stream has said so far, in an earlier process. */
+  saidBefore: string
+  /** Records durably that the run is about to be sent. Throws when the run belongs to another process now. */
+  recordSending(): Promise<void>
+  /** Called before the run is sent for the first time, with its gateway. */
+  prepare(gateway: RunningGateway): Promise<void>
+  /** The error of a run that has failed at its gateway. */
+  findFailure(gateway: RunningGateway): Promise<AppError>
+}
+
+export interface AgentRunDeps {
+  watches: Watches
+  findGateway: FindGateway
+  findSummary: FindSummary
+}
+
+const interrupted = () => new AppError('turn_interrupted', errorTexts.interrupted, { doNotRetry: true })
+
+/** The growing text of a run. Adopted ones say nothing before their end: what was missed is only in the session. */
+class GrowingRun {
+  #texts = new Map<string, string>()
+  #said: string
+  readonly #isAdopted: boolean
+  #changed = Promise.withResolvers<void>()
+
+  constructor(saidBefore: string, isAdopted: boolean) {
+    this.#said = saidBefore
+    this.#isAdopted = isAdopted
+  }
+
+  get changed(): Promise<void> {
+    return this.#changed.promise
+  }
+
+  add(event: RunEvent): void {
+    if (event.kind !== 'text' || this.#isAdopted) return
+    this.#texts.set(event.itemId, event.text)
+    this.#changed.resolve()
+  }
+
+  /** The new text since the last call. Throws AppError gateway_unreachable for a text that is too large. */
+  take(): string {
+    this.#changed = Promise.withResolvers<void>()
+    return this.#advance([...this.#texts.values()].join(''))
+  }
+
+  /** The rest of the text at the end of the run. */
+  finish(text: string): string {
+    return this.#advance(text)
+  }
+
+  #advance(text: string): string {
+    if (Buffer.byteLength(text) > maxAnswerBytes) throw brokenAnswer(errorTexts.tooLarge)
+    if (!text.startsWith(this.#said)) return ''
+    const piece = text.slice(this.#said.length)
+    this.#said = text
+    return piece
+  }
+}
+
+function usageOf(end: RunEnd): Usage | null {
+  if (!end.usage) return null
+  const { input, output, cacheRead, cacheWrite } = end.usage
+  const all = input + cacheRead + cacheWrite
+  return {
+    input_tokens: all,
+    input_tokens_details: { cached_tokens: cacheRead, cache_write_tokens: cacheWrite },
+    output_tokens: output,
+    output_tokens_details: { reasoning_tokens: 0 },
+    total_tokens: all + output,
+  }
+}
+
+/** Rejects with the reason of a turn that ends. */
+function untilEnded({ signal }: Turn): Promise<never> {
+  const { promise, reject } = Promise.withResolvers<never>()
+  const end = () => reject(signal.reason)
+  if (signal.aborted) end()
+  else signal.addEventListener('abort', end, { once: true })
+  promise.catch(() => {}) // may be observed later, or never
+  return promise
+}
+
+/**
+ * Runs or adopts a run. Yields the growing text, then one end; both come from the session when the connection broke
+ * meanwhile. Sends the run at most once: before it is sent again, its session is read. A gateway that goes away is tried
+ * again until the turn ends. Throws the reason of the turn, and AppError when the run cannot be begun, was interrupted
+ * by the end of its gateway, or its instance is stopped or restarted. An abandoned run goes on at its gateway.
+ */
+export async function* followRun(deps: AgentRunDeps, turn: Turn, run: AgentRun): AsyncGenerator<AgentEvent[]> {
+  let { sentAt } = run
+  const growing = new GrowingRun(run.saidBefore, sentAt !== null)
+  const ended = untilEnded(turn)
+  const onRunEvent = (event: RunEvent) => {
+    if (event.runId === run.id) growing.add(event)
+  }
+  for (let attempt = 0; ; attempt += 1) {
+    if (attempt > 0) await sleepUnless(turn.signal)
+    const gateway = await untilRunning(deps, turn, run, sentAt !== null)
+    if (!gateway) continue
+    try {
+      const watch = await Promise.race([deps.watches.open(gateway, onRunEvent), ended])
+      try {
+        if (sentAt === null) {
+          await run.prepare(gateway)
+          turn.signal.throwIfAborted()
+          turn.ask()
+          await run.recordSending()
+          sentAt = Date.now()
+          await beginRun(watch.gateway, run.id, run.request)
+        } else {
+          await resume(watch.gateway, run, sentAt)
+        }
+        const end = untilRunEnds(watch.gateway, run)
+        end.catch(() => {}) // observed below, unless the turn ends first
+        for (let isOver = false; !isOver; ) {
+          isOver = await Promise.race([end.then(() => true), growing.changed.then(() => false), ended])
+          const text = growing.take()
+          if (text !== '') yield [{ kind: 'text', text }]
+        }
+        const reached = await end
+        if (!reached || reached.status === 'failed') throw await run.findFailure(gateway)
+        return yield lastEvents(growing, { ...reached, status: reached.status })
+      } finally {
+        watch.release()
+      }
+    } catch (error) {
+      if (turn.signal.aborted || !(error instanceof GatewayUnreachable)) throw refusal(error)
+    }
+  }
+}
+
+const refusal = (error: unknown): unknown =>
+  error instanceof GatewayRefusal
+    ? new AppError('openclaw_refused', error.message.slice(0, 1000), { cause: error })
+    : error
+
+const sleepUnless = (signal: AbortSignal) =>
+  sleep(reconnectPauseMs, undefined, { signal }).catch((error: unknown) => {
+    throw signal.aborted ? signal.reason : error
+  })
+
+/** Finds the gateway of an instance; null while it starts, or the database is away. Throws AppError when it will not. */
+async function untilRunning({ findSummary, findGateway }: AgentRunDeps, turn: Turn, run: AgentRun, isSent: boolean) {
+  turn.signal.throwIfAborted()
+  try {
+    const summary = await findSummary(run.organizationId, run.instanceId)
+    if (summary.desiredState !== 'running')
+      throw new AppError('instance_stopping', errorTexts.instanceStopping, { doNotRetry: true })
+    if (publicStatus(summary) === 'error') return await findGateway(run.organizationId, run.instanceId) // throws why
+    if (isSent && summary.restartGeneration !== null && summary.readyAt === null)
+      throw new AppError('instance_restarting', errorTexts.instanceRestarting, { doNotRetry: true })
+    return summary.readyAt === null ? null : await findGateway(run.organizationId, run.instanceId)
+  } catch (error) {
+    if (isDatabaseDown(error)) return null
+    throw error
+  }
+}
+
+/** Finds a run that was sent, and sends it again if its gateway never got it. Throws AppError turn_interrupted. */
+async function resume(gateway: GatewayClient, run: AgentRun, sentAt: number): Promise<void> {
+  const { kind } = await settled(gateway, run)
+  if (kind === 'running' || kind === 'ended') return
+  // Without any trace it did not begin. Within some minutes a gateway recognizes a repeated key by itself.
+  if (kind === 'interrupted' || Date.now() - sentAt > resendWithinMs) throw interrupted()
+  await beginRun(gateway, run.id, run.request)
+}
+
+/** Reads the state of a run, again while a run that has just begun or ended may not be in its session yet. */
+async function settled(gateway: GatewayClient, { id, request }: AgentRun) {
+  const deadline = performance.now() + settleMs
+  for (;;) {
+    const state = await readRun(gateway, request.sessionKey, id)
+    if (state.kind === 'running' || state.kind === 'ended' || performance.now() > deadline) return state
+    await sleep(settlePauseMs)
+  }
+}
+
+/** Resolves with the end of a run; null for one that ended without a trace, such as an aborted one. */
+async function untilRunEnds(gateway: GatewayClient, run: AgentRun): Promise<RunEnd | null> {
+  for (;;) {
+    const hasEnded = await waitForRun(gateway, run.id)
+    const state = await settled(gateway, run)
+    if (state.kind === 'ended') return state.end
+    if (hasEnded) return null
+    if (state.kind !== 'running') throw interrupted()
+  }
+}
+
+function lastEvents(growing: GrowingRun, end: RunEnd & { status: 'completed' | 'incomplete' }): AgentEvent[] {
+  const text = growing.finish(end.text)
+  return [
+    ...(text === '' ? [] : [{ kind: 'text' as const, text }]),
+    { kind: 'end', status: end.status, usage: usageOf(end) },
+  ]
+}
+
+/** Ends a run at its gateway, if that can be reached now. */
+export async function endRun({ watches, findGateway }: AgentRunDeps, run: AgentRun): Promise<void> {
+  const watch = await watches.open(await findGateway(run.organizationId, run.instanceId), () => {})
+  try {
+    await abortRun(watch.gateway, run.request.sessionKey, run.id)
+  } finally {
+    watch.release()
+  }
+}

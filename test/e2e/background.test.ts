@@ -1,0 +1,219 @@
+import OpenAI from 'openai'
+import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest'
+import { startAgent, type TestAgent } from '../support/agent.ts'
+import { waitForStatus } from '../support/api-client.ts'
+import { findGateway } from '../support/chowder-process.ts'
+import { present } from '../support/present.ts'
+import { faultsOfResponse } from '../support/response-schemas.ts'
+import { until } from '../support/until.ts'
+
+const png = 'iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=='
+/** A model that OpenClaw shows images. */
+const seeing = 'claude-opus-5'
+const model = 'openclaw'
+/** Twenty words that take some seconds. */
+const slow = '[[fake:words=20]] [[fake:chunk-delay=300]]'
+const words = (from: number, to: number) =>
+  Array.from({ length: to - from + 1 }, (_, index) => `word${from + index}`).join(' ')
+
+describe('background turns of a real agent', () => {
+  let agent: TestAgent
+  let openai: OpenAI
+  let sessions = 0
+  beforeAll(async () => {
+    agent = await startAgent()
+  })
+  afterAll(() => agent?.close())
+  beforeEach(() => {
+    agent.provider.requests.length = 0
+    // A model gets a failed message together with the next one of its session.
+    openai = clientOf(`session-${sessions++}`)
+  })
+
+  const clientOf = (session: string) =>
+    new OpenAI({
+      baseURL: `${agent.chowder.url}/v1/instances/${agent.id}/session/${session}`,
+      apiKey: agent.key,
+      maxRetries: 0,
+    })
+  /** Responses are read below the instance. */
+  const reader = () =>
+    new OpenAI({ baseURL: `${agent.chowder.url}/v1/instances/${agent.id}`, apiKey: agent.key, maxRetries: 0 })
+  const ended = (id: string, timeoutMs = 120_000) =>
+    until(
+      'the response to end',
+      async () => {
+        const response = await reader().responses.retrieve(id)
+        return response.status !== 'queued' && response.status !== 'in_progress' && response
+      },
+      timeoutMs,
+    )
+  const isAsked = (input: string) =>
+    until('the model to be asked', () => agent.provider.requests.some(({ last }) => last.startsWith(input)))
+  const asked = (input: string) => agent.provider.requests.filter(({ last }) => last.startsWith(input)).length
+
+  it('is answered at once, polled, and has the answer and the tokens of a turn that is waited for', async () => {
+    const begun = performance.now()
+    const queued = await openai.responses.create({ model, input: `slowly ${slow}`, background: true })
+    expect(performance.now() - begun).toBeLessThan(2000)
+    expect(queued).toMatchObject({ status: 'queued', background: true, output: [] })
+    await isAsked('slowly')
+    expect((await reader().responses.retrieve(queued.id)).status).toBe('in_progress')
+    const response = await ended(queued.id)
+    const { body } = await agent.client.get(`/v1/instances/${agent.id}/responses/${queued.id}`)
+    expect(faultsOfResponse(body)).toEqual([])
+    expect(response).toMatchObject({ status: 'completed', output_text: words(1, 20), background: true })
+    const waitedFor = await clientOf('other').responses.create({ model, input: `slowly ${slow}` })
+    expect(response.usage?.total_tokens).toBeGreaterThan(1000)
+    expect(Math.abs((response.usage?.total_tokens ?? 0) - (waitedFor.usage?.total_tokens ?? 0))).toBeLessThan(200)
+    expect(asked('slowly')).toBe(2)
+  })
+
+  it('continues with previous_response_id, with instructions, another model and an image', async () => {
+    const one = await openai.responses.create({ model, input: 'remember seven', background: true })
+    await ended(one.id)
+    const two = await openai.responses.create({
+      model: seeing,
+      previous_response_id: one.id,
+      instructions: 'Answer as a pirate.',
+      input: [
+        {
+          type: 'message',
+          role: 'user',
+          content: [
+            { type: 'input_text', text: 'look at it' },
+            { type: 'input_image', image_url: `data:image/png;base64,${png}`, detail: 'auto' },
+          ],
+        },
+      ],
+      background: true,
+    })
+    expect(await ended(two.id)).toMatchObject({ status: 'completed', previous_response_id: one.id })
+    const request = present(agent.provider.requests.at(-1))
+    expect(request.last).toContain('look at it')
+    expect(JSON.stringify(request.body)).toContain(png)
+    expect(request.system).toContain('Answer as a pirate.')
+    expect(request.model).toBe(seeing)
+    const next = await openai.responses.create({ model, input: 'and now', previous_response_id: two.id })
+    expect(next.status).toBe('completed')
+  })
+
+  it('streams, and streams on from the middle with another client', async () => {
+    const stream = await openai.responses.create({ model, input: `stream ${slow}`, background: true, stream: true })
+    let id = ''
+    let last = -1
+    let text = ''
+    for await (const event of stream) {
+      if (event.type === 'response.created') id = event.response.id
+      expect(event.sequence_number).toBe(last + 1)
+      last = event.sequence_number
+      if (event.type === 'response.output_text.delta') text += event.delta
+      if (text.length > 20) break // which closes the connection
+    }
+    const rest = await reader().responses.retrieve(id, { stream: true, starting_after: last })
+    let final: OpenAI.Responses.Response | undefined
+    for await (const event of rest) {
+      expect(event.sequence_number).toBe(last + 1)
+      last = event.sequence_number
+      if (event.type === 'response.output_text.delta') text += event.delta
+      if (event.type === 'response.completed') final = event.response
+    }
+    expect(text).toBe(words(1, 20))
+    expect(final).toMatchObject({ id, status: 'completed' })
+    expect(await ended(id)).toMatchObject({ status: 'completed', output_text: text })
+    const again = await reader().responses.retrieve(id, { stream: true, starting_after: last - 1 })
+    const types: string[] = []
+    for await (const { type } of again) types.push(type)
+    expect(types).toEqual(['response.completed'])
+  })
+
+  it('has the text of all messages of a turn with tools', async () => {
+    const input = 'work [[fake:tool=exec {"command":"echo made > made.txt"}]] [[fake:say=done]]'
+    const { id } = await openai.responses.create({ model, input, background: true })
+    expect(await ended(id)).toMatchObject({ status: 'completed', output_text: 'done' })
+  })
+
+  it('is cancelled while it runs, and while it waits for an earlier one', async () => {
+    const running = await openai.responses.create({ model, input: 'long [[fake:delay=30000]]', background: true })
+    const waiting = await openai.responses.create({ model, input: 'later', background: true })
+    await isAsked('long')
+    expect(await reader().responses.cancel(waiting.id)).toMatchObject({ status: 'cancelled' })
+    expect(await reader().responses.cancel(running.id)).toMatchObject({ status: 'cancelled' })
+    await until('the model call to be cut', () =>
+      agent.provider.requests.some(({ last, cut }) => last.startsWith('long') && cut),
+    )
+    expect(await ended(running.id)).toMatchObject({ status: 'cancelled' })
+    expect(asked('later')).toBe(0)
+  })
+
+  it('is failed with the reason of the provider', async () => {
+    const { id } = await clientOf('bad').responses.create({ model, input: 'x [[fake:status=413]]', background: true })
+    expect(await ended(id)).toMatchObject({ status: 'failed', error: { code: 'provider_request_too_large' } })
+  })
+
+  it.each([
+    ['tools', { tools: [{ type: 'function', name: 'f', parameters: {}, strict: false }] }],
+    ['tool_choice', { tool_choice: 'auto' }],
+    ['max_output_tokens', { max_output_tokens: 100 }],
+    ['temperature', { temperature: 1 }],
+    ['top_p', { top_p: 1 }],
+    ['store', { store: false }],
+    [
+      'input',
+      {
+        input: [
+          { role: 'user', content: 'a' },
+          { role: 'user', content: 'b' },
+        ],
+      },
+    ],
+  ])('refuses %s, which it would drop', async (param, fields) => {
+    const body = { model, input: 'hello', background: true, ...fields } as OpenAI.Responses.ResponseCreateParams
+    const error = await openai.responses.create(body).catch((cause: unknown) => cause)
+    expect(error).toMatchObject({ status: 400, param })
+  })
+
+  // Its relay is gone meanwhile, so a model call of the agent would fail, and be made again by OpenClaw.
+  it.each(['SIGKILL', 'SIGTERM'] as const)(
+    'goes on after a %s of Chowder, and its answer is found afterwards',
+    async (signal) => {
+      const input = `${signal} [[fake:tool=exec {"command":"sleep 30"}]] ${slow}`
+      const session = clientOf(signal)
+      const stream = await session.responses.create({ model, input, background: true, stream: true })
+      const { value: created } = await stream[Symbol.asyncIterator]().next()
+      const { id } = (created as OpenAI.Responses.ResponseCreatedEvent).response
+      await isAsked(signal)
+      const next = await session.responses.create({ model, input: `after ${signal}`, background: true })
+      await agent.chowder.kill(signal)
+      await agent.startChowder()
+      expect((await reader().responses.retrieve(id)).status).toBe('in_progress')
+      expect(await ended(id)).toMatchObject({ status: 'completed', output_text: words(1, 20) })
+      expect(await ended(next.id)).toMatchObject({ status: 'completed' })
+      expect(asked(signal)).toBe(2) // before its tool and after it
+      let number = 0
+      let text = ''
+      for await (const event of await reader().responses.retrieve(id, { stream: true })) {
+        expect(event.sequence_number).toBe(number++)
+        if (event.type === 'response.output_text.delta') text += event.delta
+      }
+      expect(text).toBe(words(1, 20))
+    },
+  )
+
+  it('is failed when its gateway dies, and nothing runs again', async () => {
+    const { id } = await openai.responses.create({ model, input: 'dead [[fake:delay=60000]]', background: true })
+    await isAsked('dead')
+    process.kill(present(await findGateway(agent.id)).pid, 'SIGKILL')
+    expect(await ended(id)).toMatchObject({ status: 'failed', error: { code: 'turn_interrupted' } })
+    await waitForStatus(agent.client, agent.id, 'running')
+    expect((await clientOf('new').responses.create({ model, input: 'and now' })).status).toBe('completed')
+    expect(asked('dead')).toBe(1)
+  })
+
+  it('is failed when its instance is stopped', async () => {
+    const { id } = await openai.responses.create({ model, input: 'stopped [[fake:delay=60000]]', background: true })
+    await isAsked('stopped')
+    await agent.client.post(`/v1/instances/${agent.id}/stop`)
+    expect(await ended(id)).toMatchObject({ status: 'failed', error: { code: 'instance_stopping' } })
+  })
+})
