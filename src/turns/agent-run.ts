@@ -18,6 +18,8 @@ const reconnectPauseMs = 1000
 const resendWithinMs = 60_000
 /** How long the rows of a run may be missing after its end or its begin, and the pause between two reads, in ms. */
 const settleMs = 5000
+/** OpenClaw goes on with interrupted runs one after the other, 8 to 41 s after its start. */
+const recoverMs = 3 * 60_000
 const settlePauseMs = 500
 
 /** A turn as a run that its gateway goes on with when Chowder's connection closes. */
@@ -26,6 +28,8 @@ export interface AgentRun {
   organizationId: string
   instanceId: string
   request: RunRequest
+  /** Whether OpenClaw goes on with it after the end of its gateway. */
+  isResumed: boolean
   /** When it was first sent, in ms since 1970; null for one that was not. */
   sentAt: number | null
   /** What its stream has said so far, in an earlier process. */
@@ -46,24 +50,37 @@ export interface AgentRunDeps {
 
 const interrupted = () => new AppError('turn_interrupted', errorTexts.interrupted, { doNotRetry: true })
 
-/** The growing text of a run. Adopted ones say nothing before their end: what was missed is only in the session. */
+/**
+ * The growing text of a run. A paused one says nothing before its end: what a connection missed is in the session alone.
+ */
 class GrowingRun {
+  #base = ''
   #texts = new Map<string, string>()
   #said: string
-  readonly #isAdopted: boolean
+  #isPaused = false
   #changed = Promise.withResolvers<void>()
 
-  constructor(saidBefore: string, isAdopted: boolean) {
+  constructor(saidBefore: string) {
     this.#said = saidBefore
-    this.#isAdopted = isAdopted
   }
 
   get changed(): Promise<void> {
     return this.#changed.promise
   }
 
+  pause(): void {
+    this.#isPaused = true
+  }
+
+  /** Goes on with the text of another run after what was said. */
+  restart(): void {
+    this.#base = this.#said
+    this.#texts.clear()
+    this.#isPaused = false
+  }
+
   add(event: RunEvent): void {
-    if (event.kind !== 'text' || this.#isAdopted) return
+    if (event.kind !== 'text' || this.#isPaused) return
     this.#texts.set(event.itemId, event.text)
     this.#changed.resolve()
   }
@@ -71,15 +88,12 @@ class GrowingRun {
   /** The new text since the last call. Throws AppError gateway_unreachable for a text that is too large. */
   take(): string {
     this.#changed = Promise.withResolvers<void>()
-    return this.#advance([...this.#texts.values()].join(''))
+    return this.finish([...this.#texts.values()].join(''))
   }
 
-  /** The rest of the text at the end of the run. */
-  finish(text: string): string {
-    return this.#advance(text)
-  }
-
-  #advance(text: string): string {
+  /** The rest of the text of the run. */
+  finish(ofRun: string): string {
+    const text = this.#base + ofRun
     if (Buffer.byteLength(text) > maxAnswerBytes) throw brokenAnswer(errorTexts.tooLarge)
     if (!text.startsWith(this.#said)) return ''
     const piece = text.slice(this.#said.length)
@@ -119,10 +133,11 @@ function untilEnded({ signal }: Turn): Promise<never> {
  */
 export async function* followRun(deps: AgentRunDeps, turn: Turn, run: AgentRun): AsyncGenerator<AgentEvent[]> {
   let { sentAt } = run
-  const growing = new GrowingRun(run.saidBefore, sentAt !== null)
+  const growing = new GrowingRun(run.saidBefore)
   const ended = untilEnded(turn)
+  let runId = run.id
   const onRunEvent = (event: RunEvent) => {
-    if (event.runId === run.id) growing.add(event)
+    if (event.runId === runId) growing.add(event)
   }
   for (let attempt = 0; ; attempt += 1) {
     if (attempt > 0) await sleepUnless(turn.signal)
@@ -139,9 +154,12 @@ export async function* followRun(deps: AgentRunDeps, turn: Turn, run: AgentRun):
           sentAt = Date.now()
           await beginRun(watch.gateway, run.id, run.request)
         } else {
-          await resume(watch.gateway, run, sentAt)
+          growing.pause()
+          const goesOn = await resume(watch.gateway, run, sentAt)
+          if (goesOn !== runId) growing.restart()
+          runId = goesOn
         }
-        const end = untilRunEnds(watch.gateway, run)
+        const end = untilRunEnds(watch.gateway, run, runId)
         end.catch(() => {}) // observed below, unless the turn ends first
         for (let isOver = false; !isOver; ) {
           isOver = await Promise.race([end.then(() => true), growing.changed.then(() => false), ended])
@@ -187,29 +205,35 @@ async function untilRunning({ findSummary, findGateway }: AgentRunDeps, turn: Tu
   }
 }
 
-/** Finds a run that was sent, and sends it again if its gateway never got it. Throws AppError turn_interrupted. */
-async function resume(gateway: GatewayClient, run: AgentRun, sentAt: number): Promise<void> {
-  const { kind } = await settled(gateway, run)
-  if (kind === 'running' || kind === 'ended') return
+/**
+ * Finds a run that was sent, and sends it again if its gateway never got it. Returns the id of the run that goes on.
+ * Throws AppError turn_interrupted.
+ */
+async function resume(gateway: GatewayClient, run: AgentRun, sentAt: number): Promise<string> {
+  const { kind, runId } = await settled(gateway, run)
+  if (kind === 'running' || kind === 'ended') return runId
   // Without any trace it did not begin. Within some minutes a gateway recognizes a repeated key by itself.
   if (kind === 'interrupted' || Date.now() - sentAt > resendWithinMs) throw interrupted()
   await beginRun(gateway, run.id, run.request)
+  return run.id
 }
 
-/** Reads the state of a run, again while a run that has just begun or ended may not be in its session yet. */
-async function settled(gateway: GatewayClient, { id, request }: AgentRun) {
-  const deadline = performance.now() + settleMs
+/** Reads the state of a run, again while a run that has just begun, ended or recovered may not be in its session yet. */
+async function settled(gateway: GatewayClient, { id, request, isResumed }: AgentRun) {
+  const begunAt = performance.now()
   for (;;) {
     const state = await readRun(gateway, request.sessionKey, id)
-    if (state.kind === 'running' || state.kind === 'ended' || performance.now() > deadline) return state
+    if (state.kind === 'running' || state.kind === 'ended') return state
+    const waitMs = state.kind === 'interrupted' && isResumed ? recoverMs : settleMs
+    if (performance.now() - begunAt > waitMs) return state
     await sleep(settlePauseMs)
   }
 }
 
 /** Resolves with the end of a run; null for one that ended without a trace, such as an aborted one. */
-async function untilRunEnds(gateway: GatewayClient, run: AgentRun): Promise<RunEnd | null> {
+async function untilRunEnds(gateway: GatewayClient, run: AgentRun, runId: string): Promise<RunEnd | null> {
   for (;;) {
-    const hasEnded = await waitForRun(gateway, run.id)
+    const hasEnded = await waitForRun(gateway, runId)
     const state = await settled(gateway, run)
     if (state.kind === 'ended') return state.end
     if (hasEnded) return null

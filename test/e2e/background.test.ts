@@ -210,6 +210,26 @@ describe('background turns of a real agent', () => {
     expect(asked('dead')).toBe(1)
   })
 
+  it('goes on with on_interrupted: resume when its gateway dies, and when Chowder dies as well', async () => {
+    const input = `resumed [[fake:words=5]] [[fake:delay=15000]]`
+    const body = { model, input, background: true, on_interrupted: 'resume' } as const
+    const { id } = await openai.responses.create(body)
+    const failing = await clientOf('failing').responses.create({
+      model,
+      input: 'fails [[fake:delay=60000]]',
+      background: true,
+    })
+    await isAsked('resumed')
+    await isAsked('fails')
+    const { pid } = present(await findGateway(agent.id))
+    await agent.chowder.kill('SIGKILL')
+    process.kill(pid, 'SIGKILL')
+    await agent.startChowder()
+    expect(await ended(id, 180_000)).toMatchObject({ status: 'completed', output_text: words(1, 5) })
+    expect(await ended(failing.id)).toMatchObject({ status: 'failed', error: { code: 'turn_interrupted' } })
+    expect(asked('fails')).toBe(1)
+  })
+
   it('is failed when its instance is stopped', async () => {
     const { id } = await openai.responses.create({ model, input: 'stopped [[fake:delay=60000]]', background: true })
     await isAsked('stopped')

@@ -38,9 +38,15 @@ export interface RunEnd {
 
 /**
  * The state of a run in its session. `unknown`: there is no trace of it. `interrupted`: it has begun, does not run, and
- * has no end, because its gateway ended.
+ * has no end, because its gateway ended. `runId` is the run that goes on in its place after that, otherwise its own.
  */
-export type RunState = { kind: 'running' | 'unknown' | 'interrupted' } | { kind: 'ended'; end: RunEnd }
+export type RunState = { runId: string } & (
+  | { kind: 'running' | 'unknown' | 'interrupted' }
+  | { kind: 'ended'; end: RunEnd }
+)
+
+/** OpenClaw goes on with a run of this id after the end of its gateway (forget-runs.mjs). */
+export const resumedRunId = (id: string): string => `${id}:resume`
 
 /**
  * Begins a run, which goes on when the connection closes. The gateway does not begin it again while it runs, nor for
@@ -97,24 +103,42 @@ function statusOf(last: Record<string, unknown> | undefined): RunEnd['status'] |
   return last.stopReason === 'length' ? 'incomplete' : 'failed'
 }
 
-/** Reads the state of a run from its session, which outlives the gateway. Throws the errors of `call`. */
-export async function readRun(gateway: GatewayClient, sessionKey: string, runId: string): Promise<RunState> {
+const userKeyEnd = ':user'
+
+/** The id of the run that OpenClaw began to go on with an interrupted one; null without one. */
+function recoveryOf(all: Record<string, unknown>[], runId: string): string | null {
+  const later = all.slice(all.findIndex((row) => row.idempotencyKey === runId + userKeyEnd) + 1)
+  const nextTurn = later.find((row) => String(row.idempotencyKey).endsWith(userKeyEnd))
+  const { sourceTool } = isObject(nextTurn?.provenance) ? nextTurn.provenance : {}
+  if (sourceTool !== 'main_session_restart_recovery') return null
+  return String(nextTurn?.idempotencyKey).slice(0, -userKeyEnd.length)
+}
+
+/**
+ * Reads the state of a run from its session, which outlives the gateway. The text is that of the run that went on.
+ * Throws the errors of `call`.
+ */
+export async function readRun(gateway: GatewayClient, sessionKey: string, id: string): Promise<RunState> {
   const params = { sessionKey, limit: historyLimit }
   const answer = await gateway.call('chat.history', params, { timeoutMs: callTimeoutMs })
   const { messages, inFlightRun, sessionInfo, pendingInputs } = isObject(answer) ? answer : {}
+  const all = list(messages)
+  const hasUserRow = all.some((row) => row.idempotencyKey === id + userKeyEnd)
+  const runId = (hasUserRow && recoveryOf(all, id)) || id
   const { hasActiveRun, activeRunIds } = isObject(sessionInfo) ? sessionInfo : {}
   const pending = list(isObject(pendingInputs) ? pendingInputs.items : null).find((item) => item.runId === runId)
   const isActive =
     (isObject(inFlightRun) && inFlightRun.runId === runId) ||
     (Array.isArray(activeRunIds) && activeRunIds.includes(runId)) ||
     (hasActiveRun === true && pending?.state === 'queued')
-  if (isActive) return { kind: 'running' }
-  const all = list(messages)
-  const rows = all.filter((row) => isObject(row.__openclaw) && row.__openclaw.runId === runId)
+  if (isActive) return { runId, kind: 'running' }
+  const rowsOf = (of: string) => all.filter((row) => isObject(row.__openclaw) && row.__openclaw.runId === of)
+  const rows = rowsOf(runId)
   const status = statusOf(rows.at(-1))
   if (status !== null) {
-    return { kind: 'ended', end: { status, text: rows.map(textOf).join(''), usage: usageOf(rows) } }
+    const usage = usageOf(runId === id ? rows : [...rowsOf(id), ...rows])
+    return { runId, kind: 'ended', end: { status, text: rows.map(textOf).join(''), usage } }
   }
-  const hasTrace = rows.length > 0 || pending !== undefined || all.some((row) => row.idempotencyKey === `${runId}:user`)
-  return { kind: hasTrace ? 'interrupted' : 'unknown' }
+  const hasTrace = rows.length > 0 || pending !== undefined || hasUserRow
+  return { runId, kind: hasTrace ? 'interrupted' : 'unknown' }
 }

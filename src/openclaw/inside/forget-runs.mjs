@@ -1,7 +1,8 @@
 // Runs in a sandbox before each start of its gateway, with the path of OpenClaw's state folder as its argument. Makes
 // OpenClaw 2026.9.6 forget the runs that its last end interrupted. Otherwise it repeats interrupted turns, with all
 // that their tools do, although they were reported as failed, and refuses the next message of their sessions meanwhile.
-// It has no setting for that. Sessions and their messages stay.
+// It has no setting for that. Sessions and their messages stay. A run whose id ends with ":resume" is left to OpenClaw:
+// somebody asked for it to go on.
 //
 // Failures are written to the gateway's output, and the gateway starts anyway: OpenClaw repairs broken databases.
 import { existsSync, readdirSync } from 'node:fs'
@@ -45,7 +46,9 @@ function endRuns(database) {
   // A trigger of OpenClaw invalidates each changed row.
   const validate = database.prepare('UPDATE session_nodes SET entry_valid = 1 WHERE session_key = ?')
   for (const { session_key, entry_json } of running) {
-    update.run(JSON.stringify(failed(JSON.parse(entry_json))), session_key)
+    const record = JSON.parse(entry_json)
+    if (String(record.lifecycleRunId).endsWith(':resume')) continue
+    update.run(JSON.stringify(failed(record)), session_key)
     validate.run(session_key)
   }
   database.exec('COMMIT')

@@ -47,6 +47,7 @@ export async function acceptBackground(
       echo,
       model: body.model,
       endUser: endUserOf(asker),
+      isResumed: body.on_interrupted === 'resume',
       run: runOf(request, gateway, offset),
     }
     return {

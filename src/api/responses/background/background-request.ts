@@ -20,6 +20,8 @@ export interface BackgroundRequest {
   /** The model as the caller named it. */
   model: string
   endUser: string | null
+  /** Whether OpenClaw goes on with the turn after the end of its gateway. */
+  isResumed: boolean
   run: Omit<RunRequest, 'sessionKey' | 'timeout'>
 }
 

@@ -6,6 +6,7 @@ import { AppError } from '#errors/app-error.ts'
 import { logFailure } from '#http/failure-log.ts'
 import type { FindGateway, FindSummary } from '#instances/find.ts'
 import type { DeclareModel } from '#instances/gateway/declare-model.ts'
+import { resumedRunId } from '#openclaw/gateway/runs.ts'
 import { createWatches, type Watches } from '#openclaw/gateway/watches.ts'
 import { type AgentRun, endRun, followRun } from '#turns/agent-run.ts'
 import { errorTexts } from '#turns/error-texts.ts'
@@ -125,7 +126,7 @@ async function follow(deps: FollowDeps, claimed: ClaimedTurn, turn: Turn): Promi
   const { id: uuid, organizationId, instanceId, sessionKey } = claimed
   const session = { organizationId, instanceId, sessionKey }
   const request = JSON.parse(claimed.request) as BackgroundRequest
-  const { createdAt, echo, model, endUser } = request
+  const { createdAt, echo, model, endUser, isResumed } = request
   const id = toResponseId(uuid)
   const writer = new ResponseWriter({ id, createdAt, echo })
   let isSent = claimed.sentAt !== null
@@ -136,7 +137,8 @@ async function follow(deps: FollowDeps, claimed: ClaimedTurn, turn: Turn): Promi
     turn.signal.throwIfAborted()
   }
   const run: AgentRun = {
-    id,
+    id: isResumed ? resumedRunId(id) : id,
+    isResumed,
     organizationId,
     instanceId,
     sentAt: claimed.sentAt?.getTime() ?? null,

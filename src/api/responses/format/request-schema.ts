@@ -158,6 +158,12 @@ export const CreateResponse = Type.Object(
           'Without `tools`, `tool_choice`, `max_output_tokens`, `temperature`, `top_p` and files, and for one message.',
       }),
     ),
+    on_interrupted: OptionalOrNull(
+      OneOf(
+        ['fail', 'resume'],
+        'For a background turn whose gateway dies: `fail`, the default, or `resume`, which makes the agent go on with it.',
+      ),
+    ),
     max_tool_calls: OptionalOrNull(Type.Integer({ minimum: 1, description: 'Refused.' })),
     conversation: Refused,
     prompt: Refused,

@@ -44,6 +44,9 @@ export function readRequest(body: CreateResponse, { provider, release, model: ow
   const fault = body.model === 'openclaw' ? null : modelFault(release, provider, body.model)
   if (fault !== null) throw invalidField('model', fault.message, fault.code)
   refuseFields(body, responseFields, refusedFields)
+  if (body.on_interrupted === 'resume' && !body.background) {
+    throw invalidField('on_interrupted', 'needs background: true.', 'unsupported_value')
+  }
   if (body.include?.includes('message.output_text.logprobs')) {
     throw invalidField('include', 'an agent reports no probabilities.', 'unsupported_value')
   }
