@@ -18,5 +18,4 @@ export const turnBehaviour =
   '`running`, and 402 while a hard budget is used up. 502 and 504 are failures of the gateway or the provider. ' +
   '`x-should-retry: false` says that a turn may have begun. Turns of one session run one after the other, in the ' +
   'order in which they came; up to 100 wait, and a further one is a 429. A stream that waits begins with ' +
-  '`response.queued`. ' +
-  '`Idempotency-Key` has no effect here.'
+  '`response.queued`.'

@@ -31,7 +31,8 @@ export const chatRoutes: FastifyPluginAsyncTypebox<ChatDeps> = async (app, { db,
         summary: 'Send a message to an agent in the Chat Completions format',
         description:
           'For clients that have no other format, and send the whole conversation each time. The call runs in ' +
-          `a session of its own, which is deleted afterwards. ${turnBehaviour}`,
+          `a session of its own, which is deleted afterwards. ${turnBehaviour} ` +
+          '`Idempotency-Key` has no effect here.',
         params: InstanceParams,
       },
     },

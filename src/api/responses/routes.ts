@@ -1,6 +1,7 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Db } from '#database/client.ts'
+import { claimKey, idempotent } from '#http/idempotency.ts'
 import type { InFlight } from '#http/in-flight.ts'
 import { InstanceParams } from '#http/instance-params.ts'
 import type { FindGateway, FindSummary } from '#instances/find.ts'
@@ -15,7 +16,9 @@ import { createBackgroundRows } from './background/background-rows.ts'
 import { createBackgroundTurns } from './background/background-turns.ts'
 import { type FollowParts, replyWithEvents } from './background/follow-response.ts'
 import { CreateResponse } from './format/request-schema.ts'
+import type { ResponseObject } from './format/response-schema.ts'
 import { serverSentEvent } from './format/response-writer.ts'
+import { keepAnswer, replyAgain } from './keep-answer.ts'
 import { runResponse } from './run-response.ts'
 import { BySession, responseAnswers } from './schemas.ts'
 import { createResponseStore } from './store/response-store.ts'
@@ -61,19 +64,26 @@ export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (ap
     const body = request.body as CreateResponse
     const session = { organizationId, instanceId, sessionKey: sessionKey(sessionId) }
     if (body.background) {
-      const response = await acceptBackground({ admission: turns.admission, store, rows }, { caller, session, body })
+      const accept = (into: Db) =>
+        acceptBackground({ admission: turns.admission, store, rows }, { caller, session, body, into })
+      const response = await idempotent({ db, vault }, request, reply, accept, { isOneStatement: true })
       background.wake()
       if (!body.stream) return reply.type(jsonType).send(JSON.stringify(response) as never)
       const { id } = response
       const find = () => store.find({ organizationId, instanceId, sessions: null }, id)
       return replyWithEvents(reply, followParts, { id, after: -1, find })
     }
+    const isStreamed = body.stream === true
+    const claim = await claimKey({ db, vault, processId }, request)
+    if (claim && !('store' in claim)) return replyAgain(reply, claim.body as ResponseObject, isStreamed) as never
     const turn = beginTurn(reply, turns)
-    const run = runResponse({ turns, store }, turn, { caller, session, body, isStreamed: body.stream === true, log })
+    const answered = runResponse({ turns, store }, turn, { caller, session, body, isStreamed, log })
+    const run = claim ? keepAnswer(answered, claim) : answered
     return replyWithTurn(reply, turn, serverSentEvents(run, serverSentEvent, 'data: [DONE]\n\n'))
   }
 
-  const createRoute = { config: turnRouteConfig, bodyLimit: maxTurnBytes, validatorCompiler: taggedBodies }
+  const config = { ...turnRouteConfig, idempotency: 'transaction' } as const // through `idempotent` and `claimKey`
+  const createRoute = { config, bodyLimit: maxTurnBytes, validatorCompiler: taggedBodies }
   const createSchema = {
     tags: ['responses'],
     body: CreateResponse,
@@ -84,7 +94,7 @@ export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (ap
     '/v1/instances/:instance_id/responses',
     {
       ...createRoute,
-      config: { ...turnRouteConfig, session: 'main' },
+      config: { ...config, session: 'main' },
       schema: {
         ...createSchema,
         operationId: 'createResponse',

@@ -7,11 +7,13 @@ import {
   type Answer,
   answerFailed,
   answerJson,
+  answerStream,
   delta,
   responseObject,
   startStream,
   startStubGateway,
   streamHead,
+  wholeStream,
 } from '../../support/stub-responses-gateway.ts'
 import { openTestChowder } from '../../support/test-chowder.ts'
 import { until } from '../../support/until.ts'
@@ -645,5 +647,86 @@ describe('responses are deleted', () => {
     )
     await deleteExpiredResponses(db)
     expect(await count()).toBe(1000)
+  })
+})
+
+/** The events of an answer. */
+const eventsOf = async (path: string, init: RequestInit = {}) => {
+  const headers = { authorization: `Bearer ${key}`, 'content-type': 'application/json', ...init.headers }
+  const answer = await fetch(url + path, { ...init, headers })
+  return readEvents(await answer.text()).events
+}
+
+describe('a turn with an Idempotency-Key', () => {
+  const send = (body: object, idempotencyKey: string) =>
+    chowder.call('POST', pathOf(), {
+      key,
+      body: { model: 'openclaw', input: 'hello', ...body },
+      headers: { 'idempotency-key': idempotencyKey },
+    })
+
+  test('runs once, and a repetition gets the same response, marked as replayed', async () => {
+    const first = await send({}, 'once')
+    const again = await send({}, 'once')
+    expect([first.status, again.status, again.headers['idempotent-replayed']]).toEqual([200, 200, 'true'])
+    expect(again.body).toEqual(first.body)
+    expect(gateway.received).toHaveLength(1)
+    expect((await send({ input: 'other' }, 'once')).status).toBe(422)
+    expect(gateway.received).toHaveLength(1)
+  })
+
+  test('as a stream: a repetition is its last event', async () => {
+    gateway.answer = answerStream(wholeStream)
+    const body = JSON.stringify({ model: 'openclaw', input: 'hello', stream: true })
+    const stream = () => eventsOf(pathOf(), { method: 'POST', body, headers: { 'idempotency-key': 'stream' } })
+    const first = await stream()
+    expect(await stream()).toEqual([{ ...first.at(-1), sequence_number: 0 }])
+    expect(gateway.received).toHaveLength(1)
+  })
+
+  test('runs again after a failure', async () => {
+    gateway.answer = answerFailed(502, 'api_error', 'broken')
+    expect((await send({}, 'again')).status).toBe(502)
+    gateway.answer = echo
+    expect((await send({}, 'again')).status).toBe(200)
+  })
+})
+
+describe('a background turn', () => {
+  test('with an Idempotency-Key is one response, and is durable before its answer', async () => {
+    const body = { model: 'openclaw', input: 'hello', background: true }
+    const sendIt = () => chowder.call('POST', pathOf(), { key, body, headers: { 'idempotency-key': 'bg' } })
+    const [one, two] = await Promise.all([sendIt(), sendIt()])
+    expect([one.status, two.status, one.body.status]).toEqual([200, 200, 'queued'])
+    expect(two.body).toEqual(one.body)
+    const { rows } = await chowder.database.pool.query('SELECT id FROM responses WHERE instance_id = $1', [id])
+    expect(rows).toHaveLength(1)
+  })
+
+  test('is sealed, and its request is in no other column', async () => {
+    await say({ input: 'a-secret-of-the-tenant', background: true })
+    const { rows } = await chowder.database.pool.query('SELECT * FROM responses WHERE instance_id = $1', [id])
+    expect(rows).toHaveLength(1)
+    expect(rows[0].sealed_request).toMatch(/^v[0-9]+\./)
+    expect(JSON.stringify(rows)).not.toContain('a-secret-of-the-tenant')
+  })
+
+  test('is a 429 beyond 100 of an instance', async () => {
+    await chowder.database.pool.query(
+      `INSERT INTO responses (id, organization_id, instance_id, session_key, status, sealed_request, process_id)
+       SELECT gen_random_uuid(), gen_random_uuid(), $1, 'main', 'in_progress', 'x', (SELECT id FROM processes LIMIT 1)
+       FROM generate_series(1, 100)`,
+      [id],
+    )
+    const { status, body } = await say({ background: true })
+    expect([status, body.error.code]).toEqual([429, 'too_much_in_flight'])
+    await chowder.database.pool.query('DELETE FROM responses WHERE instance_id = $1', [id])
+  })
+
+  test('has no stream when it is unknown; that of any ended response is its last event', async () => {
+    const { body } = await say()
+    const events = await eventsOf(`/v1/instances/${id}/responses/${body.id}?stream=true`)
+    expect(events).toEqual([{ type: 'response.completed', sequence_number: 0, response: body }])
+    expect((await read('resp_00000000000000000000000000000000', '?stream=true')).status).toBe(404)
   })
 })

@@ -5,6 +5,7 @@ import { newResponseId, nowInSeconds, queued, responseObject } from '#api/respon
 import { storedInput } from '#api/responses/format/stored-input.ts'
 import { beginResponse } from '#api/responses/store/begin-response.ts'
 import type { ResponseStore } from '#api/responses/store/response-store.ts'
+import type { Db } from '#database/client.ts'
 import { AppError } from '#errors/app-error.ts'
 import type { Caller } from '#http/caller.ts'
 import { type Admission, endUserOf, type TurnSession } from '#turns/admit.ts'
@@ -23,13 +24,13 @@ export interface AcceptParts {
 }
 
 /**
- * Accepts a background turn, which is durable afterwards, and returns its `queued` response. Throws AppError when the
+ * Accepts a background turn with `into`, a database or a transaction, and returns its `queued` response. Throws AppError when the
  * request is invalid or has what a background turn would drop, when the instance has too many of them, and the errors
  * of `admit`. Nothing is stored then.
  */
 export async function acceptBackground(
   { admission, store, rows }: AcceptParts,
-  { caller, session, body }: { caller: Caller; session: TurnSession; body: CreateResponse },
+  { caller, session, body, into }: { caller: Caller; session: TurnSession; body: CreateResponse; into: Db },
 ): Promise<ResponseObject> {
   const asker = { caller, user: body.user }
   const gateway = await admission.admit(asker, session)
@@ -41,24 +42,29 @@ export async function acceptBackground(
   const { echo, items } = request
   const draft = { id: newResponseId(), createdAt: nowInSeconds(), echo }
   const response = responseObject(draft, queued, [])
-  await beginResponse(store, { session, caller, request }, ({ offset, answeredCallIds }) => {
-    const background: BackgroundRequest = {
-      createdAt: draft.createdAt,
-      echo,
-      model: body.model,
-      endUser: endUserOf(asker),
-      isResumed: body.on_interrupted === 'resume',
-      run: runOf(request, gateway, offset),
-    }
-    return {
-      ...session,
-      id: draft.id,
-      isStored: true,
-      response: () => response,
-      input: () => storedInput(items),
-      answeredCallIds,
-      backgroundRequest: JSON.stringify(background),
-    }
-  })
+  await beginResponse(
+    store,
+    { session, caller, request },
+    ({ offset, answeredCallIds }) => {
+      const background: BackgroundRequest = {
+        createdAt: draft.createdAt,
+        echo,
+        model: body.model,
+        endUser: endUserOf(asker),
+        isResumed: body.on_interrupted === 'resume',
+        run: runOf(request, gateway, offset),
+      }
+      return {
+        ...session,
+        id: draft.id,
+        isStored: true,
+        response: () => response,
+        input: () => storedInput(items),
+        answeredCallIds,
+        backgroundRequest: JSON.stringify(background),
+      }
+    },
+    into,
+  )
   return response
 }

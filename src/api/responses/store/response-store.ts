@@ -37,19 +37,20 @@ export interface ResponseStore {
    * that was terminated meanwhile.
    */
   begin(started: StartedResponse): void
-  /** Stores a background turn, and resolves once that is durable. Its end is not stored by `finish`. */
-  beginBackground(started: StartedResponse): Promise<void>
+  /** Stores a background turn with `into`, such as a transaction. Its end is not stored by `finish`. */
+  beginBackground(into: Db, started: StartedResponse): Promise<void>
   /**
    * Stores the beginning of a turn that continues earlier ones. `prepare` gets the referenced items of the session, and
    * returns the row to store. Of two calls for one session the second waits for the first. Throws AppError invalid when
    * `previousId` is not the latest response of the session, and the errors of `prepare`. Responses that are not
-   * `visible` are unknown.
+   * `visible` are unknown. `into` may be a transaction, which then holds its connection meanwhile.
    */
   beginContinuation<T extends StartedResponse>(
     session: TurnSession,
     references: References,
     visible: Visible,
     prepare: (known: KnownItems) => T,
+    into?: Db,
   ): Promise<T>
   /**
    * Stores the end of a turn with the JSON of its response. Returns at once, and retries for minutes while the database
@@ -139,13 +140,13 @@ export function createResponseStore(db: Db, vault: Vault, processId: string, log
 
   return {
     begin: running.begin,
-    beginBackground: (started) => rows.insertOne(rows.toInsert(started)),
-    async beginContinuation(session, references, visible, prepare) {
+    beginBackground: async (into, started) => void (await rows.insert(into, [rows.toInsert(started)])),
+    async beginContinuation(session, references, visible, prepare, into = db) {
       const { previousId } = references
       const lock = globalSessionKey(session)
       await running.written((response) => response.session === lock || response.id === previousId)
       const begin = () =>
-        db.transaction(async (tx) => {
+        into.transaction(async (tx) => {
           // Of two turns that continue the same response, the second must see the first. It does not wait here: a burst
           // in one session would otherwise hold all connections of the process.
           const { rows: locks } = await tx.$client.query<{ mine: boolean }>(
