@@ -45,6 +45,8 @@ export const errorTexts = {
     'Send it again, or use another session.',
   lineFull: (turns: number) =>
     `${turns} turns of this session run or wait already. Wait until some of them have ended, or use another session.`,
+  otherTurn:
+    'Another turn of this session runs or waits. Send this one later, in another session, or with on_busy: queue.',
   sessionBusy: 'Other turns begin in this session right now. Try again in a moment, or use another session.',
   sessionReset: 'The turn was ended because its session was reset or deleted.',
   instanceStopping:

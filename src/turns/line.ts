@@ -149,6 +149,9 @@ const unavailable = (cause?: unknown) =>
 const full = () =>
   new AppError('session_busy', errorTexts.lineFull(maxTurnsInLine), { retryAfterSeconds: fullRetryAfterSeconds })
 
+/** The error of a turn that does not wait for the others of its session. */
+export const sessionBusy = () => new AppError('session_busy', errorTexts.otherTurn, { retryAfterSeconds: 1 })
+
 /** Rejects with the signal's reason once it is aborted. */
 function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
   const { promise: result, resolve, reject } = Promise.withResolvers<T>()

@@ -4,7 +4,7 @@ import type { Caller } from '#http/caller.ts'
 import { logFailure } from '#http/failure-log.ts'
 import type { TurnSession } from '#turns/admit.ts'
 import { resultOf, type TurnEnd, writeOutput } from '#turns/gateway-answer.ts'
-import type { PlaceInLine } from '#turns/line.ts'
+import { type PlaceInLine, sessionBusy } from '#turns/line.ts'
 import type { AgentRequest } from '#turns/runner.ts'
 import { type Turn, turnAbandoned, turnCancelled } from '#turns/turn.ts'
 import type { Turns } from '#turns/turns.ts'
@@ -96,7 +96,9 @@ export async function* runResponse(
   let outcome: ReturnType<typeof runner.outcome>
   let written: ReturnType<typeof writer.end>
   try {
+    if (body.on_busy === 'interrupt') await store.cancelOthers(session, draft.id)
     place = await lines.enter(turn, session)
+    if (place.mustWait && body.on_busy === 'reject') throw sessionBusy()
     if (place.mustWait) {
       turn.waits()
       runner.watch(turn, agentRequest)

@@ -657,6 +657,22 @@ const eventsOf = async (path: string, init: RequestInit = {}) => {
   return readEvents(await answer.text()).events
 }
 
+describe('a turn that comes while another one of its session runs', () => {
+  test('is a 429 with on_busy: reject, and cancels the other one with interrupt', async () => {
+    gateway.answer = () => {}
+    const first = say()
+    await until('the first turn to run', () => gateway.received.length === 1)
+    const rejected = await say({ on_busy: 'reject' })
+    expect([rejected.status, rejected.body.error.code]).toEqual([429, 'session_busy'])
+    expect((await say({ on_busy: 'reject', background: true })).status).toBe(429)
+    gateway.answer = echo
+    const second = await say({ on_busy: 'interrupt' })
+    expect([second.status, second.body.status]).toEqual([200, 'completed'])
+    expect((await first).body.status).toBe('cancelled')
+    expect((await say({ on_busy: 'reject' })).status).toBe(200)
+  })
+})
+
 describe('a turn with an Idempotency-Key', () => {
   const send = (body: object, idempotencyKey: string) =>
     chowder.call('POST', pathOf(), {

@@ -10,6 +10,7 @@ import { AppError } from '#errors/app-error.ts'
 import type { Caller } from '#http/caller.ts'
 import { type Admission, endUserOf, type TurnSession } from '#turns/admit.ts'
 import { errorTexts } from '#turns/error-texts.ts'
+import { sessionBusy } from '#turns/line.ts'
 import { type BackgroundRequest, checkBackgroundFields, runOf } from './background-request.ts'
 import type { BackgroundRows } from './background-rows.ts'
 
@@ -39,6 +40,7 @@ export async function acceptBackground(
   if ((await rows.countOf(session.instanceId)) >= maxOfInstance) {
     throw new AppError('too_much_in_flight', errorTexts.tooManyInBackground(maxOfInstance), { retryAfterSeconds })
   }
+  if (body.on_busy === 'reject' && (await store.isBusy(session))) throw sessionBusy()
   const { echo, items } = request
   const draft = { id: newResponseId(), createdAt: nowInSeconds(), echo }
   const response = responseObject(draft, queued, [])
@@ -66,5 +68,6 @@ export async function acceptBackground(
     },
     into,
   )
+  if (body.on_busy === 'interrupt') await store.cancelOthers(session, draft.id)
   return response
 }

@@ -158,6 +158,13 @@ export const CreateResponse = Type.Object(
           'Without `tools`, `tool_choice`, `max_output_tokens`, `temperature`, `top_p` and files, and for one message.',
       }),
     ),
+    on_busy: OptionalOrNull(
+      OneOf(
+        ['queue', 'reject', 'interrupt'],
+        'What happens while another turn of the session runs or waits: this one waits for it, the default; it is a ' +
+          '429 `session_busy`; or the others are cancelled.',
+      ),
+    ),
     on_interrupted: OptionalOrNull(
       OneOf(
         ['fail', 'resume'],

@@ -1,7 +1,7 @@
-import { and, eq, sql } from 'drizzle-orm'
+import { and, eq, ne, sql } from 'drizzle-orm'
 import type { KnownItems } from '#api/responses/format/request.ts'
 import type { ResponseObject } from '#api/responses/format/response-schema.ts'
-import { isResponseId, toUuid } from '#api/responses/format/response-writer.ts'
+import { isResponseId, toResponseId, toUuid } from '#api/responses/format/response-writer.ts'
 import type { StoredItem } from '#api/responses/format/stored-input.ts'
 import type { Db } from '#database/client.ts'
 import { type ResponseStatus, responseEvents, responses } from '#database/response-schema.ts'
@@ -66,6 +66,10 @@ export interface ResponseStore {
    * ended.
    */
   cancel(owner: Owner, id: string): Promise<void>
+  /** Cancels all responses in progress of a session but one, whichever processes run them. */
+  cancelOthers(session: TurnSession, id: string): Promise<void>
+  /** Whether a session has a response in progress. */
+  isBusy(session: TurnSession): Promise<boolean>
   /** Deletes the contents of a response. Throws AppError not_found, or conflict while it is in progress. */
   delete(owner: Owner, id: string): Promise<void>
   /** Writes pending changes, for up to 5 s. */
@@ -95,6 +99,14 @@ const isLost = sql.raw(lostSql)
 
 const isOwned = ({ organizationId, instanceId }: Owner, id: string) =>
   and(eq(responses.id, toUuid(id)), eq(responses.organizationId, organizationId), eq(responses.instanceId, instanceId))
+
+const isInProgress = ({ instanceId, sessionKey }: TurnSession) =>
+  and(
+    eq(responses.instanceId, instanceId),
+    eq(responses.sessionKey, sessionKey),
+    eq(responses.status, 'in_progress'),
+    sql`NOT ${isLost}`,
+  )
 
 /**
  * Stores responses in the database, with their contents sealed. `processId` is the id of this process in the table
@@ -191,6 +203,20 @@ export function createResponseStore(db: Db, vault: Vault, processId: string, log
         .where(and(isOwned(owner, id), eq(responses.status, 'in_progress'), sql`NOT ${isLost}`))
       if (rowCount === 0) throw new AppError('response_ended', errorTexts.notInProgress)
       running.cancel(id)
+    },
+    async cancelOthers(session, id) {
+      await running.written(({ session: of }) => of === globalSessionKey(session))
+      const cancelled = await db
+        .update(responses)
+        .set({ status: 'cancelled' })
+        .where(and(isInProgress(session), ne(responses.id, toUuid(id))))
+        .returning({ id: responses.id })
+      for (const other of cancelled) running.cancel(toResponseId(other.id))
+    },
+    async isBusy(session) {
+      await running.written(({ session: of }) => of === globalSessionKey(session))
+      const found = await db.select({ id: responses.id }).from(responses).where(isInProgress(session)).limit(1)
+      return found.length > 0
     },
     async delete(owner, id) {
       const { status, sealedObject, isLost } = await findRow(owner, id)
