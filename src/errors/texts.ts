@@ -246,8 +246,8 @@ export const texts = {
   channelUnreachable: (title: string, reason: string) => `${title} cannot be reached: ${reason}`,
   channelPreparing: 'The channel is being prepared on this host. Follow it with GET …/status.',
   channelSuppressed:
-    'The gateway ended by itself three times within five minutes, so OpenClaw started no channel. Restart the instance ' +
-    'to start its channels again.',
+    'The gateway ended by itself three times within five minutes, so OpenClaw started no channel. It starts them again ' +
+    'once the gateway has run for five to ten minutes. To start this channel now, connect it again without config.',
   channelOff: (channel: string) => `The channel ${channel} is not connected. Connect it first.`,
   notInteractive: (channel: string) => `The channel ${channel} has no QR code: it connects with credentials.`,
   unknownPairingCode: 'No pending request has this code. It was mistyped, was used already, or is older than an hour.',

@@ -6,6 +6,7 @@ import type { GatewayClient } from '#openclaw/gateway/gateway.ts'
 import { isObject } from '#openclaw/json.ts'
 import type { Logger } from '#platform/log.ts'
 import { getChannelDefinition } from './catalogue.ts'
+import { startChannel } from './wait-until-connected.ts'
 
 const pngDataUrl = /^data:image\/png;base64,([A-Za-z0-9+/=]+)$/
 const maxImageBytes = 256 * 1024
@@ -132,8 +133,11 @@ async function callLogin(gateway: GatewayClient, method: string, channel: string
   const options = { timeoutMs: timeoutMs + answerMarginMs }
   const answer = await gateway.call(method, { channel, timeoutMs }, options)
   const { connected, message, qrDataUrl } = isObject(answer) ? answer : {}
+  const isConnected = connected === true
+  // After unclean ends of the gateway OpenClaw does not start the channel itself.
+  if (isConnected) await startChannel(gateway, channel)
   return {
-    isConnected: connected === true,
+    isConnected,
     message: typeof message === 'string' ? message.slice(0, maxMessageCharacters) : null,
     qrDataUrl,
   }

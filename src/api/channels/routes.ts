@@ -128,7 +128,8 @@ export const channelRoutes: FastifyPluginAsyncTypebox<RouteDeps> = async (app, d
           'code for an interactive channel, and 202 with `preparing` when the preparation of its plugin takes ' +
           'longer than 60 s. When the platform refuses the credentials the answer is a 400, when it cannot be ' +
           'reached a 502; both quote the gateway, and nothing is stored. Without `config` the stored credentials ' +
-          'are used. New people must be approved with the pair endpoint unless `dmPolicy` is set otherwise.',
+          'are used, and a channel that does not run is started, without a restart of the instance. New people must be ' +
+          'approved with the pair endpoint unless `dmPolicy` is set otherwise.',
         body: Nullable(ConnectChannel),
         response: {
           200: ChannelConnection,

@@ -50,8 +50,11 @@ export async function waitUntilConnected(
   if (!(await poll(isConnected, { pauseMs, timeoutMs, signal }))) throw unreachable(error ?? 'it is still starting')
 }
 
-/** Ignores a refusal: the status carries the same information. */
-async function startChannel(gateway: GatewayClient, channel: string): Promise<void> {
+/**
+ * Starts a channel that does not run, also one that OpenClaw left out after unclean ends; one that runs is not changed.
+ * Ignores a refusal: the status carries the same information. Throws GatewayUnreachable.
+ */
+export async function startChannel(gateway: GatewayClient, channel: string): Promise<void> {
   await gateway.call('channels.start', { channel }).catch((error: unknown) => {
     if (!(error instanceof GatewayRefusal)) throw error
   })

@@ -259,6 +259,20 @@ describe('a channel without a plugin', () => {
     expect(callsOf('channels.start')).toHaveLength(1)
   })
 
+  test('that OpenClaw left out after unclean ends says so, and a connect without config starts it alone', async () => {
+    await connect('telegram', { token: '1:a' })
+    const lastError =
+      'gateway restart-loop breaker tripped: 3 unclean boot(s). Run openclaw gateway call channels.start'
+    accounts.telegram = () =>
+      callsOf('channels.start').length > 0 ? up : { ...up, running: false, lifecycle: 'stopped', lastError }
+    const { connected, details } = await statusOf('telegram')
+    expect([connected, details.error]).toEqual([false, expect.stringMatching(/connect it again without config\.$/)])
+    expect(await connect('telegram')).toMatchObject({ status: 200, body: { status: 'connected' } })
+    expect(callsOf('channels.start')).toEqual([{ method: 'channels.start', params: { channel: 'telegram' } }])
+    expect(settingsOf('telegram')).toMatchObject({ botToken: '1:a', enabled: true })
+    expect((await statusOf('telegram')).connected).toBe(true)
+  })
+
   test('keeps its credentials after a disconnect, and loses them after a logout', async () => {
     await connect('telegram', { token: '1:a', historyLimit: 5 })
     expect((await call('POST', '/channels/telegram/disconnect')).status).toBe(204)
@@ -427,6 +441,12 @@ describe('a channel that is linked by QR code', () => {
     expect(await statusOf('whatsapp')).toMatchObject({ enabled: true, connected: true })
     login = { message: 'WhatsApp is already linked.' }
     expect((await connect('whatsapp')).body).toMatchObject({ status: 'connected', qr_data: null })
+  })
+
+  test('is started once it is linked, because OpenClaw does not start it after unclean ends', async () => {
+    login = { connected: true, message: 'WhatsApp recovered the existing linked session (+1).' }
+    expect((await connect('whatsapp')).body).toMatchObject({ status: 'connected', qr_data: null })
+    expect(callsOf('channels.start')).toEqual([{ method: 'channels.start', params: { channel: 'whatsapp' } }])
   })
 
   test('is a 502 that quotes the gateway when the platform issues no code', async () => {
