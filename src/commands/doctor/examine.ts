@@ -1,5 +1,5 @@
 import { exposedAgents, undecidedHosts, unreadableSignupToken } from './access.ts'
-import { failedChannels, refusedKeys } from './agents.ts'
+import { failedChannels, leftOutChannels, refusedKeys } from './agents.ts'
 import { hostHasRoom } from './disk.ts'
 import { type Area, type Check, type DoctorDeps, type Finding, maxFindings } from './finding.ts'
 import { queueAnswers } from './queue.ts'
@@ -11,7 +11,7 @@ import { sealedColumns, secretKey } from './secrets.ts'
 
 const allChecks: readonly (readonly [Area, readonly Check[]])[] = [
   ['instances', [untakenRows, failingEnds]],
-  ['agents', [refusedKeys, failedChannels]],
+  ['agents', [refusedKeys, failedChannels, leftOutChannels]],
   ['sandboxes', [orphanSandboxes, orphanProcesses]],
   ['releases', [vulnerableReleases]],
   ['secrets', [secretKey, sealedColumns]],

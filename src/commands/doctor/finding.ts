@@ -37,7 +37,7 @@ export const areas = {
   disk: 'the disk of the data folder has room for more than the control plane',
   queue: 'the queue can be reached, and workers take its jobs',
   instances: 'no instance waits for a worker, and each stop and delete succeeds',
-  agents: 'no provider refuses the key of an organization, and no channel has an error',
+  agents: 'no provider refuses the key of an organization, and no channel has an error or is left out',
   sandboxes: 'each sandbox belongs to an instance, and each process of an agent to a sandbox',
   releases: 'no agent has a version of OpenClaw that is too old to be started, or known to be vulnerable',
 } as const

@@ -10,13 +10,14 @@ import { examine } from '#commands/doctor/examine.ts'
 import type { Finding } from '#commands/doctor/finding.ts'
 import { describeFindings, findingsAsData } from '#commands/doctor/report.ts'
 import { openForOperator } from '#composition/database.ts'
+import { channelConfigPlace } from '#instances/gateway/configuration.ts'
 import { freePort } from '#platform/free-port.ts'
 import { createVault } from '#platform/secrets.ts'
 import { type Config, loadConfig } from '#settings/config.ts'
 import { removeDataDir, startChowder } from '../../support/chowder-process.ts'
 import { compiledOnce } from '../../support/compile-cache.ts'
 import { FakeDriver } from '../../support/fake-driver.ts'
-import { startFakeGateway } from '../../support/fake-gateway.ts'
+import { Refusal, startFakeGateway } from '../../support/fake-gateway.ts'
 import { openTestChowder } from '../../support/test-chowder.ts'
 import { until } from '../../support/until.ts'
 
@@ -84,6 +85,21 @@ test('finds nothing on a healthy system', async () => {
   expect(await look()).toEqual([])
 })
 
+/** Gives the instance a channel that its gateway has left out, and a number of starts without ten healthy minutes. */
+async function leaveOut(attempts: number): Promise<void> {
+  const sealed = chowder.vault.seal('{}', channelConfigPlace(id, 'telegram'))
+  await query(
+    `INSERT INTO channels (instance_id, channel, enabled, sealed_config) VALUES ($1, 'telegram', true, $2)`,
+    id,
+    sealed,
+  )
+  await query('UPDATE instances SET attempts = $2 WHERE id = $1', id, attempts)
+  gateway.methods['channels.status'] = () => ({
+    channels: { telegram: { lastError: 'gateway restart-loop breaker tripped: 3 unclean boot(s) within 300000ms' } },
+    channelAccounts: { telegram: [{ configured: true, running: false, lifecycle: 'stopped', probe: { ok: true } }] },
+  })
+}
+
 /** Each fault with the words of its finding. */
 const faults: { what: string; says: RegExp; plant(): Promise<unknown> }[] = [
   {
@@ -149,6 +165,11 @@ const faults: { what: string; says: RegExp; plant(): Promise<unknown> }[] = [
       ),
   },
   {
+    what: 'a channel that OpenClaw left out after unclean ends',
+    says: /The channel telegram of the instance .* is off/,
+    plant: () => leaveOut(3),
+  },
+  {
     what: 'a platform that cannot be reached',
     says: /cannot be listed/,
     plant: async () => driver.fail({ method: 'list', times: 1000 }),
@@ -160,6 +181,19 @@ test.each(faults)('$what is found', async ({ says, plant }) => {
   const found = await look()
   expect(found.map(({ what }) => what)).toContainEqual(expect.stringMatching(says))
   expect(found.every(({ whatToDo }) => whatToDo.length > 10)).toBe(true)
+})
+
+test('a gateway that does not answer is no finding of its channels, and one that has been healthy is not asked', async () => {
+  await leaveOut(3)
+  gateway.behaviour.onCall = () => {
+    throw new Refusal({ code: 'UNAVAILABLE', message: 'starting' })
+  }
+  expect(await look()).toEqual([])
+  gateway.behaviour.onCall = () => {}
+  gateway.calls.length = 0
+  await query('UPDATE instances SET attempts = 0')
+  expect(await look()).toEqual([])
+  expect(gateway.calls).toEqual([])
 })
 
 test.each([
