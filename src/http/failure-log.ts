@@ -1,10 +1,13 @@
 import type { FastifyBaseLogger } from 'fastify'
 import { AppError } from '#errors/app-error.ts'
-import type { ErrorKind } from '#errors/codes.ts'
+import type { ErrorCode, ErrorKind } from '#errors/codes.ts'
 import { shortened } from '#platform/log.ts'
 
 /** Kinds that require an operator's action when they have a cause: the database, a platform, a disk. */
 const operatorKinds = new Set<ErrorKind>(['unavailable', 'no_space'])
+
+/** Codes whose messages quote what a client or an agent has written. */
+const quotingCodes = new Set<ErrorCode>(['invalid_output'])
 
 /**
  * The message of the innermost cause, such as `connect ECONNREFUSED 127.0.0.1:1`: the outer ones quote statements. It
@@ -29,5 +32,6 @@ export function logFailure(
   if (!(error instanceof AppError)) return log.error({ ...about, err: error }, text)
   const { kind, code, message, cause } = error
   const level = operatorKinds.has(kind) && cause !== undefined ? 'error' : 'warn'
-  log[level]({ ...about, code, reason: shortened(message), cause: rootCauseOf(error) }, text)
+  const reason = quotingCodes.has(code) ? undefined : shortened(message)
+  log[level]({ ...about, code, reason, cause: rootCauseOf(error) }, text)
 }

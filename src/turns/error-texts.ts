@@ -38,6 +38,9 @@ export const errorTexts = {
   unreadable: 'The gateway of this instance sent an answer that cannot be read.',
   tooLarge: 'The gateway of this instance sent an answer that is too large.',
   cut: 'The gateway of this instance ended its answer before it was complete.',
+  invalidOutput: (fault: string) =>
+    `The agent's answer does not have the requested format, also after it was asked a second time: ${fault}.`,
+  uncheckedOutput: "The agent's answer could not be checked in time. Simplify the schema.",
   hung: 'The gateway of this instance does not respond any more. Try restarting the instance.',
   tooLong: (minutes: number) => `The turn was ended: it took longer than ${minutes} minutes.`,
   waitedTooLong: (minutes: number) =>

@@ -35,8 +35,9 @@ export type TurnEnd = AgentEnd | { kind: 'broken'; cause: unknown }
 export const brokenAnswer = (text: string) => new AppError('gateway_unreachable', text, { doNotRetry: true })
 
 /**
- * Writes each output of an agent with `write`, and yields together the pieces of outputs that arrived together. Returns
- * the end of the turn, and never throws: an answer that breaks off ends as `broken`.
+ * Writes each output of an agent with `write`, and yields together the pieces of outputs that arrived together. A batch
+ * without events stays one without pieces. Returns the end of the turn, and never throws: an answer that breaks off ends
+ * as `broken`.
  */
 export async function* writeOutput<Piece>(
   events: AsyncIterable<AgentEvent[]>,
@@ -50,7 +51,7 @@ export async function* writeOutput<Piece>(
         if (event.kind === 'text' || event.kind === 'call') pieces.push(...write(event))
         else end = event
       }
-      if (pieces.length > 0) yield pieces
+      if (pieces.length > 0 || batch.length === 0) yield pieces
       if (end) return end
     }
     return { kind: 'broken', cause: brokenAnswer(errorTexts.cut) }

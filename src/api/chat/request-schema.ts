@@ -10,6 +10,7 @@ import {
   sharedFields,
   toolChoiceDescription,
 } from '#api/responses/format/request-schema.ts'
+import { schemaFields } from '#api/responses/format/text-format.ts'
 import { closed } from '#http/client-schema.ts'
 import { namedExamples } from '#http/examples.ts'
 import { OneOf, Uri } from '#platform/typebox.ts'
@@ -155,7 +156,13 @@ export const CreateChatCompletion = Type.Object(
     max_completion_tokens: MaxTokens,
     max_tokens: MaxTokens,
     response_format: OptionalOrNull(
-      Type.Object({ type: Type.String({ description: 'Only `text`.' }) }, { description: 'The format of the answer.' }),
+      Type.Object(
+        {
+          type: Type.String({ description: '`text`, `json_object`, or `json_schema` with the field of this name.' }),
+          json_schema: OptionalOrNull(Type.Object(schemaFields, { description: 'The schema of the answer.' })),
+        },
+        { description: 'The format of the answer. JSON comes whole, once it is checked.' },
+      ),
     ),
     n: OptionalOrNull(Type.Integer({ minimum: 1, description: onlyNeutral('1') })),
     stop: OptionalOrNull(

@@ -52,9 +52,16 @@ function toolChoiceOf(choice: CreateChatCompletion['tool_choice']): CreateRespon
   return { ...allowed, tools: allowed?.tools?.map((tool) => ({ ...tool.function, type: tool.type })) ?? [], type }
 }
 
+/** Converts `response_format` to the form of a response, which does not nest `json_schema`. */
+function formatOf(format: CreateChatCompletion['response_format']) {
+  return format && { ...format.json_schema, type: format.type }
+}
+
 /** Fields of a response that have another name in this format. */
 const chatNames: Partial<Record<string, string>> = {
-  'text.format': 'response_format',
+  'text.format.type': 'response_format.type',
+  'text.format.name': 'response_format.json_schema.name',
+  'text.format.schema': 'response_format.json_schema.schema',
   'tool_choice.name': 'tool_choice.function.name',
 }
 
@@ -77,7 +84,7 @@ export function readChatRequest(body: CreateChatCompletion): {
     tools: body.tools?.map(({ type, function: one }) => ({ type, ...one })),
     tool_choice: toolChoiceOf(body.tool_choice),
     max_output_tokens: body.max_completion_tokens ?? body.max_tokens,
-    text: body.response_format && { format: body.response_format },
+    text: { format: formatOf(body.response_format) },
     ...{ temperature, top_p, presence_penalty, frequency_penalty, top_logprobs, parallel_tool_calls },
   } as CreateResponse
   return {

@@ -1,6 +1,7 @@
 import type { FastifyBaseLogger } from 'fastify'
 import { gatewayRequest } from '#api/responses/format/gateway-request.ts'
 import { noKnownItems, readRequest, skipKnownItems } from '#api/responses/format/request.ts'
+import { requireFormat } from '#api/responses/format/text-format.ts'
 import type { Db } from '#database/client.ts'
 import { texts } from '#errors/texts.ts'
 import type { Caller } from '#http/caller.ts'
@@ -8,6 +9,7 @@ import { type ErrorContext, errorObject } from '#http/error-body.ts'
 import { logFailure } from '#http/failure-log.ts'
 import type { RunningGateway } from '#instances/find.ts'
 import { resultOf, writeOutput } from '#turns/gateway-answer.ts'
+import { askInFormat } from '#turns/output/ask.ts'
 import type { AgentRequest } from '#turns/runner.ts'
 import { type Turn, turnAbandoned } from '#turns/turn.ts'
 import type { Turns } from '#turns/turns.ts'
@@ -41,7 +43,7 @@ export async function* runChatCompletion(
   // The session begins with the turn, so it has no end user yet.
   const gateway = await admission.admit(asker, { organizationId, instanceId, sessionKey: '' })
   const isStreamed = body.stream === true
-  const gatewayBody = readBody(body, gateway)
+  const { gatewayBody, format } = await readBody(body, gateway, turn.signal)
   const sessionKey = await createEphemeralSession(db, { organizationId, instanceId })
   const agentRequest: AgentRequest = {
     instanceId,
@@ -54,7 +56,7 @@ export async function* runChatCompletion(
   }
   try {
     await admission.begin(asker, { organizationId, instanceId, sessionKey })
-    const events = await runner.ask(turn, agentRequest)
+    const events = await askInFormat(runner, turn, agentRequest, format)
     const writer = new ChatCompletionWriter(body.model, body.stream_options?.include_usage === true)
     const output = writeOutput(events, (one) => writer.write(one))
     if (isStreamed) yield writer.start()
@@ -77,13 +79,16 @@ export async function* runChatCompletion(
   }
 }
 
-/** The body for the gateway. Throws AppError invalid that names the field that cannot be honoured. */
-function readBody(body: CreateChatCompletion, gateway: RunningGateway): object {
+/** The body for the gateway, and the format of the answer. Throws AppError invalid that names the field that cannot be honoured. */
+async function readBody(body: CreateChatCompletion, gateway: RunningGateway, signal: AbortSignal) {
   const { request, toChatError } = readChatRequest(body)
   try {
     const checked = readRequest(request, gateway)
     skipKnownItems(checked.items, noKnownItems)
-    return gatewayRequest(checked)
+    const gatewayBody = gatewayRequest(checked)
+    const { format } = checked.echo.text
+    await requireFormat(format, gateway, signal)
+    return { gatewayBody, format }
   } catch (error) {
     throw toChatError(error)
   }

@@ -1,11 +1,12 @@
 import type { FastifyBaseLogger } from 'fastify'
-import pTimeout from 'p-timeout'
 import type { Caller } from '#http/caller.ts'
 import { logFailure } from '#http/failure-log.ts'
 import type { TurnSession } from '#turns/admit.ts'
 import { resultOf, type TurnEnd, writeOutput } from '#turns/gateway-answer.ts'
 import { type PlaceInLine, sessionBusy } from '#turns/line.ts'
+import { askInFormat } from '#turns/output/ask.ts'
 import type { AgentRequest } from '#turns/runner.ts'
+import { signsOfLife } from '#turns/signs-of-life.ts'
 import { type Turn, turnAbandoned, turnCancelled } from '#turns/turn.ts'
 import type { Turns } from '#turns/turns.ts'
 import { gatewayRequest } from './format/gateway-request.ts'
@@ -20,14 +21,9 @@ import {
   ResponseWriter,
 } from './format/response-writer.ts'
 import { storedInput } from './format/stored-input.ts'
+import { requireFormat } from './format/text-format.ts'
 import { beginResponse } from './store/begin-response.ts'
 import type { ResponseStore } from './store/response-store.ts'
-
-/**
- * Interval, in ms, between keep-alive batches of a stream whose turn waits: less than the idle timeouts of common
- * proxies.
- */
-const signEveryMs = 15_000
 
 export interface ResponseParts {
   turns: Pick<Turns, 'admission' | 'runner' | 'lines'>
@@ -44,8 +40,9 @@ interface ResponseOptions {
 
 /**
  * Runs one turn of an agent for a request in the Responses format. Yields the events of a stream, the terminal one
- * last, or returns the response as JSON. While the turn waits for earlier ones of its session, a stream gets batches
- * without events to keep it alive. The response is stored when it is accepted and when its turn ends, in every case.
+ * last, or returns the response as JSON. While the turn waits for earlier ones of its session, or for an answer in a
+ * format, a stream gets batches without events to keep it alive. The response is stored when it is accepted and when its
+ * turn ends, in every case.
  *
  * Throws AppError when the request or a referenced item is invalid, when too many turns wait, and when the turn fails.
  * A stream that has begun throws nothing: its last event is `response.failed`.
@@ -61,6 +58,7 @@ export async function* runResponse(
   const asker = { caller, user: body.user }
   const gateway = await admission.admit(asker, session)
   const request = readRequest(body, gateway)
+  await requireFormat(request.echo.text.format, gateway, turn.signal)
   const draft = { id: newResponseId(), createdAt: nowInSeconds(), echo: request.echo }
   const writer = new ResponseWriter(draft)
   const { echo, items } = request
@@ -105,12 +103,12 @@ export async function* runResponse(
       if (isStreamed) {
         opening = 'begin'
         yield writer.queue()
-        while (!(await isSettledWithin(place.begun, signEveryMs))) yield []
+        yield* signsOfLife(place.begun)
       }
       await place.begun
     }
     await admission.begin(asker, session)
-    const events = await runner.ask(turn, agentRequest)
+    const events = await askInFormat(runner, turn, agentRequest, request.echo.text.format)
     const output = writeOutput(events, (one) => writer.write(one))
     if (isStreamed) {
       const first = writer[opening]()
@@ -144,10 +142,3 @@ export async function* runResponse(
   if (isStreamed) yield written.events
   return written.json
 }
-
-/** Whether a promise resolves within this time. Rejects if the promise does. */
-const isSettledWithin = (promise: Promise<unknown>, milliseconds: number): Promise<boolean> =>
-  pTimeout(
-    promise.then(() => true),
-    { milliseconds, fallback: () => false },
-  )

@@ -208,6 +208,12 @@ export const agentCodes = {
       meaning: 'The model provider failed, is overloaded, cannot be reached, or broke off its answer.',
       remedy: '`detail` says which. Wait a moment, and see the status page of the provider.',
     },
+    invalid_output: {
+      meaning:
+        "The agent's answer does not have the format that the request asks for, also after the agent was asked a second " +
+        'time.',
+      remedy: '`message` names the broken rule. Simplify the schema, or say in the message what each field is for.',
+    },
     channel_unreachable: {
       meaning: 'The chat platform could not be reached, or did not answer in time.',
       remedy: '`detail` has the reason. Wait a moment.',

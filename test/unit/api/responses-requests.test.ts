@@ -15,6 +15,7 @@ const user = (...content: object[]) => ({ role: 'user', content })
 const image = (image_url: unknown = png) => ({ type: 'input_image', image_url })
 const file = (fields: object) => ({ type: 'input_file', ...fields })
 const text = { type: 'input_text', text: 'look' }
+const inSchema = { type: 'json_schema', name: 'x', schema: { type: 'object' } }
 
 const validate = taggedBodies({ schema: Schema, method: 'POST', url: '/', httpPart: 'body' })
 
@@ -59,8 +60,11 @@ describe('a field that an agent cannot honour is refused by its name', () => {
     ['prompt', { prompt: { id: 'pmpt_1' } }],
     ['context_management', { context_management: [{ type: 'compaction' }] }],
     ['include', { include: ['message.output_text.logprobs'] }],
-    ['text.format', { text: { format: { type: 'json_schema', name: 'x', schema: {} } } }],
-    ['text.format', { text: { format: { type: 'json_object' } } }],
+    ['text.format.type', { text: { format: { type: 'grammar' } } }],
+    ['text.format.name', { text: { format: { type: 'json_schema', schema: {} } } }],
+    ['text.format.schema', { text: { format: { type: 'json_schema', name: 'x' } } }],
+    ['text.format.schema', { text: { format: { ...inSchema, schema: { title: 'x'.repeat(100_001) } } } }],
+    ['text.format.schema', { text: { format: { ...inSchema, schema: { enum: Array(40_000).fill(10) } } } }],
     ['parallel_tool_calls', { parallel_tool_calls: false, tools: [f] }],
     ['tools.0.type', { tools: [{ type: 'web_search' }] }],
     ['tools.1.name', { tools: [f, f] }],
@@ -112,6 +116,14 @@ describe('a field that an agent cannot honour is refused by its name', () => {
     ['gemini', 'gemini-3.1-pro-preview'],
   ] as const)('an image is not refused for %s’s %s', (provider, model) => {
     expect(ask({ model, input: [user(text, image())] }, { ...to, provider }).asked).toMatchObject({ model: 'openclaw' })
+  })
+
+  test('a format is repeated, and its schema is in the instructions', () => {
+    const { asked, echo } = ask({ instructions: 'Be brief.', text: { format: inSchema } })
+    expect(echo.text).toEqual({ format: { ...inSchema, description: null, strict: null } })
+    expect(echo.instructions).toBe('Be brief.')
+    expect(asked.instructions).toMatch(/^Be brief\.\n\n[\s\S]*\{"type":"object"\}$/)
+    expect(ask({ text: { format: { type: 'json_object' } } }).asked.instructions).toContain('JSON object')
   })
 
   test('a model that is shut down is refused with its successor, before anything else', () => {
@@ -259,7 +271,9 @@ describe('a chat completion', () => {
     ['function_call', { function_call: 'auto' }],
     ['web_search_options', { web_search_options: {} }],
     ['presence_penalty', { presence_penalty: 1 }],
-    ['response_format', { response_format: { type: 'json_object' } }],
+    ['response_format.type', { response_format: { type: 'grammar' } }],
+    ['response_format.json_schema.name', { response_format: { type: 'json_schema' } }],
+    ['response_format.json_schema.schema', { response_format: { type: 'json_schema', json_schema: { name: 'x' } } }],
     ['tool_choice.function.name', { tool_choice: { type: 'function', function: { name: 'f' } } }],
     ['messages', { messages: [{ role: 'assistant', content: 'x' }] }],
     ['messages.0.content.0', { messages: [{ role: 'user', content: [{ type: 'input_audio' }] }] }],
@@ -308,6 +322,13 @@ describe('a chat completion', () => {
     const allowed = { mode: 'required', type: 'function', tools: [{ type: 'function', function: { name: 'f' } }] }
     expect(chosen({ type: 'allowed_tools', allowed_tools: allowed })).toBe('required')
     expect(chosen({ type: 'allowed_tools' })).toBe('auto')
+  })
+
+  test('has the format of a response', () => {
+    const { type, ...json_schema } = inSchema
+    const over = { response_format: { type, json_schema: { ...json_schema, strict: true } } }
+    const { echo } = readRequest(readChatRequest(body(over)).request, to)
+    expect(echo.text.format).toEqual({ ...inSchema, description: null, strict: true })
   })
 
   test('sends its whole conversation to the agent', () => {

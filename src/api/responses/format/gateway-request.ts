@@ -1,3 +1,4 @@
+import { formatInstructions } from '#turns/output/format.ts'
 import { type ContentPart, contentParts, type InputItem } from './input-schema.ts'
 import { invalidField } from './invalid-field.ts'
 import { type MediaSource, maxUrlParts, readFileData, readFileUrl, readImage } from './media.ts'
@@ -105,11 +106,12 @@ const gatewayTool = ({ type, name, description, parameters }: ResponseTool) => (
  * Throws AppError invalid or too_large that names the field that OpenClaw would refuse or drop.
  */
 export function gatewayRequest({ echo, items, sampling, tools, toolChoice }: CheckedRequest, offset = 0) {
-  const { instructions, max_output_tokens } = echo
+  const { max_output_tokens } = echo
+  const instructions = [echo.instructions, formatInstructions(echo.text.format)].filter((text) => text !== null)
   return {
     model: 'openclaw',
     input: gatewayInput(items.slice(offset), offset),
-    ...(instructions !== null && { instructions }),
+    ...(instructions.length > 0 && { instructions: instructions.join('\n\n') }),
     ...(tools.length > 0 && { tools: tools.map(gatewayTool), tool_choice: toolChoice }),
     ...sampling,
     ...(max_output_tokens !== null && { max_output_tokens }),

@@ -4,6 +4,7 @@ import { namedExamples } from '#http/examples.ts'
 import { modelPattern } from '#openclaw/models/model.ts'
 import { OneOf, textRule } from '#platform/typebox.ts'
 import { FunctionName, InputItem, maxItems, maxParts, maxTools, OptionalOrNull } from './input-schema.ts'
+import { TextFormatParam } from './text-format.ts'
 
 /** Description of the field `model`. */
 export const modelName = textRule(
@@ -126,12 +127,7 @@ export const CreateResponse = Type.Object(
     text: OptionalOrNull(
       Type.Object(
         {
-          format: OptionalOrNull(
-            Type.Object(
-              { type: Type.String({ description: 'Only `text`.' }) },
-              { description: 'The format of the text.' },
-            ),
-          ),
+          format: OptionalOrNull(TextFormatParam),
           verbosity: OptionalOrNull(Type.String({ description: 'No effect.' })),
         },
         { description: 'How the text is written.' },
@@ -209,6 +205,17 @@ export const CreateResponse = Type.Object(
             parameters: { type: 'object', properties: { number: { type: 'string' } }, required: ['number'] },
           },
         ],
+      },
+      'answer as JSON': {
+        model: 'openclaw',
+        input: 'Where is order 4711?',
+        text: {
+          format: {
+            type: 'json_schema',
+            name: 'place',
+            schema: { type: 'object', properties: { city: { type: 'string' } }, required: ['city'] },
+          },
+        },
       },
       'result of a tool': {
         model: 'openclaw',

@@ -9,6 +9,7 @@ import { contentParts, type InputItem } from './input-schema.ts'
 import { invalidField, type RefusedField, refuseFields } from './invalid-field.ts'
 import { type CreateResponse, responseFields } from './request-schema.ts'
 import type { EchoedFields } from './response-schema.ts'
+import { readFormat } from './text-format.ts'
 import { type OfferedTools, readToolChoice, readTools } from './tools.ts'
 
 /** Maximum length of the repeated texts: every state in a stream contains them. */
@@ -50,9 +51,7 @@ export function readRequest(body: CreateResponse, { provider, release, model: ow
   if (body.include?.includes('message.output_text.logprobs')) {
     throw invalidField('include', 'an agent reports no probabilities.', 'unsupported_value')
   }
-  if ((body.text?.format?.type ?? 'text') !== 'text') {
-    throw invalidField('text.format', 'must be text: an agent cannot be made to follow a schema.', 'unsupported_value')
-  }
+  const format = readFormat(body.text?.format)
   const abilities = findModel(release, provider, model)
   const tools = readTools(body.tools, body.parallel_tool_calls ?? true)
   const { echo: toolChoice, ...offered } = readToolChoice(body.tool_choice, tools)
@@ -73,7 +72,7 @@ export function readRequest(body: CreateResponse, { provider, release, model: ow
     tools,
     tool_choice: toolChoice,
     parallel_tool_calls: true,
-    text: { format: { type: 'text' } },
+    text: { format },
     reasoning: { effort: null, summary: null },
     temperature: sampling.temperature ?? 1,
     top_p: sampling.top_p ?? 1,

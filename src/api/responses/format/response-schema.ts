@@ -128,6 +128,24 @@ export const ResponseToolChoice = Type.Union(
 )
 export type ResponseToolChoice = Static<typeof ResponseToolChoice>
 
+const TextFormat = Type.Union(
+  [
+    Type.Object({ type: always('text') }, exact),
+    Type.Object({ type: always('json_object') }, exact),
+    Type.Object(
+      {
+        type: always('json_schema'),
+        name: Type.String({ description: 'The name of the value.' }),
+        description: Nullable(Type.String({ description: 'What the value is for.' })),
+        schema: Type.Record(Type.String(), Type.Unknown(), { description: 'The JSON Schema of the answer.' }),
+        strict: Nullable(Type.Boolean({ description: 'The one of the request.' })),
+      },
+      exact,
+    ),
+  ],
+  { description: 'The format of the text.' },
+)
+
 /** The fields of a request that its response repeats: the effective value, else the neutral value of the format. */
 const echoed = {
   model: Type.String({ description: 'The model as you named it.' }),
@@ -137,10 +155,7 @@ const echoed = {
   tools: Type.Array(ResponseTool, { description: 'Your tools, as the request has them.' }),
   tool_choice: ResponseToolChoice,
   parallel_tool_calls: always(true),
-  text: Type.Object(
-    { format: Type.Object({ type: always('text') }, { ...exact, description: 'The format of the text.' }) },
-    { ...exact, description: 'How the text is written.' },
-  ),
+  text: Type.Object({ format: TextFormat }, { ...exact, description: 'How the text is written.' }),
   reasoning: Type.Object(
     { effort: alwaysNull, summary: alwaysNull },
     { ...exact, description: 'Nothing is known of it.' },
