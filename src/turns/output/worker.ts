@@ -46,11 +46,16 @@ function compile({ $schema, ...schema }: AnySchemaObject) {
 
 class NotJson extends Error {}
 
+/** The text between the first code fence and the last one. Without a pattern, which would take long for some texts. */
+function fencedIn(answer: string): string {
+  const begin = answer.indexOf('\n', answer.indexOf('```'))
+  return answer.includes('```') ? answer.slice(begin + 1, answer.lastIndexOf('```')) : ''
+}
+
 /** Finds the JSON in an answer: agents put text before it, and code fences around it, in spite of all instructions. */
 function jsonIn(answer: string): { text: string; value: unknown } {
-  const [, fenced = ''] = /```(?:json)?\s*\n([\s\S]*)```/i.exec(answer) ?? []
   const atLine = answer.search(/^[[{]/m)
-  for (const candidate of [answer, fenced, atLine < 0 ? '' : answer.slice(atLine)]) {
+  for (const candidate of [answer, fencedIn(answer), atLine < 0 ? '' : answer.slice(atLine)]) {
     const text = candidate.trim()
     try {
       return { text, value: JSON.parse(text) }
