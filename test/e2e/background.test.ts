@@ -157,6 +157,7 @@ describe('background turns of a real agent', () => {
     ['max_output_tokens', { max_output_tokens: 100 }],
     ['temperature', { temperature: 1 }],
     ['top_p', { top_p: 1 }],
+    ['text.format', { text: { format: { type: 'json_object' } } }],
     ['store', { store: false }],
     [
       'input',

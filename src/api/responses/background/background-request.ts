@@ -38,6 +38,9 @@ export function checkBackgroundFields(body: CreateResponse): void {
       'unsupported_value',
     )
   }
+  if (body.text?.format && body.text.format.type !== 'text') {
+    throw invalidField('text.format', 'a background turn cannot have it. Send background: false.', 'unsupported_value')
+  }
   if (body.store === false) {
     throw invalidField('store', 'must be true for a background turn, which is read later.', 'unsupported_value')
   }
