@@ -71,7 +71,7 @@ export const errorTexts = {
   responseNotFound: 'Response not found.',
   previousUnknown: 'there is no such response, or it has expired.',
   previousOfOtherInstance: 'that response belongs to another instance.',
-  previousOfOtherSession: 'that response belongs to another session. The path selects the session.',
+  previousOfOtherSession: 'that response belongs to another session. The path or `conversation` selects the session.',
   previousNotLatest: (latest: string | null) =>
     `that response is not the latest of its session${latest ? `, which is ${latest}` : ''}: ` +
     'a conversation continues from its latest response only.',

@@ -6,7 +6,6 @@ import type { InFlight } from '#http/in-flight.ts'
 import { InstanceParams } from '#http/instance-params.ts'
 import type { FindGateway, FindSummary } from '#instances/find.ts'
 import type { DeclareModel } from '#instances/gateway/declare-model.ts'
-import { sessionKey } from '#openclaw/gateway/session-key.ts'
 import type { Vault } from '#platform/secrets.ts'
 import { beginTurn, jsonType, replyWithTurn, serverSentEvents } from '#turns/reply.ts'
 import { maxTurnBytes, turnBehaviour, turnFailures, turnRouteConfig } from '#turns/route.ts'
@@ -18,6 +17,7 @@ import { type FollowParts, replyWithEvents } from './background/follow-response.
 import { CreateResponse } from './format/request-schema.ts'
 import type { ResponseObject } from './format/response-schema.ts'
 import { serverSentEvent } from './format/response-writer.ts'
+import { requestedSessionKey } from './format/session.ts'
 import { keepAnswer, replyAgain } from './keep-answer.ts'
 import { runResponse } from './run-response.ts'
 import { BySession, responseAnswers } from './schemas.ts'
@@ -58,11 +58,11 @@ export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (ap
   app.addHook('onClose', async () => store.close())
   const followParts: FollowParts = { rows, findCaller: turns.findCaller, inFlight, closing: closing.signal }
 
-  const answer = async (request: FastifyRequest, reply: FastifyReply, instanceId: string, sessionId: string) => {
+  const answer = async (request: FastifyRequest, reply: FastifyReply, instanceId: string, sessionId?: string) => {
     const { caller, log } = request
-    const { organizationId } = caller
+    const { organizationId, sessions } = caller
     const body = request.body as CreateResponse
-    const session = { organizationId, instanceId, sessionKey: sessionKey(sessionId) }
+    const session = { organizationId, instanceId, sessionKey: requestedSessionKey(body, sessionId, sessions) }
     if (body.background) {
       const accept = (into: Db) =>
         acceptBackground({ admission: turns.admission, store, rows }, { caller, session, body, into })
@@ -94,16 +94,18 @@ export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (ap
     '/v1/instances/:instance_id/responses',
     {
       ...createRoute,
-      config: { ...config, session: 'main' },
+      config: { ...config, session: 'handler' },
       schema: {
         ...createSchema,
         operationId: 'createResponse',
         summary: 'Send a message to an agent',
-        description: `Sends a message in the session \`main\`, which remembers the conversation. ${turnBehaviour}`,
+        description:
+          'Sends a message in the session that `conversation` names, by default `main`. The session remembers the ' +
+          `conversation. ${turnBehaviour}`,
         params: InstanceParams,
       },
     },
-    (request, reply) => answer(request, reply, request.params.instance_id, 'main'),
+    (request, reply) => answer(request, reply, request.params.instance_id),
   )
 
   app.post(

@@ -4,13 +4,13 @@ import { AppError } from '#errors/app-error.ts'
 import { onKeyRefused } from '#http/auth.ts'
 import { toAppError } from '#http/errors.ts'
 import type { InFlight } from '#http/in-flight.ts'
-import { sessionKey } from '#openclaw/gateway/session-key.ts'
 import { openStreams } from '#platform/metrics.ts'
 import { errorTexts } from '#turns/error-texts.ts'
 import { maxTurnBytes } from '#turns/route.ts'
 import { type Turn, turnAbandoned } from '#turns/turn.ts'
 import type { Turns } from '#turns/turns.ts'
 import type { ResponseEvent } from './format/response-writer.ts'
+import { requestedSessionKey } from './format/session.ts'
 import { runResponse } from './run-response.ts'
 import type { ResponseStore } from './store/response-store.ts'
 import { errorFrame, type ReadFrame } from './web-socket-frames.ts'
@@ -58,7 +58,8 @@ export class WebSocketConnection {
   readonly #socket: WebSocket
   readonly #request: FastifyRequest
   readonly #instanceId: string
-  readonly #sessionId: string
+  /** The session in the path. */
+  readonly #sessionId: string | undefined
   readonly #waiting: Frame[] = []
   #waitingBytes = 0
   #turn: Turn | null = null
@@ -70,7 +71,7 @@ export class WebSocketConnection {
   #end: { code: number; reason: AppError } | null = null
   #cutOff: NodeJS.Timeout | undefined
 
-  constructor(deps: ConnectionDeps, socket: WebSocket, request: FastifyRequest, sessionId: string) {
+  constructor(deps: ConnectionDeps, socket: WebSocket, request: FastifyRequest, sessionId: string | undefined) {
     this.#deps = deps
     this.#socket = socket
     this.#request = request
@@ -154,7 +155,7 @@ export class WebSocketConnection {
   async #run({ data, isBinary }: Frame): Promise<void> {
     const { turns, store, readFrame, countTurn, inFlight } = this.#deps
     const { caller, log } = this.#request
-    const { organizationId } = caller
+    const { organizationId, sessions } = caller
     const turn = turns.runner.begin()
     this.#turn = turn
     openStreams.inc()
@@ -165,7 +166,8 @@ export class WebSocketConnection {
       turn.signal.throwIfAborted()
       if (isBinary) throw new AppError('invalid_json', errorTexts.textFrames)
       const body = await readFrame(data)
-      const session = { organizationId, instanceId: this.#instanceId, sessionKey: sessionKey(this.#sessionId) }
+      const sessionKey = requestedSessionKey(body, this.#sessionId, sessions)
+      const session = { organizationId, instanceId: this.#instanceId, sessionKey }
       const run = runResponse({ turns, store }, turn, { caller, session, body, isStreamed: true, log })
       for await (const batch of run) {
         this.#refusedInARow = 0

@@ -63,7 +63,7 @@ export const webSocketRoutes: FastifyPluginAsyncTypebox<WebSocketDeps> = async (
     if (asksForWebSocket(raw)) raw.socket.destroySoon()
   })
 
-  const sessionIdOf = ({ params }: FastifyRequest) => (params as { session_id?: string }).session_id ?? 'main'
+  const sessionIdOf = ({ params }: FastifyRequest) => (params as { session_id?: string }).session_id
   const route = {
     method: 'GET',
     config: socketRouteConfig,
@@ -72,7 +72,7 @@ export const webSocketRoutes: FastifyPluginAsyncTypebox<WebSocketDeps> = async (
       if (asksForWebSocket(request.raw)) requireHandshake(request)
       const { instance_id } = request.params as { instance_id: string }
       await findSummary(request.caller.organizationId, instance_id)
-      sessionKey(sessionIdOf(request))
+      sessionKey(sessionIdOf(request) ?? 'main')
     },
     wsHandler(socket, request) {
       const connection = new WebSocketConnection(connectionDeps, socket, request, sessionIdOf(request))

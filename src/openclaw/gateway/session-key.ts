@@ -6,14 +6,18 @@ const keyPrefix = 's-'
 /**
  * The gateway's key for a session id of the API. The mapping is one to one. The key is hexadecimal, because the gateway
  * trims and lower-cases keys and accepts full `agent:…` keys: with readable keys, a caller could reach another session.
- * Throws AppError `invalid` for an id that is empty, longer than 200 bytes of UTF-8, or not well-formed Unicode.
+ * Throws AppError `invalid` for an id that is empty, longer than 200 bytes of UTF-8, or not well-formed Unicode;
+ * `param` is the field of a body that has the id.
  */
-export function sessionKey(sessionId: string): string {
+export function sessionKey(sessionId: string, param?: string): string {
   if (sessionId === 'main') return 'main'
   const bytes = Buffer.from(sessionId, 'utf8')
   // A lone surrogate is encoded as U+FFFD, so two different ids would share a session.
   if (bytes.length === 0 || bytes.length > maxSessionIdBytes || !sessionId.isWellFormed()) {
-    throw new AppError('invalid_value', `A session id must have 1 to ${maxSessionIdBytes} bytes of UTF-8.`)
+    const rule = `A session id must have 1 to ${maxSessionIdBytes} bytes of UTF-8.`
+    throw param === undefined
+      ? new AppError('invalid_value', rule)
+      : new AppError('invalid_value', `${param}: ${rule}`, { param })
   }
   return keyPrefix + bytes.toString('hex')
 }

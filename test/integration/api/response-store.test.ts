@@ -337,6 +337,45 @@ describe('previous_response_id', () => {
   })
 })
 
+describe('conversation', () => {
+  const main = () => `/v1/instances/${id}/responses`
+  const sessionKeys = () => gateway.received.map(({ headers }) => headers['x-openclaw-session-key'])
+  const refused = (reason: RegExp) => ({
+    status: 400,
+    body: { detail: expect.stringMatching(reason), error: { type: 'invalid_request_error', param: 'conversation' } },
+  })
+
+  test('selects the session where the path names none, as a text or an object, and the response repeats it', async () => {
+    const byText = await say({ conversation: 'a b/ü' }, main())
+    expect(byText).toMatchObject({ status: 200, body: { conversation: { id: 'a b/ü' } } })
+    expect(faultsOfResponse(byText.body)).toEqual([])
+    expect((await read(byText.body.id)).body).toEqual(byText.body)
+    const next = { conversation: { id: 'a b/ü' }, previous_response_id: byText.body.id }
+    expect((await say(next, main())).status).toBe(200)
+    for (const unnamed of [await say({}, pathOf('a%20b%2F%C3%BC')), await say({ conversation: null }, main())]) {
+      expect(unnamed.status).toBe(200)
+      expect(unnamed.body).not.toHaveProperty('conversation')
+    }
+    const key = `s-${Buffer.from('a b/ü').toString('hex')}`
+    expect(sessionKeys()).toEqual([key, key, key, 'main'])
+  })
+
+  test('must be the session in the path, and that of previous_response_id', async () => {
+    expect(await say({ conversation: 'b' }, pathOf('a'))).toMatchObject(refused(/must be the session in the path/))
+    expect(await say({ conversation: 'main' }, pathOf('a'))).toMatchObject(refused(/must be the session in the path/))
+    expect(gateway.received).toEqual([])
+    const first = await say({ conversation: 'a' }, pathOf('a'))
+    expect(first.status).toBe(200)
+    const elsewhere = await say({ conversation: 'b', previous_response_id: first.body.id }, main())
+    expect(elsewhere.body.error).toMatchObject({ param: 'previous_response_id', code: 'previous_response_not_latest' })
+  })
+
+  test.each(['', { id: 'x'.repeat(201) }])('%j is refused', async (conversation) => {
+    expect(await say({ conversation }, main())).toMatchObject(refused(/^conversation: .*1 to 200 bytes/))
+    expect(gateway.received).toEqual([])
+  })
+})
+
 describe('the result of a call', () => {
   test('is accepted once, when the agent waits for it in that session', async () => {
     gateway.answer = answerCalls('c1', 'c2')

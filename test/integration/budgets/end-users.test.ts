@@ -95,11 +95,21 @@ const noSession = errorBody('session_not_found', 'Session not found.')
 
 /** Which sessions exist for a key, by every call that names one. */
 async function sessionsFor(as: string, mayManage: boolean) {
-  const seen: Record<string, string[]> = { turns: [], sockets: [], responses: [], reads: [], list: [] }
+  const seen: Record<string, string[]> = {
+    turns: [],
+    conversations: [],
+    sockets: [],
+    responses: [],
+    reads: [],
+    list: [],
+  }
   for (const session of everySession) {
     const turn = await say(as, session)
     if (turn.status === 200) seen.turns?.push(session)
     else expect([turn.status, turn.body]).toEqual([404, errorBody('session_not_found', turn.body.detail)])
+    const named = await ask(as, 'POST', 'responses', { ...said, conversation: session })
+    expect([named.status, named.body.detail], 'the same as by the path').toEqual([turn.status, turn.body.detail])
+    if (named.status === 200) seen.conversations?.push(session)
     if ((await upgradeOf(as, session)) === 101) seen.sockets?.push(session)
     const responseId = stored.get(session)
     const response = await ask(as, 'GET', `responses/${responseId}`)
@@ -124,7 +134,14 @@ async function sessionsFor(as: string, mayManage: boolean) {
   return seen
 }
 
-const everywhere = (ids: string[]) => ({ turns: ids, sockets: ids, responses: ids, reads: ids, list: [...ids].sort() })
+const everywhere = (ids: string[]) => ({
+  turns: ids,
+  conversations: ids,
+  sockets: ids,
+  responses: ids,
+  reads: ids,
+  list: [...ids].sort(),
+})
 
 describe('S2: a key that is held to sessions', () => {
   test.each([
@@ -163,6 +180,25 @@ describe('S2: a key that is held to sessions', () => {
       const told = await continueFrom(as, present(stored.get(previous)))
       expect(told.answer.error).toMatchObject({ code: 'previous_response_not_latest' })
     }
+  })
+
+  test('reaches no other one by `conversation` in a frame of a WebSocket', async () => {
+    const own = await createKey({ session_ids: ['main', 'user-1'] })
+    const socket = new WebSocket(`${url.replace('http', 'ws')}/v1/instances/${id}/responses`, {
+      headers: { authorization: `Bearer ${own.key}` },
+    })
+    onTestFinished(() => socket.terminate())
+    // biome-ignore lint/suspicious/noExplicitAny: a test reads what it expects
+    const frames: any[] = []
+    socket.on('message', (data) => frames.push(JSON.parse(String(data))))
+    await new Promise((resolve) => socket.once('open', resolve))
+    const endOf = async (conversation: string) => {
+      socket.send(JSON.stringify({ type: 'response.create', ...said, conversation }))
+      await until('the end', () => /^error$|completed$/.test(frames.at(-1)?.type))
+      return frames.pop()
+    }
+    expect(await endOf('user-2')).toMatchObject({ type: 'error', status: 404, error: { code: 'session_not_found' } })
+    expect(await endOf('user-1')).toMatchObject({ response: { conversation: { id: 'user-1' } } })
   })
 
   test('does not reset or delete another one, which is the same 404 as for one that never was', async () => {

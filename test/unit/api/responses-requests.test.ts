@@ -56,7 +56,6 @@ describe('a field that an agent cannot honour is refused by its name', () => {
     ['presence_penalty', { presence_penalty: 0.1 }],
     ['frequency_penalty', { frequency_penalty: -1 }],
     ['top_logprobs', { top_logprobs: 2 }],
-    ['conversation', { conversation: 'conv_1' }],
     ['prompt', { prompt: { id: 'pmpt_1' } }],
     ['context_management', { context_management: [{ type: 'compaction' }] }],
     ['include', { include: ['message.output_text.logprobs'] }],

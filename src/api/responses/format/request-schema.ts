@@ -112,8 +112,11 @@ export const CreateResponse = Type.Object(
     }),
     ...sharedFields,
     instructions: OptionalOrNull(Type.String({ description: 'Added to the agent’s system prompt for this turn.' })),
-    previous_response_id: OptionalOrNull(
-      Type.String({ description: 'Must be the latest response of the session in the path.' }),
+    previous_response_id: OptionalOrNull(Type.String({ description: 'Must be the latest response of the session.' })),
+    conversation: OptionalOrNull(
+      Type.Union([Type.String(), Type.Object({ id: Type.String({ description: 'The id of the session.' }) })], {
+        description: 'The session, as an id or as an object with it. It must be the one in the path, if that has one.',
+      }),
     ),
     metadata: OptionalOrNull({ ...Metadata, description: 'Your own labels, which the response repeats.' }),
     store: OptionalOrNull(Type.Boolean({ description: 'Whether the response can be read later. True by default.' })),
@@ -168,7 +171,6 @@ export const CreateResponse = Type.Object(
       ),
     ),
     max_tool_calls: OptionalOrNull(Type.Integer({ minimum: 1, description: 'Refused.' })),
-    conversation: Refused,
     prompt: Refused,
     context_management: Refused,
   },

@@ -9,6 +9,7 @@ import { contentParts, type InputItem } from './input-schema.ts'
 import { invalidField, type RefusedField, refuseFields } from './invalid-field.ts'
 import { type CreateResponse, responseFields } from './request-schema.ts'
 import type { EchoedFields } from './response-schema.ts'
+import { conversationId } from './session.ts'
 import { readFormat } from './text-format.ts'
 import { type OfferedTools, readToolChoice, readTools } from './tools.ts'
 
@@ -33,7 +34,6 @@ const refusedFields: RefusedField<CreateResponse>[] = [
   ['presence_penalty', (value) => value !== 0, 'must be 0: OpenClaw does not pass it to the model.'],
   ['frequency_penalty', (value) => value !== 0, 'must be 0: OpenClaw does not pass it to the model.'],
   ['top_logprobs', (value) => value !== 0, 'must be 0: an agent reports no probabilities.'],
-  ['conversation', () => true, 'the session in the path is the conversation.'],
   ['prompt', () => true, 'there are no stored prompts.'],
   ['context_management', () => true, 'an agent shortens its conversation by itself.'],
 ]
@@ -68,6 +68,7 @@ export function readRequest(body: CreateResponse, { provider, release, model: ow
     model: body.model,
     previous_response_id: body.previous_response_id ?? null,
     instructions: body.instructions ?? null,
+    ...(body.conversation && { conversation: { id: conversationId(body.conversation) } }),
     metadata: body.metadata ?? {},
     tools,
     tool_choice: toolChoice,

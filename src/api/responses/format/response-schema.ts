@@ -151,6 +151,12 @@ const echoed = {
   model: Type.String({ description: 'The model as you named it.' }),
   previous_response_id: Nullable(Type.String({ description: 'The one of the request.' })),
   instructions: Nullable(Type.String({ description: 'Those of the request.' })),
+  conversation: Type.Optional(
+    Type.Object(
+      { id: Type.String({ description: 'The id of the session.' }) },
+      { ...exact, description: 'The session, if the request names it as `conversation`.' },
+    ),
+  ),
   metadata: Metadata,
   tools: Type.Array(ResponseTool, { description: 'Your tools, as the request has them.' }),
   tool_choice: ResponseToolChoice,
