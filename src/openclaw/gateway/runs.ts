@@ -104,14 +104,16 @@ function statusOf(last: Record<string, unknown> | undefined): RunEnd['status'] |
 }
 
 const userKeyEnd = ':user'
+/** The key of a row of the user; empty for all other rows. */
+const userKey = ({ idempotencyKey: key }: Record<string, unknown>): string =>
+  typeof key === 'string' && key.endsWith(userKeyEnd) ? key : ''
 
 /** The id of the run that OpenClaw began to go on with an interrupted one; null without one. */
 function recoveryOf(all: Record<string, unknown>[], runId: string): string | null {
-  const later = all.slice(all.findIndex((row) => row.idempotencyKey === runId + userKeyEnd) + 1)
-  const nextTurn = later.find((row) => String(row.idempotencyKey).endsWith(userKeyEnd))
-  const { sourceTool } = isObject(nextTurn?.provenance) ? nextTurn.provenance : {}
-  if (sourceTool !== 'main_session_restart_recovery') return null
-  return String(nextTurn?.idempotencyKey).slice(0, -userKeyEnd.length)
+  const later = all.slice(all.findIndex((row) => userKey(row) === runId + userKeyEnd) + 1)
+  const next = later.find((row) => userKey(row) !== '')
+  if (!isObject(next?.provenance) || next.provenance.sourceTool !== 'main_session_restart_recovery') return null
+  return userKey(next).slice(0, -userKeyEnd.length)
 }
 
 /**
@@ -123,7 +125,7 @@ export async function readRun(gateway: GatewayClient, sessionKey: string, id: st
   const answer = await gateway.call('chat.history', params, { timeoutMs: callTimeoutMs })
   const { messages, inFlightRun, sessionInfo, pendingInputs } = isObject(answer) ? answer : {}
   const all = list(messages)
-  const hasUserRow = all.some((row) => row.idempotencyKey === id + userKeyEnd)
+  const hasUserRow = all.some((row) => userKey(row) === id + userKeyEnd)
   const runId = (hasUserRow && recoveryOf(all, id)) || id
   const { hasActiveRun, activeRunIds } = isObject(sessionInfo) ? sessionInfo : {}
   const pending = list(isObject(pendingInputs) ? pendingInputs.items : null).find((item) => item.runId === runId)

@@ -4,6 +4,7 @@ import type { Db } from '#database/client.ts'
 import { isProcessAlive } from '#database/processes.ts'
 import type { ResponseStatus } from '#database/response-schema.ts'
 import type { Place, Vault } from '#platform/secrets.ts'
+import type { BackgroundRequest } from './background-request.ts'
 
 /** A background turn that this process has claimed. */
 export interface ClaimedTurn {
@@ -13,8 +14,7 @@ export interface ClaimedTurn {
   instanceId: string
   sessionKey: string
   status: ResponseStatus
-  /** The unsealed request. */
-  request: string
+  sealedRequest: string
   sentAt: Date | null
   createdAt: Date
 }
@@ -35,7 +35,7 @@ const claimQuery = `
     ORDER BY id LIMIT $2 FOR UPDATE SKIP LOCKED) AS free
   WHERE r.id = free.id
   RETURNING r.id, r.organization_id AS "organizationId", r.instance_id AS "instanceId", r.session_key AS "sessionKey",
-    r.status, r.sealed_request AS request, r.sent_at AS "sentAt", r.created_at AS "createdAt"`
+    r.status, r.sealed_request AS "sealedRequest", r.sent_at AS "sentAt", r.created_at AS "createdAt"`
 
 const isOurs = 'id = $1 AND process_id = $2 AND sealed_request IS NOT NULL'
 
@@ -72,8 +72,10 @@ export function createBackgroundRows(db: Db, vault: Vault, processId: string) {
     /** Takes over up to `limit` turns that no living process runs. */
     async claim(limit: number): Promise<ClaimedTurn[]> {
       const { rows } = await db.$client.query<ClaimedTurn>(claimQuery, [processId, limit])
-      return rows.map((row) => ({ ...row, request: vault.unseal(row.request, requestContext(row.id)) }))
+      return rows
     },
+    unsealRequest: ({ id, sealedRequest }: ClaimedTurn): BackgroundRequest =>
+      JSON.parse(vault.unseal(sealedRequest, requestContext(id))),
     /** Those of these turns that were cancelled, or are of another process now. */
     async findEnded(ids: readonly string[]): Promise<{ id: string; isOurs: boolean }[]> {
       const { rows } = await db.$client.query<{ id: string; isOurs: boolean }>(

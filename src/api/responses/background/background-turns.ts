@@ -14,7 +14,6 @@ import { type TurnEnd, writeOutput } from '#turns/gateway-answer.ts'
 import type { PlaceInLine } from '#turns/line.ts'
 import { defaultTurnTimeouts, Turn, turnCancelled } from '#turns/turn.ts'
 import type { Turns } from '#turns/turns.ts'
-import type { BackgroundRequest } from './background-request.ts'
 import type { BackgroundRows, ClaimedTurn, EventBatch } from './background-rows.ts'
 
 /** The longest that a background turn may take from its acceptance on. */
@@ -125,7 +124,7 @@ async function follow(deps: FollowDeps, claimed: ClaimedTurn, turn: Turn): Promi
   const { admission, lines, runner } = turns
   const { id: uuid, organizationId, instanceId, sessionKey } = claimed
   const session = { organizationId, instanceId, sessionKey }
-  const request = JSON.parse(claimed.request) as BackgroundRequest
+  const request = rows.unsealRequest(claimed)
   const { createdAt, echo, model, endUser, isResumed } = request
   const id = toResponseId(uuid)
   const writer = new ResponseWriter({ id, createdAt, echo })
