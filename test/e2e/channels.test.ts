@@ -227,24 +227,32 @@ describe('chat channels of a real agent', () => {
     expect((await client.post(sessionPath(id, 'killed'), { model: 'openclaw', input: 'and you?' })).status).toBe(200)
   })
 
-  it('after three ends by itself within five minutes the agent answers without channels, until its restart', {
+  it('after three ends by itself within five minutes the agent answers without channels, until each is connected, or its restart', {
     tags: ['long'],
   }, async () => {
+    const status = async () => (await client.get(channelPath('telegram', '/status'))).body
+    const isLeftOut = async () => (await status()).details.error?.includes('started no channel')
+    const isAnswered = async (text: string) => {
+      telegram.write({ id: 777, name: 'Ann' }, text)
+      await until('an answer', () => telegram.sent.some((sent) => sent.text.includes(text)), 60_000)
+    }
     await kill()
     await kill()
     await waitForStatus(client, id, 'running')
-    const status = async () => (await client.get(channelPath('telegram', '/status'))).body
-    await until(
-      'the channel to be off',
-      async () => (await status()).details.error?.includes('started no channel'),
-      60_000,
-    )
+    await until('the channel to be off', isLeftOut, 60_000)
     expect((await status()).connected).toBe(false)
     expect((await client.post(sessionPath(id, 'api'), { model: 'openclaw', input: 'hello' })).status).toBe(200)
+    const leftOut = await findGateway(id)
+    expect(await connect('telegram')).toMatchObject({ status: 200, body: { status: 'connected' } })
+    await isAnswered('and still there?')
+    expect(await findGateway(id)).toEqual(leftOut)
+
+    await kill()
+    await waitForStatus(client, id, 'running')
+    await until('the channel to be off again', isLeftOut, 60_000)
     await client.post(`/v1/instances/${id}/restart`)
     await waitForStatus(client, id, 'running')
-    telegram.write({ id: 777, name: 'Ann' }, 'and still there?')
-    await until('an answer', () => telegram.sent.some(({ text }) => text.includes('and still there?')), 60_000)
+    await isAnswered('and after your restart?')
   })
 
   it('people of different channels have conversations of their own, and the API’s is another', async () => {
