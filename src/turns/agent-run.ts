@@ -32,7 +32,7 @@ export interface AgentRun {
   isResumed: boolean
   /** When it was first sent, in ms since 1970; null for one that was not. */
   sentAt: number | null
-  /** What its stream has said so far, in an earlier process. */
+  /** The text that its stream has sent so far, from an earlier process. */
   saidBefore: string
   /** Records durably that the run is about to be sent. Throws when the run belongs to another process now. */
   recordSending(): Promise<void>

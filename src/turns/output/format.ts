@@ -17,7 +17,7 @@ export type JsonFormat = Exclude<OutputFormat, { type: 'text' }>
 export const schemaOf = (format: JsonFormat): object =>
   format.type === 'json_schema' ? format.schema : { type: 'object' }
 
-/** What the agent must know of a format, for its system prompt; null for plain text. */
+/** The description of a format for the system prompt of the agent; null for plain text. */
 export function formatInstructions(format: OutputFormat): string | null {
   if (format.type === 'text') return null
   const only =

@@ -12,7 +12,7 @@ import { errorTexts } from '#turns/error-texts.ts'
 /** Images are the largest part. A row of the database should not be larger. */
 const maxRequestMebibytes = 8
 
-/** What another process needs to go on with a background turn. */
+/** The data that another process needs to go on with a background turn. */
 export interface BackgroundRequest {
   /** In seconds since 1970. */
   createdAt: number
