@@ -30,8 +30,8 @@ export interface AgentRun {
   request: RunRequest
   /** Whether OpenClaw goes on with it after the end of its gateway. */
   isResumed: boolean
-  /** When it was first sent, in ms since 1970; null for one that was not. */
-  sentAt: number | null
+  /** How long ago it was first sent, in ms; null for one that was not. */
+  sentMsAgo: number | null
   /** The text that its stream has sent so far, from an earlier process. */
   saidBefore: string
   /** Records durably that the run is about to be sent. Throws when the run belongs to another process now. */
@@ -132,7 +132,7 @@ function untilEnded({ signal }: Turn): Promise<never> {
  * by the end of its gateway, or its instance is stopped or restarted. An abandoned run goes on at its gateway.
  */
 export async function* followRun(deps: AgentRunDeps, turn: Turn, run: AgentRun): AsyncGenerator<AgentEvent[]> {
-  let { sentAt } = run
+  let sentAt = run.sentMsAgo === null ? null : performance.now() - run.sentMsAgo
   const growing = new GrowingRun(run.saidBefore)
   const ended = untilEnded(turn)
   let runId = run.id
@@ -151,7 +151,7 @@ export async function* followRun(deps: AgentRunDeps, turn: Turn, run: AgentRun):
           turn.signal.throwIfAborted()
           turn.ask()
           await run.recordSending()
-          sentAt = Date.now()
+          sentAt = performance.now()
           await beginRun(watch.gateway, run.id, run.request)
         } else {
           growing.pause()
@@ -213,7 +213,7 @@ async function resume(gateway: GatewayClient, run: AgentRun, sentAt: number): Pr
   const { kind, runId } = await settled(gateway, run)
   if (kind === 'running' || kind === 'ended') return runId
   // Without any trace it did not begin. Within some minutes a gateway recognizes a repeated key by itself.
-  if (kind === 'interrupted' || Date.now() - sentAt > resendWithinMs) throw interrupted()
+  if (kind === 'interrupted' || performance.now() - sentAt > resendWithinMs) throw interrupted()
   await beginRun(gateway, run.id, run.request)
   return run.id
 }

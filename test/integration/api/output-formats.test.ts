@@ -87,8 +87,11 @@ async function refusal(answer: Response) {
   return { status: answer.status, ...body.error, shouldRetry: answer.headers.get('x-should-retry') }
 }
 const stored = async (): Promise<Record<string, unknown>> => {
-  const { rows } = await chowder.database.pool.query('SELECT id FROM responses WHERE instance_id = $1', [id])
-  const name = `resp_${String(rows[0]?.id).replaceAll('-', '')}`
+  const row = await until('the row', async () => {
+    const { rows } = await chowder.database.pool.query('SELECT id FROM responses WHERE instance_id = $1', [id])
+    return rows[0] as { id: string } | undefined
+  })
+  const name = `resp_${row.id.replaceAll('-', '')}`
   return (await (await fetch(`${url}/v1/instances/${id}/responses/${name}`, { headers: headers() })).json()) as never
 }
 

@@ -168,6 +168,8 @@ describe('a change of the key while Chowder serves', () => {
       id,
       vault.seal('{"env":{"A":"b"}}', skillSettingsPlace(id, 'weather')),
     ])
+    await call('POST', `/v1/instances/${id}/responses`, { model: 'openclaw', input: 'hello', background: true })
+    await until('its events', () => [...places].some((place) => place.startsWith('response_events/')))
     const token = await findSignupToken(chowder.deps.db, vault)
     for (let n = 1; n < 8; n += 1) await create(n)
     expect(Object.keys(await sealedWith(chowder.database))).toEqual([sealedPrefix(keyIdOf(old))])

@@ -15,8 +15,9 @@ export interface ClaimedTurn {
   sessionKey: string
   status: ResponseStatus
   sealedRequest: string
-  sentAt: Date | null
-  createdAt: Date
+  /** The time since its row was written and, for one that was, since it was sent, in ms by the clock of the database. */
+  ageMs: number
+  sentMsAgo: number | null
 }
 
 /** Events of a response, as JSON, from number `sequence` on. */
@@ -35,7 +36,9 @@ const claimQuery = `
     ORDER BY id LIMIT $2 FOR UPDATE SKIP LOCKED) AS free
   WHERE r.id = free.id
   RETURNING r.id, r.organization_id AS "organizationId", r.instance_id AS "instanceId", r.session_key AS "sessionKey",
-    r.status, r.sealed_request AS "sealedRequest", r.sent_at AS "sentAt", r.created_at AS "createdAt"`
+    r.status, r.sealed_request AS "sealedRequest", 
+    extract(epoch FROM now() - r.created_at)::float8 * 1000 AS "ageMs",
+    extract(epoch FROM now() - r.sent_at)::float8 * 1000 AS "sentMsAgo"`
 
 const isOurs = 'id = $1 AND process_id = $2 AND sealed_request IS NOT NULL'
 

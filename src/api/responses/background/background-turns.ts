@@ -64,7 +64,7 @@ export function createBackgroundTurns(deps: BackgroundDeps): BackgroundTurns {
     const limit = maxBackgroundMinutes * 60_000
     const tooLong = setTimeout(
       () => turn.end(new AppError('turn_too_long', errorTexts.tooLong(maxBackgroundMinutes), { doNotRetry: true })),
-      Math.max(claimed.createdAt.getTime() + limit - Date.now(), 0),
+      Math.max(limit - claimed.ageMs, 0),
     )
     const done = follow({ ...deps, watches }, claimed, turn)
       .then((end) => (end === 'left' ? rows.release(claimed.id) : undefined))
@@ -128,7 +128,7 @@ async function follow(deps: FollowDeps, claimed: ClaimedTurn, turn: Turn): Promi
   const { createdAt, echo, model, endUser, isResumed } = request
   const id = toResponseId(uuid)
   const writer = new ResponseWriter({ id, createdAt, echo })
-  let isSent = claimed.sentAt !== null
+  let isSent = claimed.sentMsAgo !== null
 
   async function write(events: ResponseEvent[]): Promise<void> {
     const batch = toBatch(events)
@@ -140,7 +140,7 @@ async function follow(deps: FollowDeps, claimed: ClaimedTurn, turn: Turn): Promi
     isResumed,
     organizationId,
     instanceId,
-    sentAt: claimed.sentAt?.getTime() ?? null,
+    sentMsAgo: claimed.sentMsAgo,
     saidBefore: '',
     request: { ...request.run, sessionKey, timeout: maxBackgroundMinutes * 60 },
     async prepare(gateway) {
