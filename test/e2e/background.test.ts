@@ -178,7 +178,7 @@ describe('background turns of a real agent', () => {
   it.each(['SIGKILL', 'SIGTERM'] as const)(
     'goes on after a %s of Chowder, and its answer is found afterwards',
     async (signal) => {
-      const input = `${signal} [[fake:tool=exec {"command":"sleep 30"}]] ${slow}`
+      const input = `${signal} [[fake:tool=exec {"command":"sleep 30","yieldMs":60000}]] ${slow}`
       const session = clientOf(signal)
       const stream = await session.responses.create({ model, input, background: true, stream: true })
       const { value: created } = await stream[Symbol.asyncIterator]().next()
