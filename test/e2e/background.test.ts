@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import OpenAI from 'openai'
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest'
 import { startAgent, type TestAgent } from '../support/agent.ts'
@@ -178,13 +179,14 @@ describe('background turns of a real agent', () => {
   it.each(['SIGKILL', 'SIGTERM'] as const)(
     'goes on after a %s of Chowder, and its answer is found afterwards',
     async (signal) => {
-      const input = `${signal} [[fake:tool=exec {"command":"sleep 30","yieldMs":60000}]] ${slow}`
+      const input = `${signal} [[fake:tool=exec {"command":"sleep 30","yieldMs":60000}]] [[fake:words=20]]`
       const session = clientOf(signal)
       const stream = await session.responses.create({ model, input, background: true, stream: true })
       const { value: created } = await stream[Symbol.asyncIterator]().next()
       const { id } = (created as OpenAI.Responses.ResponseCreatedEvent).response
       await isAsked(signal)
       const next = await session.responses.create({ model, input: `after ${signal}`, background: true })
+      await sleep(3000) // the call of the tool has arrived then, and the tool runs
       await agent.chowder.kill(signal)
       await agent.startChowder()
       expect((await reader().responses.retrieve(id)).status).toBe('in_progress')
