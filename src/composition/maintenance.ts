@@ -1,4 +1,3 @@
-import { createEphemeralSessionCleanup } from '#api/chat/ephemeral-sessions.ts'
 import { deleteRevokedKeys } from '#api/keys/retention.ts'
 import { eraseDeleted } from '#api/organization/delete.ts'
 import { deleteExpiredResponses } from '#api/responses/store/expiry.ts'
@@ -19,6 +18,7 @@ import { applySuspensions } from '#instances/suspension.ts'
 import type { Logger } from '#platform/log.ts'
 import type { PeriodicTask } from '#platform/periodic.ts'
 import type { Vault } from '#platform/secrets.ts'
+import { createEphemeralSessionCleanup } from '#turns/ephemeral-sessions.ts'
 import { deleteStaleLines } from '#turns/line.ts'
 
 /** The pauses between runs, in ms. */

@@ -8,13 +8,13 @@ import type { Caller } from '#http/caller.ts'
 import { type ErrorContext, errorObject } from '#http/error-body.ts'
 import { logFailure } from '#http/failure-log.ts'
 import type { RunningGateway } from '#instances/find.ts'
+import { createEphemeralSession, endEphemeralSession } from '#turns/ephemeral-sessions.ts'
 import { resultOf, writeOutput } from '#turns/gateway-answer.ts'
 import { askInFormat } from '#turns/output/ask.ts'
 import type { AgentRequest } from '#turns/runner.ts'
 import { type Turn, turnAbandoned } from '#turns/turn.ts'
 import type { Turns } from '#turns/turns.ts'
 import { ChatCompletionWriter } from './completion-writer.ts'
-import { createEphemeralSession, endEphemeralSession } from './ephemeral-sessions.ts'
 import { readChatRequest } from './request.ts'
 import type { CreateChatCompletion } from './request-schema.ts'
 
@@ -73,9 +73,7 @@ export async function* runChatCompletion(
     yield [JSON.stringify({ error: errorObject({ code, detail: message }, errorContext) })]
     return undefined
   } finally {
-    endEphemeralSession(db, sessionKey).catch((err: unknown) =>
-      log.warn({ err }, 'an ephemeral session could not be marked for deletion; it is deleted later'),
-    )
+    endEphemeralSession(db, sessionKey, log)
   }
 }
 

@@ -40,9 +40,15 @@ export async function createEphemeralSession(db: Db, instance: InstanceRef): Pro
   return sessionKey
 }
 
-/** Marks a session for deletion after its turn. */
-export const endEphemeralSession = (db: Db, sessionKey: string) =>
-  db.update(ephemeralSessions).set({ dueAt: dueAfterTurn }).where(eq(ephemeralSessions.sessionKey, sessionKey))
+/** Marks a session for deletion after its turn, in the background. */
+export function endEphemeralSession(db: Db, sessionKey: string, log: Pick<Logger, 'warn'>): void {
+  db.update(ephemeralSessions)
+    .set({ dueAt: dueAfterTurn })
+    .where(eq(ephemeralSessions.sessionKey, sessionKey))
+    .catch((err: unknown) =>
+      log.warn({ err }, 'an ephemeral session could not be marked for deletion; it is deleted later'),
+    )
+}
 
 /** Forgets the oldest due sessions of instances with too many. The sessions of running turns are not due. */
 const forgetSurplus = (db: Db) =>
