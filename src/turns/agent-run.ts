@@ -18,8 +18,11 @@ const reconnectPauseMs = 1000
 const resendWithinMs = 60_000
 /** How long the rows of a run may be missing after its end or its begin, and the pause between two reads, in ms. */
 const settleMs = 5000
+/** How long its session may show a run as running after its end, in ms. A gateway with many runs takes seconds. */
+const closeMs = 60_000
 /** OpenClaw goes on with interrupted runs one after the other, 8 to 41 s after its start. */
 const recoverMs = 3 * 60_000
+const firstSettlePauseMs = 20
 const settlePauseMs = 500
 
 /** A turn as a run that its gateway goes on with when Chowder's connection closes. */
@@ -218,15 +221,19 @@ async function resume(gateway: GatewayClient, run: AgentRun, sentAt: number): Pr
   return run.id
 }
 
-/** Reads the state of a run, again while a run that has just begun, ended or recovered may not be in its session yet. */
-async function settled(gateway: GatewayClient, { id, request, isResumed }: AgentRun) {
+/**
+ * Reads the state of a run, again while a run that has just begun, ended (`hasEnded`) or recovered may not be in its
+ * session yet.
+ */
+async function settled(gateway: GatewayClient, { id, request, isResumed }: AgentRun, hasEnded = false) {
   const begunAt = performance.now()
-  for (;;) {
+  for (let pauseMs = firstSettlePauseMs; ; pauseMs = Math.min(2 * pauseMs, settlePauseMs)) {
     const state = await readRun(gateway, request.sessionKey, id)
-    if (state.kind === 'running' || state.kind === 'ended') return state
-    const waitMs = state.kind === 'interrupted' && isResumed ? recoverMs : settleMs
+    if (state.kind === 'ended' || (state.kind === 'running' && !hasEnded)) return state
+    const recovers = state.kind === 'interrupted' && isResumed
+    const waitMs = recovers ? recoverMs : state.kind === 'running' ? closeMs : settleMs
     if (performance.now() - begunAt > waitMs) return state
-    await sleep(settlePauseMs)
+    await sleep(pauseMs)
   }
 }
 
@@ -234,7 +241,7 @@ async function settled(gateway: GatewayClient, { id, request, isResumed }: Agent
 async function untilRunEnds(gateway: GatewayClient, run: AgentRun, runId: string): Promise<RunEnd | null> {
   for (;;) {
     const hasEnded = await waitForRun(gateway, runId)
-    const state = await settled(gateway, run)
+    const state = await settled(gateway, run, hasEnded)
     if (state.kind === 'ended') return state.end
     if (hasEnded) return null
     if (state.kind !== 'running') throw interrupted()

@@ -134,6 +134,17 @@ describe('background turns of a real agent', () => {
     expect(await ended(id)).toMatchObject({ status: 'completed', output_text: 'done' })
   })
 
+  it('completes with forty others, whose agent shows them as running after their ends', async () => {
+    const turns = await Promise.all(
+      Array.from({ length: 40 }, (_, index) =>
+        clientOf(`one-of-many-${index}`).responses.create({ model, input: `many ${index}`, background: true }),
+      ),
+    )
+    const responses = await Promise.all(turns.map(({ id }) => ended(id)))
+    expect(responses.map(({ status }) => status)).toEqual(turns.map(() => 'completed'))
+    expect(asked('many')).toBe(turns.length)
+  })
+
   it('is cancelled while it runs, and while it waits for an earlier one', async () => {
     const running = await openai.responses.create({ model, input: 'long [[fake:delay=30000]]', background: true })
     const waiting = await openai.responses.create({ model, input: 'later', background: true })
