@@ -5,7 +5,7 @@ import { isDatabaseDown } from '#database/outage.ts'
 import { isObject } from '#openclaw/json.ts'
 import type { BackgroundRows } from './background-rows.ts'
 
-const readEveryMs = 200
+const readEveryMs = 100
 /** Less than the idle timeouts of common proxies. */
 const signEveryMs = 15_000
 
