@@ -7,7 +7,8 @@ import { isObject } from '#openclaw/json.ts'
 import { newId } from '#platform/ids.ts'
 import { type FakeModelProvider, startFakeModelProvider } from '../test/support/fake-model-provider.mjs'
 import { createAgent, secondsOf, until, withChowder } from './agents.ts'
-import { type Figure, figure, type Round } from './figures.ts'
+import { measureBackgroundTurns } from './background-turns.ts'
+import { type Fact, type Figure, figure, type Round } from './figures.ts'
 import type { Tenant } from './tenant.ts'
 
 const startTimeoutMs = 3 * 60_000
@@ -65,9 +66,10 @@ async function measureWay(tenant: Tenant, id: string) {
 
 /**
  * Turns a second of a real agent, one after the other and several at once, beside the same agent with a configuration
- * by which it asks the stub of its provider without the relay; in turn, and the one that is first changes.
+ * by which it asks the stub of its provider without the relay; in turn, and the one that is first changes. Then turns
+ * in the background.
  */
-export async function measureAgentTurns(report: (text: string) => void): Promise<Figure[]> {
+export async function measureAgentTurns(report: (text: string) => void): Promise<(Fact | Figure)[]> {
   const provider = await startFakeModelProvider()
   try {
     // In a jail the agent would reach the relay alone.
@@ -78,7 +80,8 @@ export async function measureAgentTurns(report: (text: string) => void): Promise
       const { gateway, relayed } = await connectTo(dataDir, id)
       try {
         const direct = { baseUrl: provider.url, apiKey: 'bench-direct' }
-        return await measureBoth(tenant, id, gateway, provider, { relayed, direct }, report)
+        const beside = await measureBoth(tenant, id, gateway, provider, { relayed, direct }, report)
+        return [...beside, ...(await measureBackgroundTurns(tenant, id, report))]
       } finally {
         gateway.close()
       }

@@ -5,9 +5,11 @@ export interface Tenant {
   auth: { authorization: string }
   /** One call of the API with the tenant's key. Throws unless the answer is 2xx. */
   call<T>(method: string, path: string, body?: object): Promise<T>
+  /** The same for an answer that is a text, such as a stream to its end. */
+  stream(method: string, path: string, body?: object): Promise<string>
 }
 
-async function call<T>(url: string, method: string, body?: object, headers: object = {}): Promise<T> {
+async function callForText(url: string, method: string, body?: object, headers: object = {}): Promise<string> {
   const answer = await fetch(url, {
     method,
     headers: { ...(body && json), ...headers },
@@ -15,6 +17,11 @@ async function call<T>(url: string, method: string, body?: object, headers: obje
   })
   const text = await answer.text()
   if (!answer.ok) throw new Error(`${method} ${url} answered ${answer.status}: ${text}`)
+  return text
+}
+
+async function call<T>(url: string, method: string, body?: object, headers: object = {}): Promise<T> {
+  const text = await callForText(url, method, body, headers)
   return (text ? JSON.parse(text) : null) as T
 }
 
@@ -23,5 +30,9 @@ export async function connect(url: string): Promise<Tenant> {
   const { api_key } = await call<{ api_key: string }>(`${url}/v1/organization/signup`, 'POST', { name: 'Bench' })
   const auth = { authorization: `Bearer ${api_key}` }
   await call(`${url}/v1/organization`, 'PATCH', { model_api_keys: { anthropic: 'bench' } }, auth)
-  return { auth, call: (method, path, body) => call(url + path, method, body, auth) }
+  return {
+    auth,
+    call: (method, path, body) => call(url + path, method, body, auth),
+    stream: (method, path, body) => callForText(url + path, method, body, auth),
+  }
 }
