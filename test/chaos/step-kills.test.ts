@@ -9,7 +9,7 @@ import { findPostmaster, StillInUse, startPostmaster } from '#database/embedded-
 import { migrate } from '#database/migrate.ts'
 import { migrateQueue } from '#lifecycle/queue/queue.ts'
 import { agentEnv } from '../support/agent-sandboxes.ts'
-import { type Api, api, say, sessionPath, signUp, waitForStatus } from '../support/api-client.ts'
+import { type Answer, type Api, api, say, sessionPath, signUp, waitForStatus } from '../support/api-client.ts'
 import {
   askGateway,
   type ChowderProcess,
@@ -488,6 +488,57 @@ function killAtBoundaries(isWhole: boolean): void {
         expect(await say(client, sessionPath(kill.id, 'undone'), 'hello')).not.toContain(neverStored)
       },
     )
+  })
+
+  describe('while turns run in the background', () => {
+    /** The words of the statement at which the API is killed, and whether it was carried out. */
+    const moments = [
+      { name: 'sent, unrecorded', words: 'SET sent_at = now()', isDone: false },
+      { name: 'recorded as sent, and not sent', words: 'SET sent_at = now()', isDone: true },
+      { name: 'ended, unrecorded', words: 'SET status = CASE status WHEN', isDone: false },
+      { name: 'accepted, uncommitted', words: 'insert_responses', isDone: true },
+    ]
+    const dashed = (name: string) => name.replaceAll(/\W+/g, '-')
+    const path = (name: string) => sessionPath(present(ids[0]), dashed(name))
+    const post = (name: string) => client.post(path(name), turnOf(name), { 'idempotency-key': dashed(name) })
+    const turnOf = (name: string) => ({ model: 'openclaw', input: `turn ${name}`, background: true })
+    /** The answers; null where none came. */
+    const killed = new Map<string, Promise<Answer | null>>()
+
+    beforeAll(async () => {
+      for (const { name, words, isDone } of moments) {
+        const hold = apiProxy.holdWhen(words, 'to server', isDone ? { after: 'request' } : {})
+        const answer = post(name).catch(() => null)
+        killed.set(name, answer)
+        let isHeld = false
+        void hold.held.then(() => {
+          isHeld = true
+        })
+        await until(`the turn to be held when it is ${name}`, () => isHeld, 60_000)
+      }
+      await Promise.all([worker.kill('SIGKILL'), chowder.kill('SIGKILL')])
+      apiProxy.cut()
+      apiProxy.heal()
+      await Promise.all([startWorker(), startApi()])
+    })
+
+    it.each(moments)('F2: a turn whose API and worker were killed when it was $name runs, once', async ({ name }) => {
+      const first = await killed.get(name)
+      expect(first?.status).toBe(name.startsWith('accepted') ? undefined : 200)
+      const again = await post(name)
+      expect(again.status).toBe(200)
+      if (first) expect(again.body.id).toBe(first.body.id)
+      const response = await until(
+        'the turn to end',
+        async () => {
+          const { body } = await client.get(`${sessionPath(present(ids[0]))}/${again.body.id}`)
+          return body.status !== 'queued' && body.status !== 'in_progress' && body
+        },
+        60_000,
+      )
+      expect(response).toMatchObject({ status: 'completed', error: null })
+      expect(provider.requests.filter(({ last }) => last === `turn ${name}`)).toHaveLength(1)
+    })
   })
 
   describe('while they stop and delete', () => {

@@ -18,18 +18,18 @@ export function api(url: string, key?: string, signupToken?: string) {
     ...(key !== undefined && { authorization: `Bearer ${key}` }),
     ...(signupToken !== undefined && { 'x-signup-token': signupToken }),
   }
-  const send = (method: string, path: string, body: unknown, signal: AbortSignal) => {
+  const send = (method: string, path: string, body: unknown, signal: AbortSignal, further = {}) => {
     noteRequest(path, headers, body)
     return fetch(`${url}${path}`, {
       method,
-      headers: { ...headers, ...(body !== undefined && { 'content-type': 'application/json' }) },
+      headers: { ...headers, ...(body !== undefined && { 'content-type': 'application/json' }), ...further },
       ...(body !== undefined && { body: JSON.stringify(body) }),
       signal,
     })
   }
 
-  async function call(method: string, path: string, body?: unknown): Promise<Answer> {
-    const response = await send(method, path, body, AbortSignal.timeout(requestTimeoutMs))
+  async function call(method: string, path: string, body?: unknown, further?: object): Promise<Answer> {
+    const response = await send(method, path, body, AbortSignal.timeout(requestTimeoutMs), further)
     const text = await response.text()
     noteAnswer(text)
     const parsed = text === '' ? undefined : JSON.parse(text)
@@ -41,7 +41,7 @@ export function api(url: string, key?: string, signupToken?: string) {
 
   return {
     get: (path: string) => call('GET', path),
-    post: (path: string, body?: unknown) => call('POST', path, body),
+    post: (path: string, body?: unknown, further?: object) => call('POST', path, body, further),
     put: (path: string, body: unknown) => call('PUT', path, body),
     patch: (path: string, body: unknown) => call('PATCH', path, body),
     delete: (path: string) => call('DELETE', path),
