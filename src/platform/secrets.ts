@@ -9,11 +9,15 @@ const keyIdBytes = 4
 const algorithm = 'aes-256-gcm'
 
 /**
- * The sealing context of a value: table/row/column, with the parts of a primary key joined by dots, or the tokens that
- * are stored nowhere. The names of columns are part of the type, so that the compiler refuses a context that `admin
+ * The sealing context of a value: table/row/column, with the parts of a primary key joined by dots, or the kind of a
+ * value that only clients keep. The names of columns are part of the type, so that the compiler refuses a context that `admin
  * reseal` (`database/sealed-columns.ts`) would not find.
  */
-export type Place = `${string}/${string}/sealed_${string}` | `installation/${string}/value` | 'client_tokens'
+export type Place =
+  | `${string}/${string}/sealed_${string}`
+  | `installation/${string}/value`
+  | 'client_tokens'
+  | `compactions/${string}`
 
 /** Seals secrets for the database, and unseals them. */
 export interface Vault {

@@ -76,6 +76,10 @@ export const errorTexts = {
     `that response is not the latest of its session${latest ? `, which is ${latest}` : ''}: ` +
     'a conversation continues from its latest response only.',
   previousInProgress: 'that response is still in progress.',
+  conversationTooLarge: (mebibytes: number) =>
+    `The stored conversation has more than ${mebibytes} MiB, so it cannot be compacted at once. ` +
+    'Send the items that matter as input, without previous_response_id.',
+  noSummary: 'The agent wrote no complete summary of the conversation.',
   notInProgress: 'The response has already ended.',
   stillInProgress: 'The response is still in progress. Cancel it first.',
   needsWebSocket: 'Connect with a WebSocket (Upgrade: websocket), or send a POST.',

@@ -64,7 +64,7 @@ describe('clients of the Responses format and a real agent', () => {
   const judge: typeof fetch = async (input, init) => {
     const answer = await fetch(input, init)
     const text = await answer.text()
-    if (!/\/responses(\/|$)/.test(String(input))) return new Response(text, answer)
+    if (!/\/responses(\/(?!compact$)|$)/.test(String(input))) return new Response(text, answer)
     if (answer.headers.get('content-type')?.startsWith('text/event-stream')) {
       const { events, isDone } = readEvents(text)
       expectWholeStream(events)
@@ -177,6 +177,27 @@ describe('clients of the Responses format and a real agent', () => {
       await expect(again).rejects.toMatchObject({ status: 400, param: 'previous_response_id' })
       await responses.delete(first.id)
       await expect(responses.retrieve(first.id)).rejects.toMatchObject({ status: 404 })
+    })
+
+    it('compacts a conversation, and begins another session with it', async () => {
+      const { responses } = openai('long')
+      // The conversation to summarize contains the directive, too.
+      const said = await responses.create({ model: plain, input: 'I am Ada [[fake:say=Ada lives in Rome]]' })
+      const ephemeral = async () => {
+        const { body } = await client.get('/v1/organization/usage?group_by=session')
+        return body.filter((row: { session_key: string | null }) => row.session_key?.startsWith('c-')).length as number
+      }
+      const before = await ephemeral()
+      const compacted = await responses.compact({ model: plain, previous_response_id: said.id })
+      expect(compacted.object).toBe('response.compaction')
+      expect(compacted.usage.output_tokens).toBeGreaterThan(0)
+      expect(JSON.stringify(asked().body)).toContain('user: I am Ada')
+      await until('the usage of the summary', async () => (await ephemeral()) > before)
+      const input = [...compacted.output, { role: 'user' as const, content: 'where do I live?' }]
+      await openai('short').responses.create({ model: plain, input: input as never })
+      expect(asked().last).toContain('Summary of the earlier conversation: Ada lives in Rome')
+      expect(asked().last).toContain('where do I live?')
+      expect(asked().turns).toBe(1)
     })
 
     it('lists models', async () => {

@@ -14,6 +14,7 @@ import { acceptBackground } from './background/accept.ts'
 import { createBackgroundRows } from './background/background-rows.ts'
 import { createBackgroundTurns } from './background/background-turns.ts'
 import { type FollowParts, replyWithEvents } from './background/follow-response.ts'
+import { compactionRoutes } from './compaction-routes.ts'
 import { CreateResponse } from './format/request-schema.ts'
 import type { ResponseObject } from './format/response-schema.ts'
 import { serverSentEvent } from './format/response-writer.ts'
@@ -65,7 +66,7 @@ export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (ap
     const session = { organizationId, instanceId, sessionKey: requestedSessionKey(body, sessionId, sessions) }
     if (body.background) {
       const accept = (into: Db) =>
-        acceptBackground({ admission: turns.admission, store, rows }, { caller, session, body, into })
+        acceptBackground({ admission: turns.admission, store, rows, vault }, { caller, session, body, into })
       const response = await idempotent({ db, vault }, request, reply, accept, { isOneStatement: true })
       background.wake()
       if (!body.stream) return reply.type(jsonType).send(JSON.stringify(response) as never)
@@ -77,7 +78,7 @@ export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (ap
     const claim = await claimKey({ db, vault, processId }, request)
     if (claim && !('store' in claim)) return replyAgain(reply, claim.body as ResponseObject, isStreamed) as never
     const turn = beginTurn(reply, turns)
-    const answered = runResponse({ turns, store }, turn, { caller, session, body, isStreamed, log })
+    const answered = runResponse({ turns, store, vault }, turn, { caller, session, body, isStreamed, log })
     const run = claim ? keepAnswer(answered, claim) : answered
     return replyWithTurn(reply, turn, serverSentEvents(run, serverSentEvent, 'data: [DONE]\n\n'))
   }
@@ -123,6 +124,7 @@ export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (ap
     (request, reply) => answer(request, reply, request.params.instance_id, request.params.session_id),
   )
 
-  await app.register(webSocketRoutes, { turns, store, publicUrl, findSummary, countTurn, inFlight })
+  await app.register(webSocketRoutes, { turns, store, vault, publicUrl, findSummary, countTurn, inFlight })
+  await app.register(compactionRoutes, { db, turns, store, vault })
   await app.register(storedRoutes, { store, findSummary, followParts })
 }

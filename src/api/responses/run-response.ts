@@ -1,6 +1,7 @@
 import type { FastifyBaseLogger } from 'fastify'
 import type { Caller } from '#http/caller.ts'
 import { logFailure } from '#http/failure-log.ts'
+import type { Vault } from '#platform/secrets.ts'
 import type { TurnSession } from '#turns/admit.ts'
 import { resultOf, type TurnEnd, writeOutput } from '#turns/gateway-answer.ts'
 import { type PlaceInLine, sessionBusy } from '#turns/line.ts'
@@ -9,6 +10,7 @@ import type { AgentRequest } from '#turns/runner.ts'
 import { signsOfLife } from '#turns/signs-of-life.ts'
 import { type Turn, turnAbandoned, turnCancelled } from '#turns/turn.ts'
 import type { Turns } from '#turns/turns.ts'
+import { summaryOpener } from './compaction/sealed-summary.ts'
 import { gatewayRequest } from './format/gateway-request.ts'
 import { invalidField } from './format/invalid-field.ts'
 import { readRequest } from './format/request.ts'
@@ -28,6 +30,8 @@ import type { ResponseStore } from './store/response-store.ts'
 export interface ResponseParts {
   turns: Pick<Turns, 'admission' | 'runner' | 'lines'>
   store: ResponseStore
+  /** Opens the compactions of an input. */
+  vault: Vault
 }
 
 interface ResponseOptions {
@@ -48,7 +52,7 @@ interface ResponseOptions {
  * A stream that has begun throws nothing: its last event is `response.failed`.
  */
 export async function* runResponse(
-  { turns: { admission, runner, lines }, store }: ResponseParts,
+  { turns: { admission, runner, lines }, store, vault }: ResponseParts,
   turn: Turn,
   options: ResponseOptions,
 ): AsyncGenerator<ResponseEvent[], string> {
@@ -57,7 +61,7 @@ export async function* runResponse(
     throw invalidField('background', 'must be false on a WebSocket. Send a POST.', 'unsupported_value')
   const asker = { caller, user: body.user }
   const gateway = await admission.admit(asker, session)
-  const request = readRequest(body, gateway)
+  const request = readRequest(body, gateway, summaryOpener(vault, session))
   await requireFormat(request.echo.text.format, gateway, turn.signal)
   const draft = { id: newResponseId(), createdAt: nowInSeconds(), echo: request.echo }
   const writer = new ResponseWriter(draft)

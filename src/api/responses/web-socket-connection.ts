@@ -5,6 +5,7 @@ import { onKeyRefused } from '#http/auth.ts'
 import { toAppError } from '#http/errors.ts'
 import type { InFlight } from '#http/in-flight.ts'
 import { openStreams } from '#platform/metrics.ts'
+import type { Vault } from '#platform/secrets.ts'
 import { errorTexts } from '#turns/error-texts.ts'
 import { maxTurnBytes } from '#turns/route.ts'
 import { type Turn, turnAbandoned } from '#turns/turn.ts'
@@ -31,6 +32,7 @@ export const closeCodes = { policyViolation: 1008, serviceRestart: 1012 } as con
 export interface ConnectionDeps {
   turns: Turns
   store: ResponseStore
+  vault: Vault
   /** The base URL for clients. */
   publicUrl(): string
   readFrame: ReadFrame
@@ -153,7 +155,7 @@ export class WebSocketConnection {
   }
 
   async #run({ data, isBinary }: Frame): Promise<void> {
-    const { turns, store, readFrame, countTurn, inFlight } = this.#deps
+    const { turns, store, vault, readFrame, countTurn, inFlight } = this.#deps
     const { caller, log } = this.#request
     const { organizationId, sessions } = caller
     const turn = turns.runner.begin()
@@ -168,7 +170,7 @@ export class WebSocketConnection {
       const body = await readFrame(data)
       const sessionKey = requestedSessionKey(body, this.#sessionId, sessions)
       const session = { organizationId, instanceId: this.#instanceId, sessionKey }
-      const run = runResponse({ turns, store }, turn, { caller, session, body, isStreamed: true, log })
+      const run = runResponse({ turns, store, vault }, turn, { caller, session, body, isStreamed: true, log })
       for await (const batch of run) {
         this.#refusedInARow = 0
         await this.#send(batch, turn)

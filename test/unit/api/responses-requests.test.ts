@@ -15,6 +15,7 @@ const user = (...content: object[]) => ({ role: 'user', content })
 const image = (image_url: unknown = png) => ({ type: 'input_image', image_url })
 const file = (fields: object) => ({ type: 'input_file', ...fields })
 const text = { type: 'input_text', text: 'look' }
+const compaction = { type: 'compaction', id: 'cmp_1', encrypted_content: 'sealed' }
 const inSchema = { type: 'json_schema', name: 'x', schema: { type: 'object' } }
 
 const validate = taggedBodies({ schema: Schema, method: 'POST', url: '/', httpPart: 'body' })
@@ -26,7 +27,7 @@ function ask(over: object, recipient: Parameters<typeof readRequest>[1] = to) {
     (validate as (body: unknown) => boolean)(body),
     JSON.stringify((validate as { errors?: unknown }).errors),
   ).toBe(true)
-  const request = readRequest(body, recipient)
+  const request = readRequest(body, recipient, (sealed) => (sealed === 'sealed' ? 'Ada lives in Rome.' : null))
   return { asked: gatewayRequest(request), echo: request.echo }
 }
 function refusal(over: object): AppError {
@@ -57,7 +58,6 @@ describe('a field that an agent cannot honour is refused by its name', () => {
     ['frequency_penalty', { frequency_penalty: -1 }],
     ['top_logprobs', { top_logprobs: 2 }],
     ['prompt', { prompt: { id: 'pmpt_1' } }],
-    ['context_management', { context_management: [{ type: 'compaction' }] }],
     ['include', { include: ['message.output_text.logprobs'] }],
     ['text.format.type', { text: { format: { type: 'grammar' } } }],
     ['text.format.name', { text: { format: { type: 'json_schema', schema: {} } } }],
@@ -76,7 +76,9 @@ describe('a field that an agent cannot honour is refused by its name', () => {
     ['input', { input: [] }],
     ['input', { input: [{ role: 'assistant', content: 'so' }] }],
     ['input', { input: [user(text), { role: 'assistant', content: 'I begin with' }] }],
-    ['input.0.type', { input: [{ type: 'compaction', encrypted_content: 'x' }, user(text)] }],
+    ['input.0.type', { input: [{ type: 'web_search_call' }, user(text)] }],
+    ['input.1.encrypted_content', { input: [user(text), { ...compaction, encrypted_content: 'other' }, user(text)] }],
+    ['input', { input: [user(text), compaction] }],
     ['input.0.content.0', { input: [user({ type: 'input_audio' })] }],
     ['input.0.content.0', { input: [user(file({ file_id: 'file-1' }))] }],
     ['input.0.content.0', { input: [user({ type: 'input_image', file_id: 'file-1' })] }],
@@ -156,7 +158,15 @@ describe('the request to OpenClaw', () => {
     const nulls = Object.fromEntries(
       Object.keys(Schema.properties).flatMap((name) => (['model', 'input'].includes(name) ? [] : [[name, null]])),
     )
-    const neutral = { background: false, top_logprobs: 0, presence_penalty: 0, parallel_tool_calls: true, user: 'u' }
+    const management = { context_management: [{ type: 'compaction', compact_threshold: 5000 }] }
+    const neutral = {
+      ...management,
+      background: false,
+      top_logprobs: 0,
+      presence_penalty: 0,
+      parallel_tool_calls: true,
+      user: 'u',
+    }
     for (const over of [{}, nulls, neutral, { text: { format: { type: 'text' }, verbosity: 'low' } }]) {
       expect(ask(over).asked).toEqual({
         model: 'openclaw',
@@ -188,6 +198,14 @@ describe('the request to OpenClaw', () => {
       { content: 'look' },
       { role: 'assistant' },
       { content: [{ type: 'input_text' }, { type: 'input_image' }] },
+    ])
+  })
+
+  test('has the summary of a compaction in front of the message', () => {
+    const { input } = ask({ input: [compaction, user(text)] }).asked
+    expect(input).toEqual([
+      { type: 'message', role: 'assistant', content: 'Summary of the earlier conversation: Ada lives in Rome.' },
+      { type: 'message', role: 'user', content: 'look' },
     ])
   })
 

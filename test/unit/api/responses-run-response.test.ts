@@ -6,6 +6,7 @@ import type { ResponseStore } from '#api/responses/store/response-store.ts'
 import { AppError } from '#errors/app-error.ts'
 import type { Caller } from '#http/caller.ts'
 import type { RunningGateway } from '#instances/find.ts'
+import { createVault } from '#platform/secrets.ts'
 import type { TurnLines } from '#turns/line.ts'
 import { serverSentEvents } from '#turns/reply.ts'
 import { createTurnRunner, type TurnRunner } from '#turns/runner.ts'
@@ -37,7 +38,7 @@ function begin(ask: (runner: TurnRunner) => TurnRunner['ask'], lines = freeLines
     runner: { ...runner, watch: () => {}, ask: ask(runner) },
     lines,
   }
-  const run = runResponse({ turns, store }, turn, {
+  const run = runResponse({ turns, store, vault: createVault(Buffer.alloc(32)) }, turn, {
     caller: {} as Caller,
     session: { organizationId: 'o', instanceId: 'i', sessionKey: 's' },
     body: { model: 'openclaw', input: 'hello' } as never,

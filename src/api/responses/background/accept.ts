@@ -1,3 +1,4 @@
+import { summaryOpener } from '#api/responses/compaction/sealed-summary.ts'
 import { readRequest } from '#api/responses/format/request.ts'
 import type { CreateResponse } from '#api/responses/format/request-schema.ts'
 import type { ResponseObject } from '#api/responses/format/response-schema.ts'
@@ -8,6 +9,7 @@ import type { ResponseStore } from '#api/responses/store/response-store.ts'
 import type { Db } from '#database/client.ts'
 import { AppError } from '#errors/app-error.ts'
 import type { Caller } from '#http/caller.ts'
+import type { Vault } from '#platform/secrets.ts'
 import { type Admission, endUserOf, type TurnSession } from '#turns/admit.ts'
 import { errorTexts } from '#turns/error-texts.ts'
 import { sessionBusy } from '#turns/line.ts'
@@ -22,6 +24,7 @@ export interface AcceptParts {
   admission: Admission
   store: ResponseStore
   rows: Pick<BackgroundRows, 'countOf'>
+  vault: Vault
 }
 
 /**
@@ -30,12 +33,12 @@ export interface AcceptParts {
  * of `admit`. Nothing is stored then.
  */
 export async function acceptBackground(
-  { admission, store, rows }: AcceptParts,
+  { admission, store, rows, vault }: AcceptParts,
   { caller, session, body, into }: { caller: Caller; session: TurnSession; body: CreateResponse; into: Db },
 ): Promise<ResponseObject> {
   const asker = { caller, user: body.user }
   const gateway = await admission.admit(asker, session)
-  const request = readRequest(body, gateway)
+  const request = readRequest(body, gateway, summaryOpener(vault, session))
   checkBackgroundFields(body)
   if ((await rows.countOf(session.instanceId)) >= maxOfInstance) {
     throw new AppError('too_much_in_flight', errorTexts.tooManyInBackground(maxOfInstance), { retryAfterSeconds })

@@ -53,13 +53,17 @@ function mediaOf(item: InputItem, index: number): GatewayPart[] {
 const asksAgent = (item: InputItem): boolean =>
   item.type === 'function_call_output' || (item.type === 'message' && item.role === 'user')
 const isFromAgent = (item: InputItem): boolean =>
-  item.type === 'function_call' || (item.type === 'message' && item.role === 'assistant')
+  item.type === 'function_call' || item.type === 'compaction' || (item.type === 'message' && item.role === 'assistant')
+
+/** The text by which an agent reads a compaction. */
+export const summaryText = (summary: string): string => `Summary of the earlier conversation: ${summary}`
 
 function gatewayItem(item: InputItem): object[] {
   if (item.type === 'message') return [{ type: 'message', role: item.role, content: textOf(item.content) }]
   if (item.type === 'function_call_output') {
     return [{ type: 'function_call_output', call_id: item.call_id, output: textOf(item.output) }]
   }
+  if (item.type === 'compaction') return [{ type: 'message', role: 'assistant', content: summaryText(item.summary) }]
   if (item.type !== 'function_call') return []
   const { type, call_id, name, arguments: args } = item
   return [{ type, call_id, name, arguments: args }]

@@ -130,13 +130,24 @@ const ItemReference = Type.Object(
   },
   { $id: 'InputItemReference' },
 )
+const CompactionItem = Type.Object(
+  {
+    type: kind('compaction'),
+    id,
+    encrypted_content: Type.String({
+      maxLength: 10_485_760,
+      description: 'The one that `POST …/responses/compact` answered for this instance.',
+    }),
+  },
+  { $id: 'InputCompaction', description: 'The summary of an earlier conversation.' },
+)
 
 const otherItems = [
-  ...['compaction', 'custom_tool_call', 'custom_tool_call_output', 'web_search_call', 'file_search_call'],
+  ...['custom_tool_call', 'custom_tool_call_output', 'web_search_call', 'file_search_call'],
   ...['computer_call', 'computer_call_output', 'image_generation_call', 'code_interpreter_call', 'local_shell_call'],
   ...['local_shell_call_output', 'shell_call', 'shell_call_output', 'apply_patch_call', 'apply_patch_call_output'],
   ...['mcp_list_tools', 'mcp_approval_request', 'mcp_approval_response', 'mcp_call', 'tool_search_call'],
-] as unknown as readonly ['compaction', 'web_search_call']
+] as unknown as readonly ['file_search_call', 'web_search_call']
 const OtherItem = Type.Object({ type: OneOf(otherItems, 'Refused.') }, { $id: 'InputOtherItem' })
 
 /** An item of the input of a request. */
@@ -146,10 +157,14 @@ export const InputItem = Tagged([
   FunctionCallOutputItem,
   ReasoningItem,
   ItemReference,
+  CompactionItem,
   OtherItem,
 ])
-/** The items of a checked request: request.ts has refused all others. */
-export type InputItem = Exclude<Static<typeof InputItem>, Static<typeof OtherItem>>
+type OpenedCompaction = Static<typeof CompactionItem> & { summary: string }
+/** The items of a checked request: request.ts has refused all others, and opened the compactions. */
+export type InputItem =
+  | Exclude<Static<typeof InputItem>, Static<typeof OtherItem> | Static<typeof CompactionItem>>
+  | OpenedCompaction
 
 /** The content parts of an item, or none when its content is a text. */
 export function contentParts(item: InputItem): ContentPart[] {

@@ -171,8 +171,10 @@ export const CreateResponse = Type.Object(
       ),
     ),
     max_tool_calls: OptionalOrNull(Type.Integer({ minimum: 1, description: 'Refused.' })),
+    context_management: Type.Optional(
+      Type.Unknown({ description: 'No effect: an agent compacts its conversation by itself.' }),
+    ),
     prompt: Refused,
-    context_management: Refused,
   },
   {
     $id: 'CreateResponse',

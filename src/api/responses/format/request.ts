@@ -35,11 +35,17 @@ const refusedFields: RefusedField<CreateResponse>[] = [
   ['frequency_penalty', (value) => value !== 0, 'must be 0: OpenClaw does not pass it to the model.'],
   ['top_logprobs', (value) => value !== 0, 'must be 0: an agent reports no probabilities.'],
   ['prompt', () => true, 'there are no stored prompts.'],
-  ['context_management', () => true, 'an agent shortens its conversation by itself.'],
 ]
 
+/** Opens the `encrypted_content` of a compaction. Null when it was not made for the instance of the request. */
+export type OpenSummary = (encryptedContent: string) => string | null
+
 /** Checks a request for one gateway. Throws AppError invalid that names the field that cannot be honoured, or too_large. */
-export function readRequest(body: CreateResponse, { provider, release, model: ownModel }: Target): CheckedRequest {
+export function readRequest(
+  body: CreateResponse,
+  { provider, release, model: ownModel }: Target,
+  openSummary: OpenSummary = () => null,
+): CheckedRequest {
   const model = body.model === 'openclaw' ? ownModel : bareModel(body.model)
   // Checked first: with a model that is shut down, no other field matters.
   const fault = body.model === 'openclaw' ? null : modelFault(release, provider, body.model)
@@ -58,7 +64,7 @@ export function readRequest(body: CreateResponse, { provider, release, model: ow
   if (isLongerThan([body.instructions, tools, toolChoice], maxEchoCharacters)) {
     throw new AppError('too_large', errorTexts.longEcho(maxEchoCharacters))
   }
-  const items = readItems(body.input)
+  const items = readItems(body.input, openSummary)
   if (!abilities.images) refuseImages(items, model)
   const sampling = {
     ...(abilities.temperature && typeof body.temperature === 'number' && { temperature: body.temperature }),
@@ -92,21 +98,35 @@ export function readRequest(body: CreateResponse, { provider, release, model: ow
   return { echo, items, sampling, ...offered }
 }
 
-const acceptedItems: ReadonlySet<string> = new Set<InputItem['type']>([
+type PlainItem = Exclude<InputItem, { type: 'compaction' }>
+const acceptedItems: ReadonlySet<string> = new Set<PlainItem['type']>([
   'message',
   'function_call',
   'function_call_output',
   'reasoning',
   'item_reference',
 ])
-const isAccepted = (item: { type: string }): item is InputItem => acceptedItems.has(item.type)
+const isAccepted = (item: { type: string }): item is PlainItem => acceptedItems.has(item.type)
 
-function readItems(input: CreateResponse['input']): InputItem[] {
+/** The items of an input, with opened compactions. Throws AppError invalid for an item that an agent does not accept. */
+export function readItems(input: CreateResponse['input'], openSummary: OpenSummary): InputItem[] {
   if (typeof input === 'string') return [{ type: 'message', role: 'user', content: input }]
   return input.map((item, index) => {
     if (isAccepted(item)) return item
+    if (item.type === 'compaction')
+      return { ...item, summary: openedSummary(item.encrypted_content, index, openSummary) }
     throw invalidField(`input.${index}.type`, `an agent does not accept ${item.type} items.`, 'unsupported_value')
   })
+}
+
+function openedSummary(encryptedContent: string, index: number, openSummary: OpenSummary): string {
+  const summary = openSummary(encryptedContent)
+  if (summary !== null) return summary
+  throw invalidField(
+    `input.${index}.encrypted_content`,
+    'cannot be opened: it was made for another instance or organization, was altered, or its secret key is gone. ' +
+      'Send the conversation itself, or compact it again.',
+  )
 }
 
 // OpenClaw would drop the image without an error.
@@ -129,7 +149,8 @@ export const noKnownItems: KnownItems = { itemIds: new Set(), pendingCalls: new 
 
 /** The ids of an input that may name items and calls of the session. */
 export function referencedIds(items: readonly InputItem[]): { itemIds: string[]; callIds: string[] } {
-  const itemIds = items.flatMap((item) => (item.type === 'reasoning' || !item.id ? [] : [item.id]))
+  const isOfClient = ({ type }: InputItem) => type === 'reasoning' || type === 'compaction'
+  const itemIds = items.flatMap((item) => (isOfClient(item) || !item.id ? [] : [item.id]))
   const callIds = items.flatMap((item) => ('call_id' in item ? [item.call_id] : []))
   return { itemIds: [...new Set(itemIds)], callIds: [...new Set(callIds)] }
 }

@@ -16,7 +16,7 @@ export const toUuid = (id: string): string =>
   id.slice('resp_'.length).replace(/^(.{8})(.{4})(.{4})(.{4})/, '$1-$2-$3-$4-')
 export const isResponseId = (id: string): boolean => id.startsWith('resp_') && id.length === 37 && isId(toUuid(id))
 
-export const newItemId = (kind: 'msg' | 'fc'): string => `${kind}_${withoutDashes(randomUUID())}`
+export const newItemId = (kind: 'msg' | 'fc' | 'cmp'): string => `${kind}_${withoutDashes(randomUUID())}`
 
 export const nowInSeconds = (): number => Math.floor(Date.now() / 1000)
 

@@ -27,6 +27,8 @@ export const storedInput = (items: readonly InputItem[]): StoredItem[] =>
   items.map((item) => {
     if (item.type === 'reasoning' || item.type === 'item_reference')
       return { type: item.type, id: item.id ?? newItemId('msg') }
+    if (item.type === 'compaction')
+      return { type: item.type, id: item.id ?? newItemId('cmp'), encrypted_content: item.encrypted_content }
     const common = {
       type: item.type,
       id: item.id ?? newItemId(item.type === 'message' ? 'msg' : 'fc'),

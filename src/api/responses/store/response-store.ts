@@ -17,9 +17,11 @@ import { createResponseRows, lostSql, type StartedResponse } from './response-ro
 import { createRunningResponses, globalSessionKey } from './running-responses.ts'
 import {
   findKnownItems,
+  findStoredTurns,
   previousResponseError,
   type References,
   requireLatestResponse,
+  unknownPrevious,
   type Visible,
 } from './session-history.ts'
 
@@ -62,6 +64,12 @@ export interface ResponseStore {
   /** Returns the input items in their order. Throws AppError not_found. */
   findInput(owner: Owner, id: string): Promise<StoredItem[]>
   /**
+   * Returns the stored turns of a session up to one response, in their order, without those that failed. The session is
+   * that of the response when `sessionKey` is null. Throws AppError invalid for a response that is in progress, is not
+   * stored or belongs to another session, and too_large.
+   */
+  findConversation(owner: Owner, id: string, sessionKey: string | null): Promise<StoredTurn[]>
+  /**
    * Cancels a response in progress, whichever process runs it. Throws AppError not_found, or conflict when it has
    * ended.
    */
@@ -82,6 +90,15 @@ interface Owner {
   instanceId: string
   sessions: SessionScope | null
 }
+
+/** The contents of a turn. An input may repeat the items of earlier turns. */
+interface StoredTurn {
+  input: StoredItem[]
+  output: ResponseObject['output']
+}
+
+/** Maximum sealed size of a conversation, about that of a request. */
+const maxConversationMebibytes = 16
 
 export const responseNotFound = () => new AppError('response_not_found', errorTexts.responseNotFound)
 
@@ -192,6 +209,30 @@ export function createResponseStore(db: Db, vault: Vault, processId: string, log
       const { id: uuid, sealedInput } = await findRow(owner, id)
       if (sealedInput === null) throw responseNotFound()
       return rows.unsealInput(uuid, sealedInput)
+    },
+    async findConversation(owner, id, sessionKey) {
+      const last = await findRow(owner, id).catch((error: unknown) => {
+        throw error instanceof AppError && error.code === 'response_not_found' ? unknownPrevious() : error
+      })
+      if (sessionKey !== null && last.sessionKey !== sessionKey)
+        throw previousResponseError(errorTexts.previousOfOtherSession)
+      if (last.sealedObject === null) throw unknownPrevious()
+      if (last.status === 'in_progress' && !last.isLost) throw previousResponseError(errorTexts.previousInProgress)
+      const session = { ...owner, sessionKey: last.sessionKey }
+      await running.written((response) => response.session === globalSessionKey(session))
+      const turns: StoredTurn[] = []
+      let size = 0
+      for (const uuid of await findStoredTurns(db, session, last.id)) {
+        const { sealedObject, sealedInput } = await findRow(owner, toResponseId(uuid))
+        if (sealedObject === null) continue
+        size += sealedObject.length + (sealedInput?.length ?? 0)
+        if (size > maxConversationMebibytes * 1024 * 1024) {
+          throw new AppError('too_large', errorTexts.conversationTooLarge(maxConversationMebibytes))
+        }
+        const input = sealedInput === null ? [] : rows.unsealInput(uuid, sealedInput)
+        turns.push({ input, output: rows.unsealObject(uuid, sealedObject).output })
+      }
+      return turns
     },
     async cancel(owner, id) {
       const { status, sealedObject } = await findRow(owner, id)

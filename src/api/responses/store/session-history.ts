@@ -23,7 +23,7 @@ export interface References {
 export const previousResponseError = (why: string) =>
   invalidField('previous_response_id', why, 'previous_response_not_latest')
 /** A separate error code: clients that get it begin a new conversation instead of giving up. */
-const unknownPrevious = () =>
+export const unknownPrevious = () =>
   invalidField('previous_response_id', errorTexts.previousUnknown, 'previous_response_not_found')
 
 /** Failed and cancelled turns do not count: clients may repeat them. */
@@ -37,6 +37,12 @@ const knownItemsQuery = `
   SELECT item_ids AS "itemIds", call_ids AS "callIds", answered_call_ids AS "answeredCallIds" FROM responses
   WHERE instance_id = $1 AND session_key = $2 AND status <> 'failed' AND NOT ${lostSql}
     AND (item_ids && $3 OR call_ids && $4 OR answered_call_ids && $4)`
+
+const storedTurnsQuery = `
+  SELECT id FROM responses WHERE instance_id = $1 AND session_key = $2 AND sealed_object IS NOT NULL
+    AND status IN ('completed', 'incomplete', 'cancelled')
+    AND (created_at, id) <= (SELECT created_at, id FROM responses WHERE id = $3)
+  ORDER BY created_at, id`
 
 const isVisible = ({ instanceIds, sessions }: Visible, { instance, session }: { instance: string; session: string }) =>
   (instanceIds === null || instanceIds.includes(instance)) && isInScope(sessions, apiSessionId(session))
@@ -75,6 +81,16 @@ export async function requireLatestResponse(
   const cameToNothing = found.isLost || found.status === 'failed' || found.status === 'cancelled'
   if (cameToNothing && (latest === undefined || latest.isEarlier)) return 'ended'
   throw previousResponseError(errorTexts.previousNotLatest(latestId ?? null))
+}
+
+/** Finds the ids of the rows of the stored turns of a session up to the one with `lastId`, in their order. */
+export async function findStoredTurns(
+  db: Db,
+  { instanceId, sessionKey }: TurnSession,
+  lastId: string,
+): Promise<string[]> {
+  const { rows } = await db.$client.query<{ id: string }>(storedTurnsQuery, [instanceId, sessionKey, lastId])
+  return rows.map(({ id }) => id)
 }
 
 /** Finds the items and calls among `references` that a session has. */
