@@ -10,9 +10,12 @@ import { applyConfig } from '#openclaw/config/apply-config.ts'
 import { gatewayOwned, renderConfig } from '#openclaw/config/config.ts'
 import { checkAgainstSchema } from '#openclaw/config/config-schema.ts'
 import { parseOverrides } from '#openclaw/config/overrides.ts'
+import { endRuns } from '#openclaw/gateway/end-runs.ts'
 import { connectGateway, type GatewayClient } from '#openclaw/gateway/gateway.ts'
 import type { GatewaySecrets } from '#openclaw/gateway/gateway-secrets.ts'
 import { probeHealth } from '#openclaw/gateway/health.ts'
+import { abortRun, beginRun, readRun, waitForRun } from '#openclaw/gateway/runs.ts'
+import { createWatches } from '#openclaw/gateway/watches.ts'
 import { configPath, gatewayCommand, gatewayEnv, gatewayFolders, secretsPath } from '#openclaw/inside/launch.ts'
 import { defaultModel, listedModels } from '#openclaw/models/models.ts'
 import { gatewayProviders } from '#openclaw/models/providers.ts'
@@ -20,6 +23,8 @@ import { releaseSource } from '#openclaw/releases.ts'
 import type { Endpoint, SandboxPaths } from '#sandbox/driver.ts'
 import { type FakeModelProvider, startFakeModelProvider } from '../support/fake-model-provider.mjs'
 import { freePort } from '../support/free-port.ts'
+import { judgeFrames } from '../support/protocol-schema.ts'
+import { type FrameRecorder, recordFrames } from '../support/recorded-frames.ts'
 import { preparedRelease } from '../support/release.ts'
 import { until } from '../support/until.ts'
 
@@ -56,6 +61,7 @@ let model: FakeModelProvider
 let paths: SandboxPaths
 let endpoint: Endpoint & { kind: 'tcp' }
 let child: ChildProcess
+let recorder: FrameRecorder
 let gateway: GatewayClient
 
 const render = (
@@ -116,11 +122,13 @@ beforeAll(async () => {
     },
     startMs,
   )
-  gateway = await connectGateway(endpoint, token, { signal, timeoutMs: 30_000 })
+  recorder = await recordFrames(endpoint)
+  gateway = await connectGateway(recorder.endpoint, token, { signal, timeoutMs: 30_000 })
 }, startMs * 2)
 
 afterAll(async () => {
   gateway?.close()
+  await recorder?.close()
   if (child) {
     const ended = new Promise((resolve) => child.once('exit', resolve))
     child.kill('SIGKILL')
@@ -215,6 +223,50 @@ test('the schema of the configuration is the one that the release exports', asyn
 test('a wrong token is refused', async () => {
   await expect(connectGateway(endpoint, 'wrong', { signal, timeoutMs: 10_000 })).rejects.toMatchObject({
     name: 'GatewayRefusal',
+  })
+})
+
+describe('the schema of the protocol that OpenClaw publishes', () => {
+  test('is passed by the frames of runs and of all calls so far', async () => {
+    const watches = createWatches()
+    const watch = await watches.open({ endpoint: recorder.endpoint, token }, () => {})
+    const run = { sessionKey: 's-6162', timeout: 60 }
+    const message = 'work [[fake:tool=exec {"command":"echo made"}]] [[fake:words=20]] [[fake:chunk-delay=50]]'
+    await beginRun(watch.gateway, 'a-run', { ...run, message })
+    expect(await waitForRun(watch.gateway, 'a-run')).toBe(true)
+    expect(await readRun(watch.gateway, run.sessionKey, 'a-run')).toMatchObject({ kind: 'ended' })
+    await beginRun(watch.gateway, 'b-run', { ...run, message: '[[fake:delay=30000]]' })
+    expect(await endRuns(gateway)).toBe(1)
+    await abortRun(watch.gateway, run.sessionKey, 'b-run')
+    await gateway.call('channels.status')
+    watches.close()
+
+    const { faults, checked } = await judgeFrames(recorder.frames)
+    expect(faults).toEqual([])
+    const named = (kind: string) => [...checked.keys()].filter((name) => name.endsWith(kind))
+    const methods = ['connect', 'agent', 'agent.wait', 'chat.history', 'sessions.list', 'sessions.abort', 'chat.abort']
+    expect(named(' params')).toEqual(expect.arrayContaining(methods.map((method) => `${method} params`)))
+    expect(named(' result')).toEqual(expect.arrayContaining(['connect result', 'channels.status result']))
+    expect(checked.get('agent event')).toBeGreaterThan(19)
+    expect(checked.get('chat event')).toBeGreaterThan(4)
+  })
+
+  test('is not passed by wrong frames', async () => {
+    const { faults } = await judgeFrames([
+      { connection: 1, frame: { type: 'req', id: '1', method: 'agent.wait', params: {} } },
+      {
+        connection: 1,
+        frame: { type: 'event', event: 'agent', payload: { runId: 'a', seq: 'b', stream: 'c', ts: 1 } },
+      },
+      { connection: 1, frame: { type: 'event' } },
+    ])
+    expect(faults).toEqual(
+      expect.arrayContaining([
+        "agent.wait params must have required property 'runId'",
+        'agent event/seq must be integer',
+        "a frame event must have required property 'event'",
+      ]),
+    )
   })
 })
 
