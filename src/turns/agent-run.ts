@@ -10,6 +10,7 @@ import { abortRun, beginRun, type RunEnd, type RunRequest, readRun, waitForRun }
 import type { Watches } from '#openclaw/gateway/watches.ts'
 import { errorTexts } from './error-texts.ts'
 import { type AgentEvent, brokenAnswer, maxAnswerBytes, type Usage } from './gateway-answer.ts'
+import { ToolQueue } from './tool-events.ts'
 import type { Turn } from './turn.ts'
 
 /** The pause before a gateway that went away is tried again, in ms. */
@@ -33,6 +34,8 @@ export interface AgentRun {
   request: RunRequest
   /** Whether OpenClaw goes on with it after the end of its gateway. */
   isResumed: boolean
+  /** Whether the events of the agent's tools are yielded too. */
+  includesTools: boolean
   /** How long ago it was first sent, in ms; null for one that was not. */
   sentMsAgo: number | null
   /** The text that its stream has sent so far, from an earlier process. */
@@ -130,17 +133,21 @@ function untilEnded({ signal }: Turn): Promise<never> {
 
 /**
  * Runs or adopts a run. Yields the growing text, then one end; both come from the session when the connection broke
- * meanwhile. Sends the run at most once: before it is sent again, its session is read. A gateway that goes away is tried
- * again until the turn ends. Throws the reason of the turn, and AppError when the run cannot be begun, was interrupted
- * by the end of its gateway, or its instance is stopped or restarted. An abandoned run goes on at its gateway.
+ * meanwhile. The events of tools come only while there is a connection. Sends the run at most once: before it is sent
+ * again, its session is read. A gateway that goes away is tried again until the turn ends. Throws the reason of the turn,
+ * and AppError when the run cannot be begun, was interrupted by the end of its gateway, or its instance is stopped or
+ * restarted. An abandoned run goes on at its gateway.
  */
 export async function* followRun(deps: AgentRunDeps, turn: Turn, run: AgentRun): AsyncGenerator<AgentEvent[]> {
   let sentAt = run.sentMsAgo === null ? null : performance.now() - run.sentMsAgo
   const growing = new GrowingRun(run.saidBefore)
   const ended = untilEnded(turn)
   let runId = run.id
+  const tools = new ToolQueue()
   const onRunEvent = (event: RunEvent) => {
-    if (event.runId === runId) growing.add(event)
+    if (event.runId !== runId) return
+    if (event.kind !== 'tool') growing.add(event)
+    else if (run.includesTools) tools.add(event)
   }
   for (let attempt = 0; ; attempt += 1) {
     if (attempt > 0) await sleepUnless(turn.signal)
@@ -165,9 +172,11 @@ export async function* followRun(deps: AgentRunDeps, turn: Turn, run: AgentRun):
         const end = untilRunEnds(watch.gateway, run, runId)
         end.catch(() => {}) // observed below, unless the turn ends first
         for (let isOver = false; !isOver; ) {
-          isOver = await Promise.race([end.then(() => true), growing.changed.then(() => false), ended])
+          const news = Promise.race([growing.changed, tools.changed])
+          isOver = await Promise.race([end.then(() => true), news.then(() => false), ended])
           const text = growing.take()
-          if (text !== '') yield [{ kind: 'text', text }]
+          const events: AgentEvent[] = [...(text === '' ? [] : [{ kind: 'text' as const, text }]), ...tools.take()]
+          if (events.length > 0) yield events
         }
         const reached = await end
         if (!reached || reached.status === 'failed') throw await run.findFailure(gateway)

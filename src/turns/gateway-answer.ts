@@ -1,5 +1,6 @@
 import { createParser } from 'eventsource-parser'
 import { AppError } from '#errors/app-error.ts'
+import type { ToolEvent } from '#openclaw/gateway/run-events.ts'
 import { isObject } from '#openclaw/json.ts'
 import { exceededBound, type JsonBounds } from '#platform/json/bounds.ts'
 import { parseJsonBytes } from '#platform/json/thread.ts'
@@ -19,6 +20,9 @@ export type AgentOutput =
   | { kind: 'text'; text: string }
   | { kind: 'call'; callId: string; name: string; arguments: string }
 
+/** What the agent does: its output, and the events of its own tools for those who asked for them. */
+export type AgentAct = AgentOutput | ToolEvent
+
 /** The end of a turn as the agent reports it. */
 export type AgentEnd =
   | { kind: 'end'; status: 'completed' | 'incomplete'; usage: Usage | null }
@@ -26,7 +30,7 @@ export type AgentEnd =
   | { kind: 'failed'; runId: unknown; error: unknown; usage: Usage | null; note?: string | null }
 
 /** An event of a turn. A turn has any number of outputs, then exactly one end. */
-export type AgentEvent = AgentOutput | AgentEnd
+export type AgentEvent = AgentAct | AgentEnd
 
 /** The end of a turn: as reported by the agent, or the failure that broke its answer off. */
 export type TurnEnd = AgentEnd | { kind: 'broken'; cause: unknown }
@@ -41,15 +45,15 @@ export const brokenAnswer = (text: string) => new AppError('gateway_unreachable'
  */
 export async function* writeOutput<Piece>(
   events: AsyncIterable<AgentEvent[]>,
-  write: (output: AgentOutput) => Piece[],
+  write: (act: AgentAct) => Piece[],
 ): AsyncGenerator<Piece[], TurnEnd> {
   try {
     for await (const batch of events) {
       const pieces: Piece[] = []
       let end: AgentEnd | undefined
       for (const event of batch) {
-        if (event.kind === 'text' || event.kind === 'call') pieces.push(...write(event))
-        else end = event
+        if (event.kind === 'end' || event.kind === 'failed') end = event
+        else pieces.push(...write(event))
       }
       if (pieces.length > 0 || batch.length === 0) yield pieces
       if (end) return end
@@ -203,9 +207,12 @@ function parse(text: string): unknown {
  * Parses an answer that a gateway sends as a stream. Yields the events that each chunk of bytes completes, exactly one
  * end as the last. Throws AppError gateway_unreachable when the stream is malformed or has no end, errors of the body,
  * and an error when the stream is too large. The gateway adds a message before it knows whether there will be text, so
- * only text and calls are events.
+ * only text and calls are events. `onRun` is called with OpenClaw's id of the turn.
  */
-export async function* readStream(body: AsyncIterable<Buffer>): AsyncGenerator<AgentEvent[]> {
+export async function* readStream(
+  body: AsyncIterable<Buffer>,
+  onRun?: (runId: string) => void,
+): AsyncGenerator<AgentEvent[]> {
   const decoder = new TextDecoder()
   let events: AgentEvent[] = []
   const limited = limitOutput()
@@ -216,6 +223,9 @@ export async function* readStream(body: AsyncIterable<Buffer>): AsyncGenerator<A
     if (hasEnded || data === '[DONE]') return []
     const parsed = parse(data)
     if (!isObject(parsed)) throw unreadable()
+    if (parsed.type === 'response.created' && isObject(parsed.response) && typeof parsed.response.id === 'string') {
+      onRun?.(parsed.response.id)
+    }
     if (parsed.type === 'response.output_text.delta') {
       if (typeof parsed.delta !== 'string') throw unreadable()
       text.add(parsed.delta)

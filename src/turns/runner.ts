@@ -44,6 +44,8 @@ export interface AgentRequest {
   model: string
   body: object
   isStreamed: boolean
+  /** Called with OpenClaw's id of the turn, and of each repetition, when a stream begins. */
+  onRun?: (runId: string) => void
   log: FastifyBaseLogger
 }
 
@@ -222,7 +224,7 @@ export function createTurnRunner(
       }
     }
     try {
-      for await (const batch of readStream(countedChunks())) {
+      for await (const batch of readStream(countedChunks(), request.onRun)) {
         const last = batch.at(-1)
         // Set before the yield: readers leave at the end.
         hasEnded = last?.kind === 'end' || last?.kind === 'failed'

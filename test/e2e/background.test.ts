@@ -1,11 +1,12 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import OpenAI from 'openai'
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest'
+import type { StreamEvent } from '#api/responses/format/event-schemas.ts'
 import { startAgent, type TestAgent } from '../support/agent.ts'
 import { waitForStatus } from '../support/api-client.ts'
 import { findGateway } from '../support/chowder-process.ts'
 import { present } from '../support/present.ts'
-import { faultsOfResponse } from '../support/response-schemas.ts'
+import { expectWholeStream, faultsOfResponse } from '../support/response-schemas.ts'
 import { until } from '../support/until.ts'
 
 const png = 'iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=='
@@ -143,6 +144,44 @@ describe('background turns of a real agent', () => {
     const responses = await Promise.all(turns.map(({ id }) => ended(id)))
     expect(responses.map(({ status }) => status)).toEqual(turns.map(() => 'completed'))
     expect(asked('many')).toBe(turns.length)
+  })
+
+  it.each([false, true])('tells of its own tools when it is asked to, with background: %s', async (background) => {
+    const session = clientOf(`tools-${background}`)
+    const tool = (command: string) => `[[fake:tool=exec ${JSON.stringify({ command, yieldMs: 60_000 })}]]`
+    const input = `use ${tool('sleep 1')} [[fake:say=done]]`
+    const body = { model, input, background, stream: true } as const
+    const asking = { ...body, include: ['chowder.tools'] } as unknown as typeof body
+    const read = async (stream: AsyncIterable<OpenAI.Responses.ResponseStreamEvent>) => {
+      const events: StreamEvent[] = []
+      for await (const event of stream) events.push(event as unknown as StreamEvent)
+      return events
+    }
+    const events = await read(await session.responses.create(asking))
+    expectWholeStream(events)
+    const told = events.flatMap((event) => ('tool' in event ? [event] : []))
+    expect(told.map(({ type }) => type)).toEqual(['chowder:tool.started', 'chowder:tool.ended'])
+    const [started, ended] = told.map(({ tool }) => tool)
+    expect(started).toMatchObject({ name: 'exec', title: expect.stringMatching(/exec/i), status: 'in_progress' })
+    expect(Math.abs(Date.now() / 1000 - (started?.started_at ?? 0))).toBeLessThan(120)
+    expect(ended).toMatchObject({ ...started, status: 'completed', duration_ms: expect.any(Number) })
+    expect(ended?.duration_ms).toBeGreaterThan(900)
+    const first = events[0]
+    const id = first && 'response' in first ? first.response.id : ''
+    expect(await reader().responses.retrieve(id)).toMatchObject({ status: 'completed', output_text: 'done' })
+    if (background) expect(await read(await reader().responses.retrieve(id, { stream: true }))).toEqual(events)
+    const untold = await read(await session.responses.create({ ...body, input: `again ${tool('true')}` }))
+    expect(untold.filter((event) => 'tool' in event)).toEqual([])
+  })
+
+  it('does not tell of a tool of the client', async () => {
+    const weather = { type: 'function', name: 'get_weather', parameters: {}, strict: null } as const
+    const body = { model, input: '[[fake:tool=get_weather {}]]', tools: [weather], include: ['chowder.tools'] }
+    const stream = await openai.responses.create({ ...body, stream: true } as never)
+    const types: string[] = []
+    for await (const { type } of stream as unknown as AsyncIterable<StreamEvent>) types.push(type)
+    expect(types).toContain('response.function_call_arguments.done')
+    expect(types.filter((type) => type.startsWith('chowder'))).toEqual([])
   })
 
   it('is cancelled while it runs, and while it waits for an earlier one', async () => {

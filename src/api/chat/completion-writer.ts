@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import type { Usage } from '#api/responses/format/response-schema.ts'
 import { nowInSeconds } from '#api/responses/format/response-writer.ts'
-import { type AgentEnd, type AgentOutput, GrowingText } from '#turns/gateway-answer.ts'
+import { type AgentAct, type AgentEnd, type AgentOutput, GrowingText } from '#turns/gateway-answer.ts'
 import type { ChatChunk, ChatCompletion, ChatDelta, ChatUsage, FinishReason } from './completion-schema.ts'
 
 const usageOf = (usage: Usage): ChatUsage => ({
@@ -36,7 +36,8 @@ export class ChatCompletionWriter {
     return [this.#chunk({ role: 'assistant', content: '', refusal: null })]
   }
 
-  write(output: AgentOutput): string[] {
+  write(output: AgentAct): string[] {
+    if (output.kind === 'tool') return [] // the format has no such chunk
     if (output.kind === 'text') {
       this.#text.add(output.text)
       return [this.#chunk({ content: output.text })]

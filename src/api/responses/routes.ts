@@ -6,6 +6,7 @@ import type { InFlight } from '#http/in-flight.ts'
 import { InstanceParams } from '#http/instance-params.ts'
 import type { FindGateway, FindSummary } from '#instances/find.ts'
 import type { DeclareModel } from '#instances/gateway/declare-model.ts'
+import { createWatches } from '#openclaw/gateway/watches.ts'
 import type { Vault } from '#platform/secrets.ts'
 import { beginTurn, jsonType, replyWithTurn, serverSentEvents } from '#turns/reply.ts'
 import { maxTurnBytes, turnBehaviour, turnFailures, turnRouteConfig } from '#turns/route.ts'
@@ -48,15 +49,19 @@ export interface ResponseDeps {
 export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (app, deps) => {
   const { db, vault, processId, turns, findSummary, publicUrl, countTurn, inFlight } = deps
   const store = createResponseStore(db, vault, processId, app.log)
+  const watches = createWatches()
   const rows = createBackgroundRows(db, vault, processId)
-  const background = createBackgroundTurns({ ...deps, rows, log: app.log })
+  const background = createBackgroundTurns({ ...deps, rows, watches, log: app.log })
   const closing = new AbortController()
   // Before the drain: other processes go on with the background turns, and the clients of their streams.
   app.addHook('preClose', async () => {
     closing.abort()
     await background.close()
   })
-  app.addHook('onClose', async () => store.close())
+  app.addHook('onClose', async () => {
+    watches.close()
+    await store.close()
+  })
   const followParts: FollowParts = { rows, findCaller: turns.findCaller, inFlight, closing: closing.signal }
 
   const answer = async (request: FastifyRequest, reply: FastifyReply, instanceId: string, sessionId?: string) => {
@@ -78,7 +83,7 @@ export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (ap
     const claim = await claimKey({ db, vault, processId }, request)
     if (claim && !('store' in claim)) return replyAgain(reply, claim.body as ResponseObject, isStreamed) as never
     const turn = beginTurn(reply, turns)
-    const answered = runResponse({ turns, store, vault }, turn, { caller, session, body, isStreamed, log })
+    const answered = runResponse({ turns, store, vault, watches }, turn, { caller, session, body, isStreamed, log })
     const run = claim ? keepAnswer(answered, claim) : answered
     return replyWithTurn(reply, turn, serverSentEvents(run, serverSentEvent, 'data: [DONE]\n\n'))
   }
@@ -124,7 +129,7 @@ export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (ap
     (request, reply) => answer(request, reply, request.params.instance_id, request.params.session_id),
   )
 
-  await app.register(webSocketRoutes, { turns, store, vault, publicUrl, findSummary, countTurn, inFlight })
+  await app.register(webSocketRoutes, { turns, store, vault, watches, publicUrl, findSummary, countTurn, inFlight })
   await app.register(compactionRoutes, { db, turns, store, vault })
   await app.register(storedRoutes, { store, findSummary, followParts })
 }

@@ -1,6 +1,7 @@
 import type { FastifyBaseLogger } from 'fastify'
 import type { Caller } from '#http/caller.ts'
 import { logFailure } from '#http/failure-log.ts'
+import type { Watches } from '#openclaw/gateway/watches.ts'
 import type { Vault } from '#platform/secrets.ts'
 import type { TurnSession } from '#turns/admit.ts'
 import { resultOf, type TurnEnd, writeOutput } from '#turns/gateway-answer.ts'
@@ -8,13 +9,14 @@ import { type PlaceInLine, sessionBusy } from '#turns/line.ts'
 import { askInFormat } from '#turns/output/ask.ts'
 import type { AgentRequest } from '#turns/runner.ts'
 import { signsOfLife } from '#turns/signs-of-life.ts'
+import { followTools } from '#turns/tool-events.ts'
 import { type Turn, turnAbandoned, turnCancelled } from '#turns/turn.ts'
 import type { Turns } from '#turns/turns.ts'
 import { summaryOpener } from './compaction/sealed-summary.ts'
 import { gatewayRequest } from './format/gateway-request.ts'
 import { invalidField } from './format/invalid-field.ts'
 import { readRequest } from './format/request.ts'
-import type { CreateResponse } from './format/request-schema.ts'
+import { type CreateResponse, includesTools } from './format/request-schema.ts'
 import {
   inProgress,
   newResponseId,
@@ -32,6 +34,7 @@ export interface ResponseParts {
   store: ResponseStore
   /** Opens the compactions of an input. */
   vault: Vault
+  watches: Watches
 }
 
 interface ResponseOptions {
@@ -52,7 +55,7 @@ interface ResponseOptions {
  * A stream that has begun throws nothing: its last event is `response.failed`.
  */
 export async function* runResponse(
-  { turns: { admission, runner, lines }, store, vault }: ResponseParts,
+  { turns: { admission, runner, lines }, store, vault, watches }: ResponseParts,
   turn: Turn,
   options: ResponseOptions,
 ): AsyncGenerator<ResponseEvent[], string> {
@@ -93,6 +96,7 @@ export async function* runResponse(
   let end: TurnEnd = { kind: 'broken', cause: turnAbandoned } // stays true if the reader leaves
   let refused: { cause: unknown } | null = null
   let place: PlaceInLine | null = null
+  let tools: Awaited<ReturnType<typeof followTools>> | null = null
   /** The events that the stream begins with. */
   let opening: 'start' | 'begin' | null = 'start'
   let outcome: ReturnType<typeof runner.outcome>
@@ -112,8 +116,14 @@ export async function* runResponse(
       await place.begun
     }
     await admission.begin(asker, session)
-    const events = await askInFormat(runner, turn, agentRequest, request.echo.text.format)
-    const output = writeOutput(events, (one) => writer.write(one))
+    if (isStreamed && includesTools(body)) {
+      const { instanceId } = session
+      const functions = new Set(echo.tools.map(({ name }) => name))
+      tools = await followTools({ watches, instanceId, log }, turn, gateway, functions)
+    }
+    const asked = tools ? { ...agentRequest, onRun: tools.onRun } : agentRequest
+    const events = await askInFormat(runner, turn, asked, echo.text.format)
+    const output = writeOutput(tools?.addTo(events) ?? events, (one) => writer.write(one))
     if (isStreamed) {
       const first = writer[opening]()
       opening = null
@@ -133,6 +143,7 @@ export async function* runResponse(
     }
   } finally {
     place?.leave()
+    tools?.release()
     outcome = runner.outcome(turn, agentRequest, end)
     written = writer.end(outcome)
     store.finish(written.response, written.json)

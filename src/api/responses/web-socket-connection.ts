@@ -4,6 +4,7 @@ import { AppError } from '#errors/app-error.ts'
 import { onKeyRefused } from '#http/auth.ts'
 import { toAppError } from '#http/errors.ts'
 import type { InFlight } from '#http/in-flight.ts'
+import type { Watches } from '#openclaw/gateway/watches.ts'
 import { openStreams } from '#platform/metrics.ts'
 import type { Vault } from '#platform/secrets.ts'
 import { errorTexts } from '#turns/error-texts.ts'
@@ -33,6 +34,7 @@ export interface ConnectionDeps {
   turns: Turns
   store: ResponseStore
   vault: Vault
+  watches: Watches
   /** The base URL for clients. */
   publicUrl(): string
   readFrame: ReadFrame
@@ -155,7 +157,7 @@ export class WebSocketConnection {
   }
 
   async #run({ data, isBinary }: Frame): Promise<void> {
-    const { turns, store, vault, readFrame, countTurn, inFlight } = this.#deps
+    const { turns, store, vault, watches, readFrame, countTurn, inFlight } = this.#deps
     const { caller, log } = this.#request
     const { organizationId, sessions } = caller
     const turn = turns.runner.begin()
@@ -170,7 +172,7 @@ export class WebSocketConnection {
       const body = await readFrame(data)
       const sessionKey = requestedSessionKey(body, this.#sessionId, sessions)
       const session = { organizationId, instanceId: this.#instanceId, sessionKey }
-      const run = runResponse({ turns, store, vault }, turn, { caller, session, body, isStreamed: true, log })
+      const run = runResponse({ turns, store, vault, watches }, turn, { caller, session, body, isStreamed: true, log })
       for await (const batch of run) {
         this.#refusedInARow = 0
         await this.#send(batch, turn)

@@ -5,6 +5,7 @@ import { describe, expect, test } from 'vitest'
 import type { StreamEvent } from '#api/responses/format/event-schemas.ts'
 import { readRequest } from '#api/responses/format/request.ts'
 import { cancelled, type Outcome, ResponseWriter } from '#api/responses/format/response-writer.ts'
+import type { ToolEvent } from '#openclaw/gateway/run-events.ts'
 import { type AgentEvent, readAnswer, readStream } from '#turns/gateway-answer.ts'
 import { watchTurns } from '../../support/longest-turn.ts'
 import { present } from '../../support/present.ts'
@@ -319,4 +320,43 @@ test('the time for an event in many small chunks is proportional to its size', a
   for await (const batch of readStream(byLetter())) agentEvents.push(...batch)
   expect(textOf(agentEvents)).toHaveLength(letters)
   expect(performance.now() - startedAt).toBeLessThan(15_000)
+})
+
+describe('the events of tools', () => {
+  const writer = () => new ResponseWriter({ id: 'resp_1', createdAt: 1, echo })
+  const tool = (id: string, status: ToolEvent['status'], at = 0): ToolEvent => {
+    return { kind: 'tool', id, name: 'exec', title: null, status, at }
+  }
+  const read = (events: { json(): string }[]) => events.map(({ json }) => JSON.parse(json()))
+
+  test('are at most 1,000 in a response, also after another process', () => {
+    const first = writer()
+    const written = Array.from({ length: 300 }, (_, at) => [
+      ...first.write(tool(`${at}`, 'in_progress')),
+      ...first.write(tool(`${at}`, 'completed')),
+    ]).flat()
+    expect(written).toHaveLength(600)
+    const second = writer()
+    second.continueAfter(written.map(({ json }) => json()))
+    const further = Array.from({ length: 500 }, (_, at) => second.write(tool(`${at}`, 'in_progress'))).flat()
+    expect(further).toHaveLength(400)
+    expect(read(further)[0]).toMatchObject({ sequence_number: 600 })
+  })
+
+  test('end only what has started, also in another process, which does not know how long it took', () => {
+    const first = writer()
+    expect(first.write(tool('a', 'completed'))).toEqual([])
+    const started = first.write(tool('a', 'in_progress', 7999))
+    expect(first.write(tool('a', 'in_progress'))).toEqual([])
+    const second = writer()
+    second.continueAfter(started.map(({ json }) => json()))
+    expect(read(second.write(tool('a', 'failed', 9000)))).toEqual([
+      {
+        type: 'chowder:tool.ended',
+        sequence_number: 1,
+        tool: { id: 'a', name: 'exec', status: 'failed', started_at: 7 },
+      },
+    ])
+    expect(second.write(tool('a', 'failed', 9000))).toEqual([])
+  })
 })

@@ -1,6 +1,6 @@
 import { summaryOpener } from '#api/responses/compaction/sealed-summary.ts'
 import { readRequest } from '#api/responses/format/request.ts'
-import type { CreateResponse } from '#api/responses/format/request-schema.ts'
+import { type CreateResponse, includesTools } from '#api/responses/format/request-schema.ts'
 import type { ResponseObject } from '#api/responses/format/response-schema.ts'
 import { newResponseId, nowInSeconds, queued, responseObject } from '#api/responses/format/response-writer.ts'
 import { storedInput } from '#api/responses/format/stored-input.ts'
@@ -57,6 +57,7 @@ export async function acceptBackground(
         model: body.model,
         endUser: endUserOf(asker),
         isResumed: body.on_interrupted === 'resume',
+        includesTools: includesTools(body),
         run: runOf(request, gateway, offset),
       }
       return {

@@ -22,6 +22,8 @@ export interface BackgroundRequest {
   endUser: string | null
   /** Whether OpenClaw goes on with the turn after the end of its gateway. */
   isResumed: boolean
+  /** Whether the stream has the events of the agent's tools. Rows of older versions are without it. */
+  includesTools?: boolean
   run: Omit<RunRequest, 'sessionKey' | 'timeout'>
 }
 

@@ -7,7 +7,7 @@ import { logFailure } from '#http/failure-log.ts'
 import type { FindGateway, FindSummary } from '#instances/find.ts'
 import type { DeclareModel } from '#instances/gateway/declare-model.ts'
 import { resumedRunId } from '#openclaw/gateway/runs.ts'
-import { createWatches, type Watches } from '#openclaw/gateway/watches.ts'
+import type { Watches } from '#openclaw/gateway/watches.ts'
 import { type AgentRun, endRun, followRun } from '#turns/agent-run.ts'
 import { errorTexts } from '#turns/error-texts.ts'
 import { type TurnEnd, writeOutput } from '#turns/gateway-answer.ts'
@@ -37,6 +37,7 @@ export interface BackgroundDeps {
   findGateway: FindGateway
   findSummary: FindSummary
   declareModel: DeclareModel
+  watches: Watches
   log: FastifyBaseLogger
 }
 
@@ -53,7 +54,6 @@ export interface BackgroundTurns {
  */
 export function createBackgroundTurns(deps: BackgroundDeps): BackgroundTurns {
   const { rows, log } = deps
-  const watches = createWatches()
   const followed = new Map<string, { turn: Turn; done: Promise<void> }>()
   let isClosed = false
   let isAwake = false
@@ -66,7 +66,7 @@ export function createBackgroundTurns(deps: BackgroundDeps): BackgroundTurns {
       () => turn.end(new AppError('turn_too_long', errorTexts.tooLong(maxBackgroundMinutes), { doNotRetry: true })),
       Math.max(limit - claimed.ageMs, 0),
     )
-    const done = follow({ ...deps, watches }, claimed, turn)
+    const done = follow(deps, claimed, turn)
       .then((end) => (end === 'left' ? rows.release(claimed.id) : undefined))
       .catch((err: unknown) => log.error({ err, instanceId: claimed.instanceId }, 'a background turn was left'))
       .finally(() => {
@@ -111,21 +111,18 @@ export function createBackgroundTurns(deps: BackgroundDeps): BackgroundTurns {
       const open = [...followed.values()]
       for (const { turn } of open) turn.end(handedOver)
       await Promise.race([Promise.all(open.map(({ done }) => done)), sleep(closeTimeoutMs, undefined, { ref: false })])
-      watches.close()
     },
   }
 }
 
-type FollowDeps = BackgroundDeps & { watches: Watches }
-
 /** Runs one claimed turn to its end, and stores that. Returns `left` for one that another process goes on with. */
-async function follow(deps: FollowDeps, claimed: ClaimedTurn, turn: Turn): Promise<'ended' | 'left'> {
+async function follow(deps: BackgroundDeps, claimed: ClaimedTurn, turn: Turn): Promise<'ended' | 'left'> {
   const { rows, turns, log } = deps
   const { admission, lines, runner } = turns
   const { id: uuid, organizationId, instanceId, sessionKey } = claimed
   const session = { organizationId, instanceId, sessionKey }
   const request = rows.unsealRequest(claimed)
-  const { createdAt, echo, model, endUser, isResumed } = request
+  const { createdAt, echo, model, endUser, isResumed, includesTools = false } = request
   const id = toResponseId(uuid)
   const writer = new ResponseWriter({ id, createdAt, echo })
   let isSent = claimed.sentMsAgo !== null
@@ -138,6 +135,7 @@ async function follow(deps: FollowDeps, claimed: ClaimedTurn, turn: Turn): Promi
   const run: AgentRun = {
     id: isResumed ? resumedRunId(id) : id,
     isResumed,
+    includesTools,
     organizationId,
     instanceId,
     sentMsAgo: claimed.sentMsAgo,

@@ -1,10 +1,11 @@
 import { type Static, type TSchema, Type } from '@sinclair/typebox'
 import { namedExamples } from '#http/examples.ts'
+import { OneOf } from '#platform/typebox.ts'
 import { always, exampleResponse, noLogprobs, OutputItem, OutputText, ResponseObject } from './response-schema.ts'
 
 const sequence_number = Type.Integer({ minimum: 0, description: 'Counts from 0 without gaps.' })
 /** Converts `response.output_text.delta` to `ResponseOutputTextDelta`. */
-const schemaName = (type: string) => type.replace(/(?:^|[._])(\w)/g, (_, first: string) => first.toUpperCase())
+const schemaName = (type: string) => type.replace(/(?:^|[:._])(\w)/g, (_, first: string) => first.toUpperCase())
 const event = <const N extends string, P extends Record<string, TSchema>>(name: N, properties: P) =>
   Type.Object(
     { type: always(name), sequence_number, ...properties },
@@ -16,6 +17,17 @@ const item_id = Type.String({ description: 'The id of the item.' })
 const content_index = Type.Integer({ minimum: 0, description: 'The place of the part in `content` of the item.' })
 const inPart = { item_id, output_index, content_index }
 const response = ResponseObject
+const tool = Type.Object(
+  {
+    id: Type.String({ description: 'The same in both events of a call.' }),
+    name: Type.String({ description: 'The name of the tool, such as `exec`.' }),
+    title: Type.Optional(Type.String({ description: 'A line about the call, which may have parts of its arguments.' })),
+    status: OneOf(['in_progress', 'completed', 'failed'], '`failed`: it failed, was refused, or its end is unknown.'),
+    started_at: Type.Integer({ description: 'Unix time in seconds.' }),
+    duration_ms: Type.Optional(Type.Integer({ minimum: 0, description: 'How long an ended call took, if known.' })),
+  },
+  { additionalProperties: false, description: "A call of one of the agent's own tools." },
+)
 
 /** The schema of every event of a stream, by its type. An item and a part are added without their text. */
 export const eventSchemas = {
@@ -46,6 +58,8 @@ export const eventSchemas = {
     arguments: Type.String({ description: 'All arguments, as JSON.' }),
   }),
   'response.output_item.done': event('response.output_item.done', { output_index, item: OutputItem }),
+  'chowder:tool.started': event('chowder:tool.started', { tool }),
+  'chowder:tool.ended': event('chowder:tool.ended', { tool }),
   'response.completed': event('response.completed', { response }),
   'response.incomplete': event('response.incomplete', { response }),
   'response.failed': event('response.failed', { response }),
@@ -67,6 +81,18 @@ export const ResponseStreamEvent = Type.Union(Object.values(eventSchemas), {
       content_index: 0,
       delta: 'README.md and',
       logprobs: [],
+    },
+    'a tool': {
+      type: 'chowder:tool.ended',
+      sequence_number: 3,
+      tool: {
+        id: 'toolu_01',
+        name: 'exec',
+        title: 'Exec list files',
+        status: 'completed',
+        started_at: exampleResponse.created_at,
+        duration_ms: 210,
+      },
     },
     'the end': { type: 'response.completed', sequence_number: 9, response: exampleResponse },
   }),

@@ -141,7 +141,9 @@ export const CreateResponse = Type.Object(
     include: OptionalOrNull(
       Type.Array(Type.String(), {
         maxItems: maxParts,
-        description: 'No effect; `message.output_text.logprobs` is refused.',
+        description:
+          "`chowder.tools` adds events of the agent's own tools to a stream; `message.output_text.logprobs` is refused; " +
+          'others have no effect.',
       }),
     ),
     stream_options: OptionalOrNull(
@@ -229,6 +231,9 @@ export const CreateResponse = Type.Object(
   },
 )
 export type CreateResponse = Static<typeof CreateResponse>
+
+/** Whether the events of the agent's own tools are asked for. */
+export const includesTools = ({ include }: CreateResponse): boolean => include?.includes('chowder.tools') ?? false
 
 /** The fields of the schema: request.ts refuses all others. */
 export const responseFields: ReadonlySet<string> = new Set(Object.keys(CreateResponse.properties))

@@ -1,7 +1,9 @@
 import { randomUUID } from 'node:crypto'
 import type { ResponseStatus } from '#database/response-schema.ts'
+import type { ToolEvent } from '#openclaw/gateway/run-events.ts'
 import { isId, newId } from '#platform/ids.ts'
-import { type AgentOutput, GrowingText } from '#turns/gateway-answer.ts'
+import { type AgentAct, type AgentOutput, GrowingText } from '#turns/gateway-answer.ts'
+import { maxToolEvents } from '#turns/tool-events.ts'
 import type { EventFields, EventType, StreamEvent } from './event-schemas.ts'
 import type { EchoedFields, OutputItem, ResponseError, ResponseObject, Usage } from './response-schema.ts'
 
@@ -76,6 +78,8 @@ export const terminalEvent = (response: ResponseObject, sequence_number: number)
   return { type, json: () => JSON.stringify({ type, sequence_number, response }) }
 }
 
+type Tool = EventFields<'chowder:tool.started'>['tool']
+
 const outputText = <Text extends string>(text: Text) => ({
   type: 'output_text' as const,
   text,
@@ -94,19 +98,27 @@ export class ResponseWriter {
   #sequence = 0
   /** The message that receives text; `position` is the JSON of its position fields. */
   #message: { id: string; position: string; text: GrowingText } | null = null
+  #toolEvents = 0
+  /** The tools that run, by the ids of their calls. `at` is null for a start that another process has written. */
+  readonly #tools = new Map<string, Tool & { at: number | null }>()
 
   constructor(draft: ResponseDraft) {
     this.#draft = draft
   }
 
   /**
-   * Goes on after the events that another process has written, as JSON: numbers, and the open message. For a response
-   * with text alone.
+   * Goes on after the events that another process has written, as JSON: numbers, the open message, and the running
+   * tools. For a response without calls of the client's tools.
    */
   continueAfter(events: readonly string[]): void {
     for (const json of events) {
       const event = JSON.parse(json) as StreamEvent
       if (event.type === 'response.output_text.delta') this.#text(event.delta, event.item_id)
+      if ('tool' in event) {
+        this.#toolEvents += 1
+        if (event.tool.status === 'in_progress') this.#tools.set(event.tool.id, { ...event.tool, at: null })
+        else this.#tools.delete(event.tool.id)
+      }
       this.#sequence = event.sequence_number + 1
     }
   }
@@ -135,7 +147,8 @@ export class ResponseWriter {
     return this.#states(inProgress, 'response.in_progress')
   }
 
-  write(output: AgentOutput): ResponseEvent[] {
+  write(output: AgentAct): ResponseEvent[] {
+    if (output.kind === 'tool') return this.#tool(output)
     return output.kind === 'text'
       ? this.#text(output.text)
       : [...this.#endMessage('completed', 'commentary'), ...this.#call(output)]
@@ -176,6 +189,23 @@ export class ResponseWriter {
     const json = () =>
       `{"type":"${type}","sequence_number":${number},${position},"delta":${JSON.stringify(text)},"logprobs":[]}`
     return { type, json }
+  }
+
+  /** An end without its start is dropped, and so is everything after `maxToolEvents`. */
+  #tool({ id, name, title, status, at }: ToolEvent): ResponseEvent[] {
+    if (this.#toolEvents === maxToolEvents) return []
+    const started = this.#tools.get(id)
+    if ((status === 'in_progress') === (started !== undefined)) return []
+    this.#toolEvents += 1
+    if (!started) {
+      const tool = { id, name, ...(title !== null && { title }), status, started_at: Math.floor(at / 1000) }
+      this.#tools.set(id, { ...tool, at })
+      return [this.#event('chowder:tool.started', { tool })]
+    }
+    this.#tools.delete(id)
+    const { at: startedAt, ...tool } = started
+    const duration = startedAt !== null && { duration_ms: Math.max(at - startedAt, 0) }
+    return [this.#event('chowder:tool.ended', { tool: { ...tool, status, ...duration } })]
   }
 
   #text(text: string, id = newItemId('msg')): ResponseEvent[] {
