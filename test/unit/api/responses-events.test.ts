@@ -228,6 +228,12 @@ describe('a stream with other content', () => {
   })
 })
 
+test.each(recorded)('%s: tells the id of the turn', async (_file, bytes) => {
+  const ids: string[] = []
+  for await (const _batch of readStream(chunksOf(bytes, []), (id) => ids.push(id)));
+  expect(ids).toEqual([expect.stringMatching(/^resp_[-0-9a-f]{36}$/)])
+})
+
 describe('an answer as JSON', () => {
   test('gives the same events as a stream', async () => {
     const call = { type: 'function_call', id: 'call_1', call_id: 'c1', name: 'f', arguments: '{}' }
