@@ -5,12 +5,11 @@ import type { FindGateway, FindSummary, RunningGateway } from '#instances/find.t
 import { publicStatus } from '#instances/status.ts'
 import type { GatewayClient } from '#openclaw/gateway/gateway.ts'
 import { GatewayRefusal, GatewayUnreachable } from '#openclaw/gateway/gateway-errors.ts'
-import type { RunEvent } from '#openclaw/gateway/run-events.ts'
+import type { RunEvent, ToolEvent } from '#openclaw/gateway/run-events.ts'
 import { abortRun, beginRun, type RunEnd, type RunRequest, readRun, waitForRun } from '#openclaw/gateway/runs.ts'
 import type { Watches } from '#openclaw/gateway/watches.ts'
 import { errorTexts } from './error-texts.ts'
 import { type AgentEvent, brokenAnswer, maxAnswerBytes, type Usage } from './gateway-answer.ts'
-import { ToolQueue } from './tool-events.ts'
 import type { Turn } from './turn.ts'
 
 /** The pause before a gateway that went away is tried again, in ms. */
@@ -34,12 +33,12 @@ export interface AgentRun {
   request: RunRequest
   /** Whether OpenClaw goes on with it after the end of its gateway. */
   isResumed: boolean
-  /** Whether the events of the agent's tools are yielded too. */
-  includesTools: boolean
+  /** Called with the events of the agent's tools while there is a connection. */
+  onTool?: (event: ToolEvent) => void
   /** How long ago it was first sent, in ms; null for one that was not. */
   sentMsAgo: number | null
-  /** The text that its stream has sent so far, from an earlier process. */
-  saidBefore: string
+  /** The text that its stream has sent so far, from an earlier process. Null: only its last message is wanted, whole. */
+  saidBefore: string | null
   /** Records durably that the run is about to be sent. Throws when the run belongs to another process now. */
   recordSending(): Promise<void>
   /** Called before the run is sent for the first time, with its gateway. */
@@ -63,11 +62,14 @@ class GrowingRun {
   #base = ''
   #texts = new Map<string, string>()
   #said: string
-  #isPaused = false
+  readonly #isHeldBack: boolean
+  #isPaused: boolean
   #changed = Promise.withResolvers<void>()
 
-  constructor(saidBefore: string) {
-    this.#said = saidBefore
+  constructor(saidBefore: string | null) {
+    this.#said = saidBefore ?? ''
+    this.#isHeldBack = saidBefore === null
+    this.#isPaused = this.#isHeldBack
   }
 
   get changed(): Promise<void> {
@@ -82,7 +84,7 @@ class GrowingRun {
   restart(): void {
     this.#base = this.#said
     this.#texts.clear()
-    this.#isPaused = false
+    this.#isPaused = this.#isHeldBack
   }
 
   add(event: RunEvent): void {
@@ -94,11 +96,16 @@ class GrowingRun {
   /** The new text since the last call. Throws AppError gateway_unreachable for a text that is too large. */
   take(): string {
     this.#changed = Promise.withResolvers<void>()
-    return this.finish([...this.#texts.values()].join(''))
+    return this.#reach([...this.#texts.values()].join(''))
   }
 
-  /** The rest of the text of the run. */
-  finish(ofRun: string): string {
+  /** The rest of the text at the end of a run. */
+  end({ text, lastMessage }: RunEnd): string {
+    return this.#reach(this.#isHeldBack ? lastMessage : text)
+  }
+
+  /** The new text, up to a text of the run. */
+  #reach(ofRun: string): string {
     const text = this.#base + ofRun
     if (Buffer.byteLength(text) > maxAnswerBytes) throw brokenAnswer(errorTexts.tooLarge)
     if (!text.startsWith(this.#said)) return ''
@@ -133,28 +140,30 @@ function untilEnded({ signal }: Turn): Promise<never> {
 
 /**
  * Runs or adopts a run. Yields the growing text, then one end; both come from the session when the connection broke
- * meanwhile. The events of tools come only while there is a connection. Sends the run at most once: before it is sent
- * again, its session is read. A gateway that goes away is tried again until the turn ends. Throws the reason of the turn,
- * and AppError when the run cannot be begun, was interrupted by the end of its gateway, or its instance is stopped or
- * restarted. An abandoned run goes on at its gateway.
+ * meanwhile. Sends the run at most once: before it is sent again, its session is read. A gateway that goes away is tried
+ * again until the turn ends. Throws the reason of the turn, and AppError when the run cannot be begun, was interrupted
+ * by the end of its gateway, or its instance is stopped or restarted. An abandoned run goes on at its gateway.
  */
 export async function* followRun(deps: AgentRunDeps, turn: Turn, run: AgentRun): AsyncGenerator<AgentEvent[]> {
   let sentAt = run.sentMsAgo === null ? null : performance.now() - run.sentMsAgo
   const growing = new GrowingRun(run.saidBefore)
   const ended = untilEnded(turn)
   let runId = run.id
-  const tools = new ToolQueue()
   const onRunEvent = (event: RunEvent) => {
     if (event.runId !== runId) return
     if (event.kind !== 'tool') growing.add(event)
-    else if (run.includesTools) tools.add(event)
+    else run.onTool?.(event)
   }
   for (let attempt = 0; ; attempt += 1) {
     if (attempt > 0) await sleepUnless(turn.signal)
     const gateway = await untilRunning(deps, turn, run, sentAt !== null)
     if (!gateway) continue
     try {
-      const watch = await Promise.race([deps.watches.open(gateway, onRunEvent), ended])
+      const opening = deps.watches.open(gateway, onRunEvent)
+      const watch = await Promise.race([opening, ended]).catch((error: unknown) => {
+        opening.then(({ release }) => release()).catch(() => {}) // it may open after the end of the turn
+        throw error
+      })
       try {
         if (sentAt === null) {
           await run.prepare(gateway)
@@ -172,11 +181,9 @@ export async function* followRun(deps: AgentRunDeps, turn: Turn, run: AgentRun):
         const end = untilRunEnds(watch.gateway, run, runId)
         end.catch(() => {}) // observed below, unless the turn ends first
         for (let isOver = false; !isOver; ) {
-          const news = Promise.race([growing.changed, tools.changed])
-          isOver = await Promise.race([end.then(() => true), news.then(() => false), ended])
+          isOver = await Promise.race([end.then(() => true), growing.changed.then(() => false), ended])
           const text = growing.take()
-          const events: AgentEvent[] = [...(text === '' ? [] : [{ kind: 'text' as const, text }]), ...tools.take()]
-          if (events.length > 0) yield events
+          if (text !== '') yield [{ kind: 'text', text }]
         }
         const reached = await end
         if (!reached || reached.status === 'failed') throw await run.findFailure(gateway)
@@ -258,7 +265,7 @@ async function untilRunEnds(gateway: GatewayClient, run: AgentRun, runId: string
 }
 
 function lastEvents(growing: GrowingRun, end: RunEnd & { status: 'completed' | 'incomplete' }): AgentEvent[] {
-  const text = growing.finish(end.text)
+  const text = growing.end(end)
   return [
     ...(text === '' ? [] : [{ kind: 'text' as const, text }]),
     { kind: 'end', status: end.status, usage: usageOf(end) },

@@ -71,7 +71,8 @@ export async function followTools(
   }
 }
 
-async function* withTools(batches: AsyncIterable<AgentEvent[]>, queue: ToolQueue): AsyncGenerator<AgentEvent[]> {
+/** Adds the events of a queue to those of a turn, each as it comes, until the end of the turn. */
+export async function* withTools(batches: AsyncIterable<AgentEvent[]>, queue: ToolQueue): AsyncGenerator<AgentEvent[]> {
   const iterator = batches[Symbol.asyncIterator]()
   try {
     for (;;) {

@@ -208,7 +208,6 @@ describe('background turns of a real agent', () => {
     ['max_output_tokens', { max_output_tokens: 100 }],
     ['temperature', { temperature: 1 }],
     ['top_p', { top_p: 1 }],
-    ['text.format', { text: { format: { type: 'json_object' } } }],
     ['store', { store: false }],
     [
       'input',
@@ -223,6 +222,122 @@ describe('background turns of a real agent', () => {
     const body = { model, input: 'hello', background: true, ...fields } as OpenAI.Responses.ResponseCreateParams
     const error = await openai.responses.create(body).catch((cause: unknown) => cause)
     expect(error).toMatchObject({ status: 400, param })
+  })
+
+  describe('with an answer in a format', () => {
+    const valid = '{"city":"Rome","people":3}'
+    const wrong = '{"city":"Rome","people":"three"}'
+    const schema = {
+      type: 'object',
+      properties: { city: { type: 'string' }, people: { type: 'integer' } },
+      required: ['city', 'people'],
+      additionalProperties: false,
+    }
+    const text = { format: { type: 'json_schema' as const, name: 'place', schema } }
+    const say = (input: string, over: object = {}) =>
+      openai.responses.create({ model, input, text, background: true, ...over })
+    const corrections = () => agent.provider.requests.filter(({ last }) => last.startsWith('Your answer was not'))
+    /** The events of a response from its begin on. */
+    async function eventsOf(id: string) {
+      const events: OpenAI.Responses.ResponseStreamEvent[] = []
+      for await (const event of await reader().responses.retrieve(id, { stream: true })) events.push(event)
+      expect(events.map(({ sequence_number }) => sequence_number)).toEqual(events.map((_, index) => index))
+      return events
+    }
+    const deltasOf = (events: OpenAI.Responses.ResponseStreamEvent[]) =>
+      events.flatMap((event) => (event.type === 'response.output_text.delta' ? [event.delta] : []))
+
+    it('has the JSON of it alone when that is valid at once', async () => {
+      const { id } = await say(`place [[fake:say=Here:\n\n\`\`\`json\n${valid}\n\`\`\`]]`, {
+        instructions: 'As a pirate.',
+      })
+      const response = await ended(id)
+      expect(response).toMatchObject({ status: 'completed', output_text: valid, text })
+      expect(faultsOfResponse((await agent.client.get(`/v1/instances/${agent.id}/responses/${id}`)).body)).toEqual([])
+      const request = present(agent.provider.requests.at(-1))
+      expect(request.system).toContain('As a pirate.')
+      expect(request.system).toContain('valid against this JSON Schema')
+      expect(deltasOf(await eventsOf(id))).toEqual([valid])
+      expect(corrections()).toEqual([])
+    })
+
+    it('is an object with json_object', async () => {
+      const object = { text: { format: { type: 'json_object' } } }
+      const { id } = await say('object [[fake:say={"a":1}]]', object)
+      expect(await ended(id)).toMatchObject({ status: 'completed', output_text: '{"a":1}' })
+    })
+
+    it('is corrected in its session, with the tokens of both answers, and shows the corrected one alone', async () => {
+      const image = { type: 'input_image', image_url: `data:image/png;base64,${png}`, detail: 'auto' }
+      const input = `first ${slow} [[fake:say=${wrong}]] [[fake:next-say=${valid}]]`
+      const content = [{ type: 'input_text', text: input }, image]
+      const { id } = await say('', { model: seeing, input: [{ role: 'user', content }] })
+      const response = await ended(id)
+      expect(response).toMatchObject({ status: 'completed', output_text: valid })
+      const [correction, ...more] = corrections()
+      expect(more).toEqual([])
+      expect(correction).toMatchObject({ last: expect.stringContaining('answer/people must be integer'), turns: 2 })
+      expect(correction?.system).toContain('valid against this JSON Schema')
+      expect(response.usage?.output_tokens).toBe(wrong.length / 4 + Math.ceil(valid.length / 4))
+      expect(deltasOf(await eventsOf(id))).toEqual([valid])
+      const { body } = await agent.client.get(`/v1/instances/${agent.id}/responses/${id}`)
+      expect(faultsOfResponse(body)).toEqual([])
+      const next = await openai.responses.create({ model, input: 'and now', previous_response_id: id })
+      expect(next.status).toBe('completed')
+    })
+
+    it('is failed when it is wrong twice, and shows no text', async () => {
+      const { id } = await say(`first [[fake:say=${wrong}]] [[fake:next-say=${wrong}]]`)
+      expect(await ended(id)).toMatchObject({ status: 'failed', error: { code: 'invalid_output' }, output: [] })
+      expect(corrections()).toHaveLength(1)
+      const events = await eventsOf(id)
+      expect(deltasOf(events)).toEqual([])
+      expect(events.at(-1)?.type).toBe('response.failed')
+    })
+
+    it('is cancelled while it is corrected, which ends the correction', async () => {
+      const { id } = await say(`first [[fake:say=${wrong}]] [[fake:next-delay=60000]]`)
+      await until('the correction', () => corrections().length === 1)
+      await reader().responses.cancel(id)
+      await until('the model call to be cut', () => corrections()[0]?.cut)
+      expect(await ended(id)).toMatchObject({ status: 'cancelled' })
+    })
+
+    // The tool runs without the relay, which is gone meanwhile.
+    it.each([
+      ['first answer', '', 'first'],
+      ['correction', 'next-', 'Your answer was not'],
+    ])('is corrected once when Chowder is killed during the %s', async (_, prefix, killedIn) => {
+      const tool = `[[fake:${prefix}tool=exec {"command":"sleep 30","yieldMs":60000}]]`
+      const { id } = await say(`first ${tool} [[fake:say=${wrong}]] [[fake:next-say=${valid}]]`)
+      await isAsked(killedIn)
+      await sleep(3000) // the call of the tool has arrived then, and the tool runs
+      await agent.chowder.kill('SIGKILL')
+      await agent.startChowder()
+      expect((await reader().responses.retrieve(id)).status).toBe('in_progress')
+      expect(await ended(id)).toMatchObject({ status: 'completed', output_text: valid })
+      expect(asked('first') + corrections().length).toBe(3) // the killed one before its tool and after it
+      expect(asked(killedIn)).toBe(2)
+      expect(deltasOf(await eventsOf(id))).toEqual([valid])
+    })
+
+    it('is corrected with on_interrupted: resume when Chowder and the gateway die during the correction', async () => {
+      const input = `first [[fake:say=${wrong}]] [[fake:next-say=${valid}]] [[fake:next-delay=15000]]`
+      const { id } = await say(input, { on_interrupted: 'resume' })
+      await until('the correction', () => corrections().length === 1)
+      const { pid } = present(await findGateway(agent.id))
+      await agent.chowder.kill('SIGKILL')
+      process.kill(pid, 'SIGKILL')
+      await agent.startChowder()
+      expect(await ended(id, 180_000)).toMatchObject({ status: 'completed', output_text: valid })
+      expect(asked('first')).toBe(1)
+    })
+
+    it('is a 400 with a schema that is not valid', async () => {
+      const format = { type: 'json_schema', name: 'place', schema: { type: 'objekt' } }
+      const error = await say('hello', { text: { format } }).catch((cause: unknown) => cause)
+      expect(error).toMatchObject({ status: 400, param: 'text.format.schema' })
+    })
   })
 
   // Its relay is gone meanwhile, so a model call of the agent would fail, and be made again by OpenClaw.

@@ -1,6 +1,7 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Db } from '#database/client.ts'
+import { clientLeft } from '#http/client-left.ts'
 import { claimKey, idempotent } from '#http/idempotency.ts'
 import type { InFlight } from '#http/in-flight.ts'
 import { InstanceParams } from '#http/instance-params.ts'
@@ -20,6 +21,7 @@ import { CreateResponse } from './format/request-schema.ts'
 import type { ResponseObject } from './format/response-schema.ts'
 import { serverSentEvent } from './format/response-writer.ts'
 import { requestedSessionKey } from './format/session.ts'
+import { readFormat, requireFormat } from './format/text-format.ts'
 import { keepAnswer, replyAgain } from './keep-answer.ts'
 import { runResponse } from './run-response.ts'
 import { BySession, responseAnswers } from './schemas.ts'
@@ -70,6 +72,8 @@ export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (ap
     const body = request.body as CreateResponse
     const session = { organizationId, instanceId, sessionKey: requestedSessionKey(body, sessionId, sessions) }
     if (body.background) {
+      // Before the transaction, which would hold a connection meanwhile.
+      await requireFormat(readFormat(body.text?.format), { organizationId }, clientLeft(reply))
       const accept = (into: Db) =>
         acceptBackground({ admission: turns.admission, store, rows, vault }, { caller, session, body, into })
       const response = await idempotent({ db, vault }, request, reply, accept, { isOneStatement: true })

@@ -32,6 +32,7 @@ export interface RunEnd {
   status: 'completed' | 'incomplete' | 'failed'
   /** All that the agent said, in the order of its messages. */
   text: string
+  lastMessage: string
   /** Null when the gateway reports none. */
   usage: RunUsage | null
 }
@@ -76,7 +77,7 @@ const list = (value: unknown): Record<string, unknown>[] => (Array.isArray(value
 const count = (value: unknown): number =>
   typeof value === 'number' && Number.isInteger(value) && value > 0 ? value : 0
 
-const textOf = ({ role, content }: Record<string, unknown>): string =>
+const textOf = ({ role, content }: Record<string, unknown> = {}): string =>
   role === 'assistant'
     ? list(content)
         .map(({ type, text }) => (type === 'text' && typeof text === 'string' ? text : ''))
@@ -139,7 +140,8 @@ export async function readRun(gateway: GatewayClient, sessionKey: string, id: st
   const status = statusOf(rows.at(-1))
   if (status !== null) {
     const usage = usageOf(runId === id ? rows : [...rowsOf(id), ...rows])
-    return { runId, kind: 'ended', end: { status, text: rows.map(textOf).join(''), usage } }
+    const end = { status, text: rows.map((row) => textOf(row)).join(''), lastMessage: textOf(rows.at(-1)), usage }
+    return { runId, kind: 'ended', end }
   }
   const hasTrace = rows.length > 0 || pending !== undefined || hasUserRow
   return { runId, kind: hasTrace ? 'interrupted' : 'unknown' }

@@ -4,7 +4,7 @@ import { type AgentEvent, brokenAnswer, GrowingText, type Usage } from '#turns/g
 import type { AgentRequest, TurnRunner } from '#turns/runner.ts'
 import { signsOfLife } from '#turns/signs-of-life.ts'
 import type { Turn } from '#turns/turn.ts'
-import { correction, type JsonFormat, type OutputFormat } from './format.ts'
+import { correction, type OutputFormat } from './format.ts'
 import { checkOutput } from './validation.ts'
 
 type Asker = Pick<TurnRunner, 'ask'>
@@ -22,28 +22,40 @@ export async function askInFormat(
   format: OutputFormat,
 ): Promise<AsyncIterable<AgentEvent[]>> {
   const batches = await runner.ask(turn, request)
-  return format.type === 'text' ? batches : checkedAnswer(runner, turn, request, format, batches)
+  if (format.type === 'text') return batches
+  const { organizationId } = request.gateway
+  return checkedAnswer(batches, null, {
+    check: (text) => checkOutput(organizationId, format, text, turn.signal),
+    askAgain: ({ message }) => askAgain(runner, turn, request, message),
+  })
 }
 
-async function* checkedAnswer(
-  runner: Asker,
-  turn: Turn,
-  request: AgentRequest,
-  format: JsonFormat,
-  batches: AsyncIterable<AgentEvent[]>,
-): AsyncGenerator<AgentEvent[], void> {
-  const { organizationId } = request.gateway
-  const first = yield* signsOfLife(readAll(batches))
-  if (!mustBeChecked(first)) return yield first
-  const checked = yield* signsOfLife(checkOutput(organizationId, format, textOf(first), turn.signal))
-  if ('text' in checked) return yield withText(first, checked.text)
+/** A second question to an agent, whose first answer was not valid. */
+export interface Correction {
+  message: string
+  /** The tokens of the first answer. */
+  usageBefore: Usage | null
+}
 
-  const again = yield* signsOfLife(askAgain(runner, turn, request, checked.fault))
-  const second = addUsage(yield* signsOfLife(readAll(again)), first)
-  if (!mustBeChecked(second)) return yield second
-  const checkedAgain = yield* signsOfLife(checkOutput(organizationId, format, textOf(second), turn.signal))
-  if ('text' in checkedAgain) return yield withText(second, checkedAgain.text)
-  throw new AppError('invalid_output', errorTexts.invalidOutput(checkedAgain.fault), { doNotRetry: true })
+interface Checks {
+  check(text: string): ReturnType<typeof checkOutput>
+  askAgain(correction: Correction): Promise<AsyncIterable<AgentEvent[]>>
+}
+
+/** Yields an answer as `askInFormat` does. With a correction, it is the answer to that, and the agent is not asked again. */
+export async function* checkedAnswer(
+  batches: AsyncIterable<AgentEvent[]>,
+  corrected: Correction | null,
+  checks: Checks,
+): AsyncGenerator<AgentEvent[], void> {
+  const read = yield* signsOfLife(readAll(batches))
+  const answer = corrected ? addUsage(read, corrected.usageBefore) : read
+  if (!mustBeChecked(answer)) return yield answer
+  const checked = yield* signsOfLife(checks.check(textOf(answer)))
+  if ('text' in checked) return yield withText(answer, checked.text)
+  if (corrected) throw new AppError('invalid_output', errorTexts.invalidOutput(checked.fault), { doNotRetry: true })
+  const next = { message: correction(checked.fault), usageBefore: usageOf(answer) }
+  yield* checkedAnswer(yield* signsOfLife(checks.askAgain(next)), next, checks)
 }
 
 async function readAll(batches: AsyncIterable<AgentEvent[]>): Promise<AgentEvent[]> {
@@ -74,12 +86,10 @@ const withText = (events: AgentEvent[], text: string): AgentEvent[] => {
 }
 
 /** Adds the tokens of an earlier answer to those of a later one. The sum is unknown if either is. */
-const addUsage = (later: AgentEvent[], earlier: AgentEvent[]): AgentEvent[] => {
-  const before = usageOf(earlier)
-  return later.map((event) =>
+const addUsage = (later: AgentEvent[], before: Usage | null): AgentEvent[] =>
+  later.map((event) =>
     event.kind === 'end' || event.kind === 'failed' ? { ...event, usage: sumOf(event.usage, before) } : event,
   )
-}
 
 const usageOf = (events: AgentEvent[]): Usage | null => {
   const last = events.at(-1)
@@ -102,10 +112,10 @@ const sumOf = (a: Usage | null, b: Usage | null): Usage | null =>
   }
 
 /** Asks the agent to correct its answer. It has acted already, so clients must not repeat the turn by themselves. */
-async function askAgain(runner: Asker, turn: Turn, request: AgentRequest, fault: string) {
+async function askAgain(runner: Asker, turn: Turn, request: AgentRequest, message: string) {
   turn.received() // the silence of the gateway counts again
   try {
-    return await runner.ask(turn, { ...request, body: { ...request.body, input: correction(fault) } })
+    return await runner.ask(turn, { ...request, body: { ...request.body, input: message } })
   } catch (cause) {
     if (!(cause instanceof AppError) || cause.doNotRetry) throw cause
     throw new AppError(cause.code, cause.message, { cause, doNotRetry: true })

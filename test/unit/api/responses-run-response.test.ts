@@ -57,7 +57,7 @@ function begin(
     runner: { ...runner, watch: () => {}, ask: ask(runner) },
     lines,
   }
-  const run = runResponse({ turns, store, vault, watches: createVault(Buffer.alloc(32)) }, turn, {
+  const run = runResponse({ turns, store, watches, vault: createVault(Buffer.alloc(32)) }, turn, {
     caller: {} as Caller,
     session: { organizationId: 'o', instanceId: 'i', sessionKey: 's' },
     body: { model: 'openclaw', input: 'hello', ...fields } as never,

@@ -5,9 +5,10 @@ import type { CreateResponse } from '#api/responses/format/request-schema.ts'
 import type { EchoedFields } from '#api/responses/format/response-schema.ts'
 import { AppError } from '#errors/app-error.ts'
 import type { RunningGateway } from '#instances/find.ts'
-import type { RunRequest } from '#openclaw/gateway/runs.ts'
+import { type RunRequest, resumedRunId } from '#openclaw/gateway/runs.ts'
 import { toGatewayModel } from '#openclaw/models/model.ts'
 import { errorTexts } from '#turns/error-texts.ts'
+import type { Correction } from '#turns/output/ask.ts'
 
 /** Images are the largest part. A row of the database should not be larger. */
 const maxRequestMebibytes = 8
@@ -25,6 +26,20 @@ export interface BackgroundRequest {
   /** Whether the stream has the events of the agent's tools. Rows of older versions are without it. */
   includesTools?: boolean
   run: Omit<RunRequest, 'sessionKey' | 'timeout'>
+  /** Present once the first answer was not in the format: `run` is then the correction. */
+  correction?: Correction
+}
+
+/** The request of a background turn whose first answer was not in the format. The agent has the images already. */
+export function toCorrection({ run, ...request }: BackgroundRequest, correction: Correction): BackgroundRequest {
+  const { attachments, ...rest } = run
+  return { ...request, run: { ...rest, message: correction.message }, correction }
+}
+
+/** The id of the run of a background turn. A correction is a run of its own. */
+export function runIdOf(responseId: string, { isResumed, correction }: BackgroundRequest): string {
+  const id = correction ? `${responseId}:again` : responseId
+  return isResumed ? resumedRunId(id) : id
 }
 
 /** A run of a gateway cannot be given these. */
@@ -39,9 +54,6 @@ export function checkBackgroundFields(body: CreateResponse): void {
       'a background turn cannot have it. Leave it out, or send background: false.',
       'unsupported_value',
     )
-  }
-  if (body.text?.format && body.text.format.type !== 'text') {
-    throw invalidField('text.format', 'a background turn cannot have it. Send background: false.', 'unsupported_value')
   }
   if (body.store === false) {
     throw invalidField('store', 'must be true for a background turn, which is read later.', 'unsupported_value')
@@ -61,7 +73,8 @@ export function runOf(
   if (item?.type !== 'message' || item.role !== 'user' || more.length > 0) {
     throw invalidField('input', 'a background turn takes one new message of the user.', 'unsupported_value')
   }
-  const [message] = gatewayRequest(request, offset).input as [{ content: string | GatewayPart[] }]
+  const { input, instructions } = gatewayRequest(request, offset)
+  const [message] = input as [{ content: string | GatewayPart[] }]
   const parts =
     typeof message.content === 'string' ? [{ type: 'input_text' as const, text: message.content }] : message.content
   const attachments = parts.flatMap((part, index) => {
@@ -81,7 +94,7 @@ export function runOf(
   const slash = gatewayModel?.indexOf('/') ?? 0
   const run = {
     message: text,
-    ...(request.echo.instructions !== null && { extraSystemPrompt: request.echo.instructions }),
+    ...(instructions !== undefined && { extraSystemPrompt: instructions }),
     ...(gatewayModel !== null && { provider: gatewayModel.slice(0, slash), model: gatewayModel.slice(slash + 1) }),
     ...(attachments.length > 0 && { attachments }),
   }

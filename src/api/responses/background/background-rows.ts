@@ -1,3 +1,4 @@
+import type { ResponseObject } from '#api/responses/format/response-schema.ts'
 import { createResponseRows, type EndedResponse, requestContext } from '#api/responses/store/response-rows.ts'
 import { batched } from '#database/batched.ts'
 import type { Db } from '#database/client.ts'
@@ -45,6 +46,12 @@ const isOurs = 'id = $1 AND process_id = $2 AND sealed_request IS NOT NULL'
 const insertEvents = `
   INSERT INTO response_events (response_id, sequence, sealed_events) VALUES ($1, $2, $3)
   ON CONFLICT DO NOTHING`
+
+/** The object says in_progress from now on: without `sent_at` the one before would read queued again. */
+const correctQuery = `
+  UPDATE responses SET sealed_request = $3, sent_at = NULL,
+    sealed_object = CASE WHEN sealed_object IS NOT NULL THEN $4 END
+  WHERE ${isOurs} AND status = 'in_progress'`
 
 const endQuery = `
   UPDATE responses SET status = CASE status WHEN 'cancelled' THEN 'cancelled' ELSE $3 END,
@@ -95,6 +102,20 @@ export function createBackgroundRows(db: Db, vault: Vault, processId: string) {
         `UPDATE responses SET sent_at = now() WHERE ${isOurs} AND sent_at IS NULL AND status = 'in_progress'`,
         [id, processId],
       )
+      return rowCount === 1
+    },
+    /**
+     * Puts the request of a correction, which is not sent yet then, in the place of that of its turn: one statement, so
+     * that the next process knows which run to read. Returns false when it was cancelled, or is of another process.
+     */
+    async recordCorrection(id: string, request: BackgroundRequest, response: ResponseObject): Promise<boolean> {
+      const [, , object] = responseRows.toEnd({ response, json: JSON.stringify(response) })
+      const { rowCount } = await db.$client.query(correctQuery, [
+        id,
+        processId,
+        vault.seal(JSON.stringify(request), requestContext(id)),
+        object,
+      ])
       return rowCount === 1
     },
     /** Adds events. Returns false when another process has written some with this number. */

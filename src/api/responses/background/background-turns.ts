@@ -1,19 +1,22 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { FastifyBaseLogger } from 'fastify'
-import { type ResponseEvent, ResponseWriter, toResponseId } from '#api/responses/format/response-writer.ts'
+import { inProgress, type ResponseEvent, ResponseWriter, toResponseId } from '#api/responses/format/response-writer.ts'
 import { isDatabaseDown } from '#database/outage.ts'
 import { AppError } from '#errors/app-error.ts'
 import { logFailure } from '#http/failure-log.ts'
 import type { FindGateway, FindSummary } from '#instances/find.ts'
 import type { DeclareModel } from '#instances/gateway/declare-model.ts'
-import { resumedRunId } from '#openclaw/gateway/runs.ts'
 import type { Watches } from '#openclaw/gateway/watches.ts'
 import { type AgentRun, endRun, followRun } from '#turns/agent-run.ts'
 import { errorTexts } from '#turns/error-texts.ts'
-import { type TurnEnd, writeOutput } from '#turns/gateway-answer.ts'
+import { type AgentEvent, type TurnEnd, writeOutput } from '#turns/gateway-answer.ts'
 import type { PlaceInLine } from '#turns/line.ts'
+import { checkedAnswer } from '#turns/output/ask.ts'
+import { checkOutput } from '#turns/output/validation.ts'
+import { ToolQueue, withTools } from '#turns/tool-events.ts'
 import { defaultTurnTimeouts, Turn, turnCancelled } from '#turns/turn.ts'
 import type { Turns } from '#turns/turns.ts'
+import { runIdOf, toCorrection } from './background-request.ts'
 import type { BackgroundRows, ClaimedTurn, EventBatch } from './background-rows.ts'
 
 /** The longest that a background turn may take from its acceptance on. */
@@ -121,39 +124,62 @@ async function follow(deps: BackgroundDeps, claimed: ClaimedTurn, turn: Turn): P
   const { admission, lines, runner } = turns
   const { id: uuid, organizationId, instanceId, sessionKey } = claimed
   const session = { organizationId, instanceId, sessionKey }
-  const request = rows.unsealRequest(claimed)
+  let request = rows.unsealRequest(claimed)
   const { createdAt, echo, model, endUser, isResumed, includesTools = false } = request
+  const { format } = echo.text
+  const tools = includesTools ? new ToolQueue() : null
   const id = toResponseId(uuid)
   const writer = new ResponseWriter({ id, createdAt, echo })
-  let isSent = claimed.sentMsAgo !== null
+  let isSent = claimed.sentMsAgo !== null || request.correction !== undefined
 
   async function write(events: ResponseEvent[]): Promise<void> {
     const batch = toBatch(events)
     if (!(await whileDatabaseDown(turn, () => rows.append(uuid, batch)))) turn.end(handedOver)
     turn.signal.throwIfAborted()
   }
-  const run: AgentRun = {
-    id: isResumed ? resumedRunId(id) : id,
+  /** Ends a turn whose row could not be changed. */
+  async function endLost(): Promise<void> {
+    const [state] = await rows.findEnded([uuid])
+    turn.end(state?.isOurs ? turnCancelled : handedOver)
+    turn.signal.throwIfAborted()
+  }
+  const runFrom = (sentMsAgo: number | null): AgentRun => ({
+    id: runIdOf(id, request),
     isResumed,
-    includesTools,
+    ...(tools && { onTool: (event) => tools.add(event) }),
     organizationId,
     instanceId,
-    sentMsAgo: claimed.sentMsAgo,
-    saidBefore: '',
+    sentMsAgo,
+    saidBefore: null,
     request: { ...request.run, sessionKey, timeout: maxBackgroundMinutes * 60 },
     async prepare(gateway) {
       await deps.declareModel(gateway, instanceId, model)
       await admission.begin({ caller: { token: null }, user: endUser }, session)
     },
     async recordSending() {
-      isSent = await rows.recordSending(uuid)
-      if (isSent) return
-      const [state] = await rows.findEnded([uuid])
-      turn.end(state?.isOurs ? turnCancelled : handedOver)
-      turn.signal.throwIfAborted()
+      if (!(await rows.recordSending(uuid))) return endLost()
+      isSent = true
     },
     findFailure: (gateway) =>
       runner.findFailure(turn, { instanceId, gateway, sessionKey, model, body: {}, isStreamed: false, log }),
+  })
+  let run = runFrom(claimed.sentMsAgo)
+
+  /** The answer of the run, or of the one that corrects it. */
+  function answer(): AsyncIterable<AgentEvent[]> {
+    const batches = followRun(deps, turn, run)
+    if (format.type === 'text') return batches
+    return checkedAnswer(batches, request.correction ?? null, {
+      check: (text) => checkOutput(organizationId, format, text, turn.signal),
+      async askAgain(correction) {
+        const next = toCorrection(request, correction)
+        const response = writer.object(inProgress)
+        if (!(await whileDatabaseDown(turn, () => rows.recordCorrection(uuid, next, response)))) await endLost()
+        request = next
+        run = runFrom(null)
+        return followRun(deps, turn, run)
+      },
+    })
   }
 
   let place: PlaceInLine | null = null
@@ -175,16 +201,20 @@ async function follow(deps: BackgroundDeps, claimed: ClaimedTurn, turn: Turn): P
   try {
     const earlier = await whileDatabaseDown(turn, () => rows.read({ id: uuid, after: -1 }))
     writer.continueAfter(earlier.flatMap(({ events }) => events))
-    run.saidBefore = writer.openText
+    const said = writer.openText
+    const isChecked = format.type !== 'text'
+    if (!isChecked) run.saidBefore = said
     if (earlier.length === 0) await write(writer.queue())
     if (claimed.status === 'cancelled') turn.end(turnCancelled)
     await takePlace()
     if (!isSent) await write(writer.begin())
-    const output = writeOutput(followRun(deps, turn, run), (one) => writer.write(one))
+    // A checked text was said whole, or not at all.
+    const acts = tools ? withTools(answer(), tools) : answer()
+    const output = writeOutput(acts, (one) => (isChecked && said !== '' ? [] : writer.write(one)))
     while (!end) {
       const step = await output.next()
       if (step.done) end = step.value
-      else await write(step.value)
+      else if (step.value.length > 0) await write(step.value)
       if (!step.done) await sleep(batchEveryMs)
     }
   } catch (cause) {
