@@ -40,6 +40,8 @@ export interface ResponseParts {
 interface ResponseOptions {
   caller: Caller
   session: TurnSession
+  /** The only response without contents that can be continued; without it, each can. */
+  unstoredId?: string | null
   body: CreateResponse
   isStreamed: boolean
   log: FastifyBaseLogger
@@ -69,6 +71,7 @@ export async function* runResponse(
   const draft = { id: newResponseId(), createdAt: nowInSeconds(), echo: request.echo }
   const writer = new ResponseWriter(draft)
   const { echo, items } = request
+  const visible = { ...caller, unstoredId: options.unstoredId }
   const agentRequestFrom = (offset: number): AgentRequest => ({
     instanceId: session.instanceId,
     gateway,
@@ -82,16 +85,20 @@ export async function* runResponse(
       ...(isStreamed && { stream: true }),
     },
   })
-  const { agentRequest } = await beginResponse(store, { session, caller, request }, ({ offset, answeredCallIds }) => ({
-    ...session,
-    id: draft.id,
-    turn,
-    isStored: echo.store,
-    response: () => writer.object(inProgress),
-    input: () => storedInput(items),
-    answeredCallIds,
-    agentRequest: agentRequestFrom(offset),
-  }))
+  const { agentRequest } = await beginResponse(
+    store,
+    { session, caller: visible, request },
+    ({ offset, answeredCallIds }) => ({
+      ...session,
+      id: draft.id,
+      turn,
+      isStored: echo.store,
+      response: () => writer.object(inProgress),
+      input: () => storedInput(items),
+      answeredCallIds,
+      agentRequest: agentRequestFrom(offset),
+    }),
+  )
 
   let end: TurnEnd = { kind: 'broken', cause: turnAbandoned } // stays true if the reader leaves
   let refused: { cause: unknown } | null = null

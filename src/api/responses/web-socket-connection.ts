@@ -26,6 +26,8 @@ const maxUnsentBytes = 64 * 1024
  */
 const maxRefusedInARow = 100
 const pingEveryMs = 30_000
+/** The last events of a turn that did not fail. */
+const answerEnds: ReadonlySet<string> = new Set(['response.completed', 'response.incomplete'])
 const maxConnectionMs = 60 * 60_000
 
 export const closeCodes = { policyViolation: 1008, serviceRestart: 1012 } as const
@@ -70,6 +72,8 @@ export class WebSocketConnection {
   #isRunning = false
   /** Frames without a turn since the last turn. */
   #refusedInARow = 0
+  /** The latest response with `store: false`, which no other connection knows. */
+  #unstoredId: string | null = null
   #isAlive = true
   /** The reason why no further turn begins. The client gets it, and the close, after the running turn. */
   #end: { code: number; reason: AppError } | null = null
@@ -172,9 +176,21 @@ export class WebSocketConnection {
       const body = await readFrame(data)
       const sessionKey = requestedSessionKey(body, this.#sessionId, sessions)
       const session = { organizationId, instanceId: this.#instanceId, sessionKey }
-      const run = runResponse({ turns, store, vault, watches }, turn, { caller, session, body, isStreamed: true, log })
+      const unstoredId = this.#unstoredId
+      // In the format a continuation that fails makes the connection forget it.
+      if (body.previous_response_id === unstoredId) this.#unstoredId = null
+      const run = runResponse({ turns, store, vault, watches }, turn, {
+        caller,
+        session,
+        unstoredId,
+        body,
+        isStreamed: true,
+        log,
+      })
       for await (const batch of run) {
         this.#refusedInARow = 0
+        const end = body.store === false && batch.find(({ type }) => answerEnds.has(type))
+        if (end) this.#unstoredId = JSON.parse(end.json()).response.id
         await this.#send(batch, turn)
       }
     } finally {

@@ -190,6 +190,60 @@ describe('a connection', () => {
     expectWholeStream(await next.turn())
   })
 
+  describe('that stores nothing', () => {
+    const unstored = { store: false }
+    const unknown = [{ type: 'error', status: 400, error: { code: 'previous_response_not_found' } }]
+    const idOf = (events: StreamEvent[]): string => (events.at(-1) as Frame).response.id
+
+    test('continues from its latest response, which no other connection knows', async () => {
+      const { say, turn } = await open()
+      say(unstored)
+      const one = idOf(await turn())
+      const other = await open()
+      other.say({ ...unstored, previous_response_id: one })
+      expect(await other.turn()).toMatchObject(unknown)
+      say({ ...unstored, previous_response_id: one })
+      const second = await turn()
+      expectWholeStream(second)
+      say({ previous_response_id: idOf(second) })
+      const stored = await turn()
+      expectWholeStream(stored)
+      other.say({ previous_response_id: idOf(stored) })
+      expectWholeStream(await other.turn())
+      expect(gateway.received).toHaveLength(4)
+    })
+
+    test.each([
+      ['before it begins', answerFailed(400, 'invalid_request_error', 'no'), {}],
+      ['while it runs', answerStream(streamHead + delta('a')), {}],
+      ['by its fields', echo, { presence_penalty: 1 }],
+    ])('forgets a response after a continuation that fails %s, and goes on', async (_when, answer, fields) => {
+      const { say, turn } = await open()
+      say(unstored)
+      const previous_response_id = idOf(await turn())
+      gateway.answer = answer
+      say({ ...unstored, ...fields, previous_response_id })
+      expect((await turn()).at(-1)?.type).toMatch(/^error$|^response.failed$/)
+      gateway.answer = echo
+      say({ ...unstored, previous_response_id })
+      expect(await turn()).toMatchObject(unknown)
+      say(unstored)
+      expectWholeStream(await turn())
+    })
+
+    test('knows a response after another turn has failed', async () => {
+      const { say, turn } = await open()
+      say(unstored)
+      const previous_response_id = idOf(await turn())
+      gateway.answer = answerFailed(400, 'invalid_request_error', 'no')
+      say(unstored)
+      expect(await turn()).toMatchObject([{ type: 'error' }])
+      gateway.answer = echo
+      say({ ...unstored, previous_response_id })
+      expectWholeStream(await turn())
+    })
+  })
+
   test('works with the official OpenAI client', async () => {
     const client = new OpenAI({ baseURL: `${url}/v1/instances/${id}`, apiKey: key })
     const ws = new ResponsesWS(client)

@@ -1,13 +1,13 @@
 import { type CheckedRequest, noKnownItems, referencedIds, skipKnownItems } from '#api/responses/format/request.ts'
 import type { Db } from '#database/client.ts'
-import type { Caller } from '#http/caller.ts'
 import type { TurnSession } from '#turns/admit.ts'
 import type { StartedResponse } from './response-rows.ts'
 import type { ResponseStore } from './response-store.ts'
+import type { Visible } from './session-history.ts'
 
 interface Beginning {
   session: TurnSession
-  caller: Caller
+  caller: Visible
   request: Pick<CheckedRequest, 'items' | 'echo'>
 }
 

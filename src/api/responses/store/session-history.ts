@@ -10,8 +10,11 @@ import type { TurnSession } from '#turns/admit.ts'
 import { errorTexts } from '#turns/error-texts.ts'
 import { lostSql } from './response-rows.ts'
 
-/** The instances and sessions visible to a caller; null means all. */
-export type Visible = Pick<Caller, 'instanceIds' | 'sessions'>
+/**
+ * The instances and sessions visible to a caller; null means all. With `unstoredId`, that is the only visible response
+ * without contents.
+ */
+export type Visible = Pick<Caller, 'instanceIds' | 'sessions'> & { unstoredId?: string | null | undefined }
 
 /** The earlier responses, items and calls named by a request. */
 export interface References {
@@ -64,13 +67,17 @@ export async function requireLatestResponse(
     session: string
     status: ResponseStatus
     isLost: boolean
+    isUnstored: boolean
   }>(
-    `SELECT instance_id AS instance, session_key AS session, status, ${lostSql} AS "isLost" FROM responses
+    `SELECT instance_id AS instance, session_key AS session, status, ${lostSql} AS "isLost",
+       sealed_object IS NULL AND sealed_input IS NULL AS "isUnstored" FROM responses
      WHERE id = $1 AND organization_id = $2`,
     [toUuid(previousId), organizationId],
   )
   const [found] = previous.rows
   if (!found || !isVisible(visible, found)) throw unknownPrevious()
+  const { unstoredId } = visible
+  if (found.isUnstored && unstoredId !== undefined && unstoredId !== previousId) throw unknownPrevious()
   if (found.instance !== instanceId) throw previousResponseError(errorTexts.previousOfOtherInstance)
   if (found.session !== sessionKey) throw previousResponseError(errorTexts.previousOfOtherSession)
   const asked = [instanceId, sessionKey, toUuid(previousId)]
