@@ -20,7 +20,7 @@ export type AgentOutput =
   | { kind: 'text'; text: string }
   | { kind: 'call'; callId: string; name: string; arguments: string }
 
-/** What the agent does: its output, and the events of its own tools for those who asked for them. */
+/** An act of the agent: its output, and the events of its own tools for callers who asked for them. */
 export type AgentAct = AgentOutput | ToolEvent
 
 /** The end of a turn as the agent reports it. */
