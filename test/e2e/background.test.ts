@@ -321,17 +321,24 @@ describe('background turns of a real agent', () => {
       expect(deltasOf(await eventsOf(id))).toEqual([valid])
     })
 
-    it('is corrected with on_interrupted: resume when Chowder and the gateway die during the correction', async () => {
-      const input = `first [[fake:say=${wrong}]] [[fake:next-say=${valid}]] [[fake:next-delay=15000]]`
-      const { id } = await say(input, { on_interrupted: 'resume' })
-      await until('the correction', () => corrections().length === 1)
-      const { pid } = present(await findGateway(agent.id))
-      await agent.chowder.kill('SIGKILL')
-      process.kill(pid, 'SIGKILL')
-      await agent.startChowder()
-      expect(await ended(id, 180_000)).toMatchObject({ status: 'completed', output_text: valid })
-      expect(asked('first')).toBe(1)
-    })
+    it.each([
+      ['fail', { status: 'failed', error: { code: 'turn_interrupted' } }],
+      ['resume', { status: 'completed', output_text: valid }],
+    ] as const)(
+      'keeps to on_interrupted: %s when Chowder and the gateway die in the correction',
+      async (on_interrupted, end) => {
+        const input = `first [[fake:say=${wrong}]] [[fake:next-say=${valid}]] [[fake:next-delay=15000]]`
+        const { id } = await say(input, { on_interrupted })
+        await until('the correction', () => corrections().length === 1)
+        const { pid } = present(await findGateway(agent.id))
+        await agent.chowder.kill('SIGKILL')
+        process.kill(pid, 'SIGKILL')
+        await agent.startChowder()
+        expect(await ended(id, 180_000)).toMatchObject(end)
+        expect(asked('first')).toBe(1)
+        if (on_interrupted === 'fail') expect(corrections()).toHaveLength(1)
+      },
+    )
 
     it('is a 400 with a schema that is not valid', async () => {
       const format = { type: 'json_schema', name: 'place', schema: { type: 'objekt' } }
