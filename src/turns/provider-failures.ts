@@ -1,6 +1,7 @@
 import type { ModelProvider } from '#database/schema.ts'
 import { AppError } from '#errors/app-error.ts'
 import { findUsedUp } from '#errors/budget-texts.ts'
+import { modelCallBroke } from '#openclaw/gateway/failed-turn.ts'
 import { vendorMessage, vendorRetryAfter } from '#openclaw/models/vendor-message.ts'
 import { errorTexts } from './error-texts.ts'
 
@@ -75,7 +76,7 @@ export function providerFailure(
   if (message === withoutWords.overloaded) {
     return new AppError('provider_error', errorTexts.providerOverloaded(provider), { doNotRetry })
   }
-  if (message === withoutWords.timeout) {
+  if (message === withoutWords.timeout || modelCallBroke.test(message)) {
     return new AppError('provider_error', errorTexts.providerUnreachable(provider), { doNotRetry })
   }
   if (providerStatus === 413 || overflow.test(message)) {

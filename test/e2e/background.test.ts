@@ -197,9 +197,13 @@ describe('background turns of a real agent', () => {
     expect(asked('later')).toBe(0)
   })
 
-  it('is failed with the reason of the provider', async () => {
-    const { id } = await clientOf('bad').responses.create({ model, input: 'x [[fake:status=413]]', background: true })
-    expect(await ended(id)).toMatchObject({ status: 'failed', error: { code: 'provider_request_too_large' } })
+  it.each([
+    ['refuses it', 'status=413', 'provider_request_too_large'],
+    ['cuts its answer', 'drop', 'provider_error'],
+    ['does not answer', 'hang-up', 'provider_error'],
+  ])('is failed with the reason when the provider %s', async (_, fault, code) => {
+    const { id } = await clientOf(fault).responses.create({ model, input: `x [[fake:${fault}]]`, background: true })
+    expect(await ended(id)).toMatchObject({ status: 'failed', error: { code } })
   })
 
   it.each([

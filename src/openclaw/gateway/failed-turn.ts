@@ -27,10 +27,14 @@ const textOf = (content: unknown): string =>
         .map((part: unknown) => (isObject(part) && typeof part.text === 'string' ? part.text : ''))
         .join('\n')
 
-/** The session's last entry mentions only a rate limit; the budget is in the error of the run. */
-function usedUpBudget(history: unknown): string | null {
+/** OpenClaw's message for a model call without an answer, or whose answer broke off. */
+export const modelCallBroke = /^LLM request (?:timed out|failed: network connection error)/
+
+/** A reason that is in the error of the run and not in the session's last entry. */
+function errorOfRun(history: unknown): string | null {
   const info = isObject(history) && isObject(history.sessionInfo) ? history.sessionInfo : {}
-  return typeof info.lastRunError === 'string' ? findUsedUp(info.lastRunError) : null
+  if (typeof info.lastRunError !== 'string') return null
+  return findUsedUp(info.lastRunError) ?? (modelCallBroke.test(info.lastRunError) ? info.lastRunError : null)
 }
 
 /**
@@ -42,7 +46,7 @@ async function readEnd(gateway: GatewayClient, sessionKey: string) {
   const messages = isObject(answer) && Array.isArray(answer.messages) ? answer.messages.filter(isObject).slice(-2) : []
   const [last, before] = messages.toReversed()
   const isQuestion = last?.role === 'user' && before?.role !== 'user'
-  return isQuestion && usedUpBudget(answer) === null ? null : { answer, messages }
+  return isQuestion && errorOfRun(answer) === null ? null : { answer, messages }
 }
 
 /** Reads the end of the session of a turn that has just failed. Throws only the signal's reason. */
@@ -60,7 +64,7 @@ export async function readFailedTurn(
       const [said, failed] = messages
       const isUntouched = said?.role === 'user' && failed?.role === 'assistant' && failed.stopReason === 'error'
       const isSessionGone = isObject(answer) && messages.every(({ role }) => role === 'system')
-      return { isSessionGone, hasActed: !isUntouched, note: usedUpBudget(answer) ?? textOf(messages.at(-1)?.content) }
+      return { isSessionGone, hasActed: !isUntouched, note: errorOfRun(answer) ?? textOf(messages.at(-1)?.content) }
     } finally {
       gateway.close()
     }
