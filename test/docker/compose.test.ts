@@ -173,12 +173,11 @@ describe('docker compose', () => {
       volume('redis-secrets', 'password'),
     ])
     expect(secrets.map((secret) => secret.length)).toEqual([44, 43, 43])
-    const ids = lines(await dockerd.docker('ps', '-aq'))
-    const shown = [
-      await dockerd.docker('inspect', ...ids),
-      await checkout.compose('logs', '--no-color'),
-      await checkout.compose('top'),
-    ].join('\n')
+    // A container that has just ended may be removed between the two commands.
+    const inspected = await until('all containers to be inspected', async () =>
+      dockerd.docker('inspect', ...lines(await dockerd.docker('ps', '-aq'))).catch(() => null),
+    )
+    const shown = [inspected, await checkout.compose('logs', '--no-color'), await checkout.compose('top')].join('\n')
     expect(shown).toContain('chowder-worker-1')
     for (const secret of [...secrets, signupToken, key, providerKey]) expect(shown).not.toContain(secret)
     const [postgres = ''] = await checkout.containers('postgres')
