@@ -379,6 +379,19 @@ describe('background turns of a real agent', () => {
     },
   )
 
+  it('goes on when Chowder is killed while the model answers: its agent asks again once Chowder runs', async () => {
+    const session = clientOf('cut')
+    const input = 'cut [[fake:words=60]] [[fake:chunk-delay=500]]'
+    const { id } = await session.responses.create({ model, input, background: true })
+    await isAsked('cut')
+    await agent.chowder.kill('SIGKILL')
+    await sleep(5000) // the agent asks again within 2 s, and waits
+    await agent.startChowder()
+    const response = await ended(id)
+    expect(response).toMatchObject({ status: 'completed', error: null })
+    expect(response.output_text.endsWith(words(1, 60))).toBe(true)
+  })
+
   it('is failed when its gateway dies, and nothing runs again', async () => {
     const { id } = await openai.responses.create({ model, input: 'dead [[fake:delay=60000]]', background: true })
     await isAsked('dead')

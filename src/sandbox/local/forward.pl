@@ -3,7 +3,8 @@
 #
 # A way in is <unix socket>=<port>: it listens at the socket, and connects to the port. A way out is
 # <port>=<name>=<unix socket>: it listens at the port, connects to the socket, and sends the line <name> first. Its path
-# begins at the working folder, which the user of the sandbox could not enter.
+# begins at the working folder, which the user of the sandbox could not enter. A connection that finds nobody at the
+# socket waits there: the process of Chowder that served it has ended, and the next one replaces the socket.
 use strict;
 use warnings;
 use Socket;
@@ -15,9 +16,12 @@ my $no_hang = 1;     # WNOHANG; the module POSIX takes a MB
 my $most = 250;    # connections of each listener; more wait
 my $rate = 100;    # new connections of each way out in a second; more wait
 my $piece = 64 * 1024;
+my $next_s = 60;   # the longest wait for the next process of Chowder, which takes some 10 s to start
 my $retry_s = 10;  # the end of the child interrupts the wait, unless it comes just before
 
 my %listeners;     # by file descriptor: { socket, target, line, open, second, begun }
+my @waiting;       # connections that wait for a service: { socket, listener, until }
+my $tried = 0;     # the second of the last attempt to connect them
 my %ends;          # by file descriptor: { socket, peer, buffer, read, shut, listener }
 
 sub unblocked {
@@ -63,19 +67,39 @@ sub dropped {
   }
 }
 
+sub connected {
+  my ($listener, $socket) = @_;
+  my ($family, $address) = @{$listener->{target}};
+  my $other = opened($family) or return 0;
+  connect $other, $address or $!{EINPROGRESS} or return 0;
+  my $near = { socket => $socket, buffer => '', read => 1, listener => $listener };
+  my $far = { socket => $other, buffer => $listener->{line}, read => 1, listener => $listener, peer => $near };
+  $near->{peer} = $far;
+  $ends{fileno $_->{socket}} = $_ for $near, $far;
+  return 1;
+}
+
 sub accepted {
   my ($listener) = @_;
   accept my $socket, $listener->{socket} or return;
   unblocked($socket);
-  $listener->{begun} += 1 if $listener->{line} ne '';
-  my ($family, $address) = @{$listener->{target}};
-  my $other = opened($family) or return;
-  connect $other, $address or $!{EINPROGRESS} or return;
-  my $near = { socket => $socket, buffer => '', read => 1, listener => $listener };
-  my $far = { socket => $other, buffer => $listener->{line}, read => 1, listener => $listener, peer => $near };
-  $near->{peer} = $far;
+  my $is_way_out = $listener->{line} ne '';
+  $listener->{begun} += 1 if $is_way_out;
+  if (!connected($listener, $socket)) {
+    return unless $is_way_out;
+    push @waiting, { socket => $socket, listener => $listener, until => time + $next_s };
+  }
   $listener->{open} += 1;
-  $ends{fileno $_->{socket}} = $_ for $near, $far;
+}
+
+sub waited {
+  my @all = @waiting;
+  @waiting = ();
+  for (@all) {
+    next if connected($_->{listener}, $_->{socket});
+    if (time < $_->{until}) { push @waiting, $_ }
+    else { $_->{listener}{open} -= 1 }
+  }
 }
 
 # What is read waits in the buffer of the other end.
@@ -111,7 +135,8 @@ $SIG{CHLD} = sub { };
 for (;;) {
   if (waitpid($child, $no_hang) == $child) { exit($? & 127 ? 128 + ($? & 127) : $? >> 8) }
   my ($reads, $writes) = ('', '');
-  my ($second, $wait_s) = (time, $retry_s);
+  my ($second, $wait_s) = (time, @waiting ? 1 : $retry_s);
+  if ($second != $tried) { $tried = $second; waited() }
   for my $fd (keys %listeners) {
     my $listener = $listeners{$fd};
     @$listener{'second', 'begun'} = ($second, 0) if $listener->{second} != $second;

@@ -5,6 +5,7 @@ import { request } from 'node:http'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { promisify } from 'node:util'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import type { Observation } from '#sandbox/driver.ts'
@@ -197,17 +198,24 @@ describe('a jail', () => {
     await out.close()
   })
 
-  test('goes on using a service when another process takes it over', async () => {
+  test('goes on using a service when another process takes it over, and waits for the next one without any', async () => {
     const id = await started()
     const ask = async () => (await shell(id, `bash -c "exec 3<>/dev/tcp/127.0.0.1/${outPort}; cat <&3"`)).stdout
-    expect(await ask()).toBe('') // nobody serves it
+    const early = ask()
+    await sleep(1500) // it finds nobody
     const first = await host.driver.serveJails('out', (_id, socket) => socket.end('first'))
+    expect(await early).toBe('first')
     expect(await ask()).toBe('first')
     const second = await LocalHost.on(host.dataDir).driver.serveJails('out', (_id, socket) => socket.end('second'))
     expect(await ask()).toBe('second')
     await first.close()
     expect(await ask()).toBe('second')
     await second.close()
+    const late = ask()
+    await sleep(1500)
+    const third = await host.driver.serveJails('out', (_id, socket) => socket.end('third'))
+    expect(await late).toBe('third')
+    await third.close()
   })
 
   test('ends with all of its processes, also those that hide from their gateway', async () => {
