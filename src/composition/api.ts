@@ -1,5 +1,6 @@
 import { LRUCache } from 'lru-cache'
 import pTimeout from 'p-timeout'
+import { createRequireStart } from '#api/instances/action-routes.ts'
 import { createCallers } from '#api/keys/callers.ts'
 import { createFindTokenCaller } from '#api/keys/client-tokens.ts'
 import { findSignupToken } from '#api/organization/signup-token.ts'
@@ -12,6 +13,7 @@ import { createFindSummary, createRunningGateways } from '#instances/find.ts'
 import { createAskGateway } from '#instances/gateway/ask.ts'
 import { createDeclareModel } from '#instances/gateway/declare-model.ts'
 import type { Regions } from '#instances/regions.ts'
+import { wakeInstance } from '#instances/sleep.ts'
 import type { ReconcileQueue } from '#lifecycle/queue/queue.ts'
 import type { HostDisk } from '#platform/host-disk.ts'
 import { explainListening } from '#platform/listen-fault.ts'
@@ -62,7 +64,11 @@ export async function createApi(parts: ApiParts, settings: ApiSettings) {
   const { db, vault, queue, regions, hostDisk, log } = parts
   const callers = createCallers(db, log)
   const findSummary = createFindSummary(db)
-  const gateways = createRunningGateways(db, vault, findSummary)
+  const requireStart = createRequireStart({ ...parts, ...settings, findSummary })
+  const gateways = createRunningGateways(db, vault, findSummary, async (organizationId, id) => {
+    await requireStart(organizationId, id)
+    await wakeInstance(parts, organizationId, id)
+  })
   const answers = new LRUCache<'readiness', Awaited<ReturnType<typeof readiness>>>({
     max: 1,
     ttl: readinessLastsMs,

@@ -232,14 +232,20 @@ export const instances = pgTable(
     egress: jsonb().$type<EgressPolicy>(),
     /** Its own limits, as far as the caller has set them. */
     resources: jsonb().$type<Partial<ResourceLimits>>().notNull().default({}),
+    /** How long it may be idle before it sleeps; null: it never sleeps. */
+    idleTimeoutSeconds: integer(),
+    /** Whether requests start it when it sleeps. */
+    wakeOnRequest: boolean().notNull().default(true),
     /** Models that turns have asked for and that no table lists, the latest last. */
     unlistedModels: text().array().notNull().default([]),
 
     // Intent: written by the API.
     desiredState: text({ enum: desiredStates }).notNull(),
     generation: integer().notNull().default(1),
-    /** Stopped because of its disk limit or a drain of its region; null otherwise. */
-    stoppedFor: text({ enum: ['disk', 'drain'] }),
+    /** Stopped because of its disk limit or a drain of its region, or asleep because it was idle; null otherwise. */
+    stoppedFor: text({ enum: ['disk', 'drain', 'idle'] }),
+    /** When a sleeping agent is started for its own cron; null if its cron has nothing to do. */
+    wakesAt: instant(),
     /** Stopped because its organization is suspended: a resume restarts it. */
     isSuspended: boolean().notNull().default(false),
     /** The generation of a restart, or of a start that overtook a stop; null once a worker has ended the gateway. */
@@ -306,6 +312,7 @@ export const instances = pgTable(
     index('instances_leased').on(table.leaseUntil, table.organizationId).where(sql`observed_generation < generation`),
     uniqueIndex('instances_relay_token').on(table.relayTokenHash).where(sql`relay_token_hash IS NOT NULL`),
     index('instances_suspended').on(table.id).where(sql`is_suspended`),
+    index('instances_wakes_at').on(table.wakesAt).where(sql`wakes_at IS NOT NULL`),
     index('instances_of_organization_to_erase')
       .on(table.organizationId, table.terminatedAt, table.id)
       .where(sql`terminated_at IS NOT NULL AND name <> ''`),

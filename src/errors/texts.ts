@@ -223,6 +223,7 @@ export const texts = {
     'Remove some first.',
   limitOfOrganization: (field: string) => `Only an organization key may change ${field}: a scoped key is held to it.`,
   unknownTimeZone: 'time_zone must be the name of a time zone in the IANA database, such as Europe/Berlin or UTC.',
+  stillWaking: 'The instance is still starting. Try again.',
   isBusy: 'The instance is being changed right now. Try again.',
   /** By the status of the instance. */
   logEnded: {

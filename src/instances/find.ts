@@ -2,13 +2,15 @@ import { LRUCache } from 'lru-cache'
 import { batched } from '#database/batched.ts'
 import type { Db } from '#database/client.ts'
 import type { Instance, ModelProvider } from '#database/schema.ts'
+import { AppError } from '#errors/app-error.ts'
+import { texts } from '#errors/texts.ts'
 import { defaultModel } from '#openclaw/models/models.ts'
 import { isId } from '#platform/ids.ts'
 import type { Vault } from '#platform/secrets.ts'
 import type { Endpoint } from '#sandbox/driver.ts'
 import { getInstance, instanceNotFound, ownModel, terminatedReadableDays, unsealToken } from './row.ts'
-import { requireRunning } from './status.ts'
-import { readUntil } from './wait.ts'
+import { isSleeping, publicStatus, requireRunning } from './status.ts'
+import { readUntil, settleTimeoutMs } from './wait.ts'
 
 /** The columns for a poll of the status and for a turn: few, because both are frequent. */
 export type InstanceSummary = Pick<
@@ -22,6 +24,9 @@ export type InstanceSummary = Pick<
   | 'readyAt'
   | 'busy'
   | 'step'
+  | 'stoppedFor'
+  | 'idleTimeoutSeconds'
+  | 'wakeOnRequest'
   | 'endpoint'
   | 'sealedToken'
   | 'modelProvider'
@@ -46,6 +51,8 @@ const findSummaries = `
   SELECT i.id, i.organization_id AS "organizationId", i.desired_state AS "desiredState", i.generation,
          i.observed_generation AS "observedGeneration", i.restart_generation AS "restartGeneration",
          i.ready_at AS "readyAt", i.busy, i.step, i.endpoint,
+         i.stopped_for AS "stoppedFor", i.idle_timeout_seconds AS "idleTimeoutSeconds",
+         i.wake_on_request AS "wakeOnRequest",
          i.sealed_token AS "sealedToken", i.model_provider AS "modelProvider", i.openclaw_version AS "openclawVersion",
          i.unlisted_models AS "unlistedModels",
          i.sealed_config IS NOT NULL OR i.model IS NOT NULL AS "hasConfig",
@@ -91,14 +98,25 @@ export interface RunningGateway {
   unlistedModels: readonly string[]
 }
 
+/** Starts a sleeping instance. Throws AppError when it may not start. */
+export type Wake = (organizationId: string, id: string) => Promise<void>
+
+interface FindOptions {
+  /** Called before a sleeping instance is woken; throws to let it sleep. */
+  beforeWake?(): Promise<unknown>
+  /** False: returns the gateway of an instance that is being woken at once, although it takes no request yet. */
+  waits?: boolean
+}
+
 /** The gateways of running instances, cached for 100 ms. */
 export interface RunningGateways {
   /**
-   * Returns a running instance's gateway. Waits up to 10 s while a worker gives it a changed key of the provider.
-   * Throws not_found, and conflict with the status of an instance that does not run. After a stop that another process
-   * recorded, this may still return the gateway for 100 ms.
+   * Returns a running instance's gateway. Waits up to 10 s while a worker gives it a changed key of the provider. Wakes
+   * a sleeping instance that requests may wake, and waits up to 60 s for it. Throws not_found, conflict with the status
+   * of an instance that does not run, unavailable for one that takes longer to wake, and the errors of `wake`. After a
+   * stop that another process recorded, this may still return the gateway for 100 ms.
    */
-  find(organizationId: string, id: string): Promise<RunningGateway>
+  find(organizationId: string, id: string, options?: FindOptions): Promise<RunningGateway>
   /** Call it after an intent was recorded and before the response to it: messages are refused from then on. */
   forget(organizationId: string, id: string): void
 }
@@ -110,8 +128,10 @@ const cacheMs = 100
 const maxCached = 10_000
 /** A worker gives a running gateway a changed key within about 2 s. */
 const waitForKeyMs = 10_000
+const retryAfterSeconds = 5
 
-export function createRunningGateways(db: Db, vault: Vault, findSummary: FindSummary): RunningGateways {
+/** Without `wake` a sleeping instance is a stopped one. */
+export function createRunningGateways(db: Db, vault: Vault, findSummary: FindSummary, wake?: Wake): RunningGateways {
   const gateways = new LRUCache<string, RunningGateway>({ max: maxCached, ttl: cacheMs })
   let forgets = 0
 
@@ -120,28 +140,42 @@ export function createRunningGateways(db: Db, vault: Vault, findSummary: FindSum
     return ownModel(vault, await getInstance(db, organizationId, id))
   }
 
+  const gatewayOf = async (summary: FoundSummary): Promise<RunningGateway> => ({
+    organizationId: summary.organizationId,
+    endpoint: summary.endpoint as Endpoint,
+    token: unsealToken(vault, summary),
+    provider: summary.modelProvider,
+    release: summary.openclawVersion,
+    model: await modelOf(summary),
+    unlistedModels: summary.unlistedModels,
+  })
+
   return {
-    async find(organizationId, id) {
+    async find(organizationId, id, { beforeWake, waits = true } = {}) {
       const key = keyText({ organizationId, id })
       const cached = gateways.get(key)
       if (cached) return cached
       const forgetsBefore = forgets
-      const summary = await readUntil(
-        await findSummary(organizationId, id),
-        ({ awaitsKey }) => !awaitsKey,
-        () => findSummary(organizationId, id),
-        { organizationId, waitMs: waitForKeyMs, signal: AbortSignal.timeout(waitForKeyMs) },
-      )
-      requireRunning(summary)
-      const gateway = {
-        organizationId,
-        endpoint: summary.endpoint as Endpoint,
-        token: unsealToken(vault, summary),
-        provider: summary.modelProvider,
-        release: summary.openclawVersion,
-        model: await modelOf(summary),
-        unlistedModels: summary.unlistedModels,
+      const read = () => findSummary(organizationId, id)
+      const within = (waitMs: number) => ({ organizationId, waitMs, signal: AbortSignal.timeout(waitMs) })
+      let summary = await read()
+      // Requests also wait for an instance that something else has woken, or that is created.
+      let sleeps = wake !== undefined && summary.wakeOnRequest && summary.idleTimeoutSeconds !== null
+      const isWaking = (latest: InstanceSummary) => sleeps && publicStatus(latest) === 'provisioning'
+      if (wake && isSleeping(summary) && summary.wakeOnRequest) {
+        await beforeWake?.()
+        await wake(organizationId, id)
+        sleeps = true
+        summary = await read()
       }
+      if (isWaking(summary)) {
+        if (!waits) return await gatewayOf(summary)
+        summary = await readUntil(summary, (latest) => !isWaking(latest), read, within(settleTimeoutMs))
+        if (isWaking(summary)) throw new AppError('unavailable', texts.stillWaking, { retryAfterSeconds })
+      }
+      summary = await readUntil(summary, ({ awaitsKey }) => !awaitsKey, read, within(waitForKeyMs))
+      requireRunning(summary)
+      const gateway = await gatewayOf(summary)
       // A gateway that was forgotten during the read must not be cached again.
       if (forgetsBefore === forgets) gateways.set(key, gateway)
       return gateway

@@ -6,7 +6,7 @@ import { AppError } from '#errors/app-error.ts'
 import { texts } from '#errors/texts.ts'
 import { changedBy } from '#history/record.ts'
 import { getInstance, isOwnedBy } from './row.ts'
-import { hasStatus, type InstanceStatus, isDue, isNotTerminated, publicStatus } from './status.ts'
+import { hasStatus, type InstanceStatus, isAsleep, isDue, isNotTerminated, isSleeping, publicStatus } from './status.ts'
 
 const now = sql`now()`
 const nextGeneration = sql`${instances.generation} + 1`
@@ -23,6 +23,7 @@ const requested = {
   nextAttemptAt: now,
   errorMessage: null,
   relayTokenHash: null,
+  wakesAt: null,
   updatedAt: now,
 }
 
@@ -41,6 +42,8 @@ const intents = {
   stopForDisk: { desiredState: 'stopped', stoppedFor: 'disk', ...requested },
   /** The operator drains its region. */
   stopForDrain: { desiredState: 'stopped', stoppedFor: 'drain', ...requested },
+  /** It is idle: the next request or its own cron starts it. */
+  sleep: { desiredState: 'stopped', stoppedFor: 'idle', ...requested },
   /** The organization is suspended. */
   suspend: { desiredState: 'stopped', isSuspended: true, ...requested },
   terminate: { desiredState: 'terminated', ...requested, terminatedAt: now },
@@ -86,13 +89,13 @@ const actions = {
     where: or(hasStatus.stopped, hasStatus.error),
     refusal: 'wrong_instance_status',
   },
-  stop: { allowedFrom: ['running'], where: hasStatus.running, refusal: 'wrong_instance_status' },
+  stop: { allowedFrom: ['running'], where: or(hasStatus.running, isAsleep), refusal: 'wrong_instance_status' },
   restart: { allowedFrom: ['running'], where: hasStatus.running, refusal: 'wrong_instance_status' },
 } as const
 
 /**
- * Records that an instance should run, stop or restart. A restart of one that starts anyway changes nothing. Throws
- * not_found, and conflict with a status that forbids the change and that the instance had during the call.
+ * Records that an instance should run, stop or restart. A restart of one that starts anyway changes nothing. A stop of a
+ * sleeping one ends its sleep. Throws not_found, and conflict with a status that forbids the change and that the instance had during the call.
  */
 export async function changeIntent(
   db: Db,
@@ -112,7 +115,8 @@ export async function changeIntent(
     const status = publicStatus(current)
     if (action === 'restart' && status === 'provisioning') return current
     // The status allows the change, so it changed before the UPDATE: read the new one.
-    if (!(allowedFrom as readonly InstanceStatus[]).includes(status)) {
+    const isAllowed = (allowedFrom as readonly InstanceStatus[]).includes(status)
+    if (!isAllowed && !(action === 'stop' && isSleeping(current))) {
       throw new AppError(refusal, texts.cannot(action, status))
     }
   }

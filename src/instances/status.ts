@@ -19,9 +19,15 @@ export function publicStatus(row: StatusColumns): InstanceStatus {
   return isSettled(row) ? 'error' : 'provisioning'
 }
 
+/** Whether an instance was stopped because it was idle. */
+export const isSleeping = (row: Pick<Instance, 'desiredState' | 'stoppedFor'>): boolean =>
+  row.desiredState === 'stopped' && row.stoppedFor === 'idle'
+
 /** The step in the API. A gateway counts as busy also between two checks of a worker. */
-export const shownStep = (row: StatusColumns & Pick<Instance, 'busy' | 'step'>): string | null =>
-  row.busy !== null && publicStatus(row) === 'running' && !isSettled(row) ? 'busy' : row.step
+export function shownStep(row: StatusColumns & Pick<Instance, 'busy' | 'step' | 'stoppedFor'>): string | null {
+  if (isSettled(row)) return isSleeping(row) ? 'asleep' : row.step
+  return row.busy !== null && publicStatus(row) === 'running' ? 'busy' : row.step
+}
 
 /** Throws conflict, with the status and the way out, unless the instance runs. */
 export function requireRunning(row: StatusColumns): void {
@@ -57,6 +63,9 @@ export const hasStatus = {
   ),
   terminated: eq(instances.desiredState, 'terminated'),
 } satisfies Record<InstanceStatus, SQL | undefined>
+
+/** `isSleeping` in SQL. */
+export const isAsleep = and(hasStatus.stopped, eq(instances.stoppedFor, 'idle'))
 
 export const isNotTerminated = ne(instances.desiredState, 'terminated')
 

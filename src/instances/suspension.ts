@@ -9,14 +9,14 @@ import type { InstanceQueue } from './queue.ts'
 /** Maximum rows per statement. */
 const batchSize = 250
 
-async function change(
+/** Changes the matching instances in batches; those that are being changed are left to the next run. */
+export async function changeInBatches(
   { db, queue }: { db: Db; queue: InstanceQueue },
   condition: SQL | undefined,
   set: PgUpdateSetSource<typeof instances>,
   signal: AbortSignal,
 ): Promise<void> {
   for (;;) {
-    // Rows that are being changed are left to the next run.
     const batch = db
       .select({ id: instances.id })
       .from(instances)
@@ -42,13 +42,13 @@ async function change(
  */
 export async function applySuspensions(deps: { db: Db; queue: InstanceQueue }, signal: AbortSignal): Promise<void> {
   const reason = 'The operator suspended the organization.'
-  await change(
+  await changeInBatches(
     deps,
     and(isNotNull(organizations.suspendedAt), eq(instances.desiredState, 'running')),
     { ...raiseGeneration('suspend'), changedBy: changedBy({ type: 'instance.stop', reason }) },
     signal,
   )
-  await change(
+  await changeInBatches(
     deps,
     and(isNull(organizations.suspendedAt), instances.isSuspended, eq(instances.desiredState, 'stopped')),
     {

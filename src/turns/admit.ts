@@ -23,10 +23,11 @@ interface Asker {
 
 export interface Admission {
   /**
-   * Finds the gateway of an instance for a turn. Throws AppError `not_found`, `conflict` when the instance is not
-   * running, and `budget_exceeded`.
+   * Finds the gateway of an instance for a turn, and wakes a sleeping one. With `waits: false` the gateway may still be
+   * starting. Throws AppError `not_found`, `conflict` when the instance is not running, `budget_exceeded`, and
+   * `unavailable` when it takes long to wake.
    */
-  admit(asker: Asker, session: TurnSession): Promise<RunningGateway>
+  admit(asker: Asker, session: TurnSession, options?: { waits: boolean }): Promise<RunningGateway>
   /** Records the end user of a turn that begins, for the usage and the budgets of its session. */
   begin(asker: Asker, session: TurnSession): Promise<void>
 }
@@ -70,9 +71,10 @@ export function createAdmission(db: Db, findGateway: FindGateway, log: Pick<Logg
   }
 
   return {
-    async admit(asker, session) {
-      const gateway = await findGateway(session.organizationId, session.instanceId)
-      await requireBudgets({ ...session, endUser: endUserOf(asker) })
+    async admit(asker, session, options) {
+      const beforeWake = () => requireBudgets({ ...session, endUser: endUserOf(asker) })
+      const gateway = await findGateway(session.organizationId, session.instanceId, { ...options, beforeWake })
+      await beforeWake()
       return gateway
     },
     begin: (asker, session) => recordEndUser(endUserOf(asker), session),

@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { isDatabaseDown } from '#database/outage.ts'
 import { AppError } from '#errors/app-error.ts'
 import type { FindGateway, FindSummary, RunningGateway } from '#instances/find.ts'
-import { publicStatus } from '#instances/status.ts'
+import { isSleeping, publicStatus } from '#instances/status.ts'
 import type { GatewayClient } from '#openclaw/gateway/gateway.ts'
 import { GatewayRefusal, GatewayUnreachable } from '#openclaw/gateway/gateway-errors.ts'
 import type { RunEvent, ToolEvent } from '#openclaw/gateway/run-events.ts'
@@ -212,6 +212,10 @@ async function untilRunning({ findSummary, findGateway }: AgentRunDeps, turn: Tu
   turn.signal.throwIfAborted()
   try {
     const summary = await findSummary(run.organizationId, run.instanceId)
+    if (!isSent && isSleeping(summary)) {
+      await findGateway(run.organizationId, run.instanceId, { waits: false })
+      return null
+    }
     if (summary.desiredState !== 'running')
       throw new AppError('instance_stopping', errorTexts.instanceStopping, { doNotRetry: true })
     if (publicStatus(summary) === 'error') return await findGateway(run.organizationId, run.instanceId) // throws why

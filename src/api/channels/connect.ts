@@ -45,6 +45,7 @@ export async function connectChannel(
   const instance = await getInstance(db, organizationId, instanceId)
   const stored = await findStoredChannel(db, organizationId, instanceId, channel)
   const merged = mergeSettings(channel, config, stored ? unsealChannel(vault, stored).config : null)
+  await deps.findGateway(organizationId, instanceId) // wakes the agent
   const settings = { channel, enabled: true, config: merged }
 
   const needsPreparation = !(stored && isApplied(stored)) && needsPlugin(instance.openclawVersion, channel)

@@ -3,7 +3,7 @@ import { AppError } from '#errors/app-error.ts'
 import { texts } from '#errors/texts.ts'
 import { renderGateway, unsealChannel, unsealInstance } from '#instances/gateway/configuration.ts'
 import { getInstance } from '#instances/row.ts'
-import { publicStatus, requireRunning } from '#instances/status.ts'
+import { publicStatus } from '#instances/status.ts'
 import { withoutCredentials } from '#openclaw/config/channel-credentials.ts'
 import { type ChannelStatus as GatewayChannelStatus, readChannelStatus } from '#openclaw/gateway/channel-status.ts'
 import type { GatewayClient } from '#openclaw/gateway/gateway.ts'
@@ -117,7 +117,7 @@ export async function requireConnected(
   channel: string,
 ): Promise<void> {
   getChannelDefinition(channel)
-  requireRunning(await getInstance(deps.db, organizationId, instanceId))
+  await deps.findGateway(organizationId, instanceId) // wakes the agent
   const stored = await findStoredChannel(deps.db, organizationId, instanceId, channel)
   if (!stored?.enabled || !isApplied(stored)) throw new AppError('channel_not_connected', texts.channelOff(channel))
 }

@@ -46,22 +46,36 @@ const actions = {
   stop: {
     summary: 'Stop an instance',
     description:
-      'Stops a `running` instance and keeps its files and sessions. From this call on, messages are refused. Waits ' +
+      'Stops a `running` or sleeping instance and keeps its files and sessions. From this call on, messages are refused. Waits ' +
       'up to 60 seconds for the end of the agent. A 202 means that the stop continues.',
     answers: { 200: shownAs(Instance, stoppedInstance), 202: shownAs(Instance, stoppingInstance) },
   },
 }
 
+/**
+ * Throws AppError for an instance that may not be started now: not_found, `host_disk_full`, `release_refused`,
+ * `region_closed`.
+ */
+export const createRequireStart =
+  ({
+    db,
+    regions,
+    findSummary,
+    hostDisk,
+    minOpenclawVersion,
+  }: Omit<ActionDeps, 'queue' | 'forgetGateway' | 'show' | 'untilLeft'>) =>
+  async (organizationId: string, id: string): Promise<void> => {
+    await requireHostRoom(hostDisk)
+    requireStartable((await findSummary(organizationId, id)).openclawVersion, minOpenclawVersion)
+    const { region } = regions.of(await getInstance(db, organizationId, id))
+    if ((await readRegionState(db, region)) === 'drained')
+      throw new AppError('region_closed', texts.regionStartsNone(region))
+  }
+
 /** The routes that restart, start and stop an instance. They wait for the worker's work. */
 export const actionRoutes: FastifyPluginAsyncTypebox<ActionDeps> = async (app, deps) => {
-  const { db, regions, queue, findSummary, forgetGateway, minOpenclawVersion, show, untilLeft } = deps
-  const requireStartableInstance = async (organizationId: string, id: string) =>
-    requireStartable((await findSummary(organizationId, id)).openclawVersion, minOpenclawVersion)
-  const requireUndrained = async (organizationId: string, id: string) => {
-    const { region } = regions.of(await getInstance(db, organizationId, id))
-    if ((await readRegionState(db, region)) !== 'drained') return
-    throw new AppError('region_closed', texts.regionStartsNone(region))
-  }
+  const { db, queue, findSummary, forgetGateway, minOpenclawVersion, show, untilLeft } = deps
+  const requireStart = createRequireStart(deps)
 
   app.post(
     '/v1/instances/:instance_id/restart',
@@ -82,7 +96,8 @@ export const actionRoutes: FastifyPluginAsyncTypebox<ActionDeps> = async (app, d
       },
     },
     async ({ caller, params, query }, reply) => {
-      await requireStartableInstance(caller.organizationId, params.instance_id)
+      const { openclawVersion } = await findSummary(caller.organizationId, params.instance_id)
+      requireStartable(openclawVersion, minOpenclawVersion)
       const requested = await changeIntent(db, caller.organizationId, params.instance_id, 'restart')
       forgetGateway(caller.organizationId, params.instance_id)
       queue.enqueue()
@@ -107,11 +122,7 @@ export const actionRoutes: FastifyPluginAsyncTypebox<ActionDeps> = async (app, d
         },
       },
       async ({ caller, params }, reply) => {
-        if (action === 'start') {
-          await requireHostRoom(deps.hostDisk)
-          await requireStartableInstance(caller.organizationId, params.instance_id)
-          await requireUndrained(caller.organizationId, params.instance_id)
-        }
+        if (action === 'start') await requireStart(caller.organizationId, params.instance_id)
         const requested = await changeIntent(db, caller.organizationId, params.instance_id, action)
         forgetGateway(caller.organizationId, params.instance_id)
         queue.enqueue()

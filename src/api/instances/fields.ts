@@ -65,6 +65,17 @@ const egressDescription =
   'no instance exceeds. Holds within a second, also for open connections.'
 const EgressChange = Type.Optional(Nullable({ ...NewEgress, description: egressDescription }))
 
+const IdleTimeout = Type.Integer({
+  minimum: 60,
+  maximum: 30 * 24 * 60 * 60,
+  description:
+    'After how many seconds without a turn or a call of a model the agent sleeps: it is stopped, and started again by ' +
+    'the next request or for its own cron. null: it never sleeps.',
+})
+const WakeOnRequest = Type.Boolean({
+  description: 'Whether a request starts the agent when it sleeps; otherwise such a request is a 409.',
+})
+
 const noLimits = { memory_mb: null, cpus: null, pids: null, disk_mb: null }
 
 /**
@@ -225,12 +236,37 @@ export const fields = {
   stopped_for: field({
     answer: Nullable(
       OneOf(
-        ['disk', 'drain'],
+        ['disk', 'drain', 'idle'],
         '`disk`: Chowder stopped the agent because its files had reached `disk_mb`. Delete files, or raise the limit, ' +
-          'and start it. `drain`: the operator has emptied its region, and starts it again later. null otherwise.',
+          'and start it. `drain`: the operator has emptied its region, and starts it again later. `idle`: it sleeps, because ' +
+          'nobody had used it for `idle_timeout_seconds`. null otherwise.',
       ),
     ),
     show: ({ row }) => row.stoppedFor,
+    example: null,
+  }),
+  idle_timeout_seconds: field({
+    answer: Nullable(IdleTimeout),
+    create: Type.Optional(Nullable(IdleTimeout)),
+    patch: Type.Optional(Nullable(IdleTimeout)),
+    columns: (idleTimeoutSeconds: number | null) => ({ idleTimeoutSeconds }),
+    isKept: true,
+    show: ({ row }) => row.idleTimeoutSeconds,
+    example: null,
+  }),
+  wake_on_request: field({
+    answer: WakeOnRequest,
+    create: Type.Optional(WakeOnRequest),
+    patch: Type.Optional(WakeOnRequest),
+    initial: true,
+    columns: (wakeOnRequest: boolean) => ({ wakeOnRequest }),
+    isKept: true,
+    show: ({ row }) => row.wakeOnRequest,
+    example: true,
+  }),
+  wakes_at: field({
+    answer: Nullable(DateTime('When a sleeping agent is started for its own cron; null if that has nothing to do.')),
+    show: ({ row }) => row.wakesAt && toMicroseconds(row.wakesAt),
     example: null,
   }),
   egress: field({

@@ -20,8 +20,8 @@ export const Step = Nullable(
   Type.String({
     description:
       'The step that Chowder is carrying out for the instance; `waiting for a worker` while none runs; `waiting for the ' +
-      'platform` while that of its region is away; `busy` while the agent runs and works without answering; ' +
-      'null when there is nothing to do.',
+      'platform` while that of its region is away; `busy` while the agent runs and works without answering; `asleep` ' +
+      'while it is stopped because it was idle; null when there is nothing to do.',
   }),
 )
 

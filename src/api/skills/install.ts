@@ -4,7 +4,6 @@ import { texts } from '#errors/texts.ts'
 import { changeConfig } from '#instances/gateway/change.ts'
 import { createInstanceMask } from '#instances/gateway/secrets.ts'
 import { getInstance } from '#instances/row.ts'
-import { requireRunning } from '#instances/status.ts'
 import type { SkillRelease } from '#openclaw/skills/clawhub.ts'
 import { installVersion, type Objection } from '#openclaw/skills/skill-install.ts'
 import { referenceText, type SkillReference } from '#openclaw/skills/skill-reference.ts'
@@ -40,8 +39,8 @@ export async function installSkill(
   const { slug, env } = request
   checkVariables(env)
   mergeSettings({}, { env }) // refuses settings that are too large before anything is installed
+  await deps.findGateway(organizationId, instanceId) // wakes the agent
   const instance = await getInstance(deps.db, organizationId, instanceId)
-  requireRunning(instance)
   const reference = await resolveSlug(deps.clawhub, slug)
   const release = await getInstallableRelease(deps.clawhub, reference, request)
   const installation = await install(deps, instance, { reference, release }, (reported, stored) => ({
@@ -66,8 +65,8 @@ export async function updateSkill(
   name: string,
   request: ReleaseRequest,
 ): Promise<Installation> {
+  await deps.findGateway(organizationId, instanceId) // wakes the agent
   const instance = await getInstance(deps.db, organizationId, instanceId)
-  requireRunning(instance)
   const skill = await getSkill(deps, organizationId, instanceId, name)
   const reference = requireReference(skill)
   const release = await getInstallableRelease(deps.clawhub, reference, request)

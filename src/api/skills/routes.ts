@@ -4,6 +4,7 @@ import { InstanceParams } from '#http/instance-params.ts'
 import { failures } from '#http/openapi.ts'
 import { linkNext, PageQuery, positionOf } from '#http/paging.ts'
 import type { CountRequest } from '#http/rate-limit.ts'
+import type { FindGateway } from '#instances/find.ts'
 import type { AskGateway } from '#instances/gateway/ask.ts'
 import type { ChangeDeps } from '#instances/gateway/change.ts'
 import { getInstance } from '#instances/row.ts'
@@ -29,6 +30,7 @@ import { uninstallSkill } from './uninstall.ts'
 
 export interface SkillRouteDeps extends ChangeDeps {
   askGateway: AskGateway
+  findGateway: FindGateway
   /** The address of the registry; undefined for OpenClaw's default. */
   clawhubUrl: string | undefined
   /** The address at which clients reach the API. */

@@ -1,6 +1,5 @@
 import { changeConfig } from '#instances/gateway/change.ts'
 import { getInstance } from '#instances/row.ts'
-import { requireRunning } from '#instances/status.ts'
 import { removeSkill } from '#openclaw/skills/skill-install.ts'
 import { useFiles } from '#sandbox/driver.ts'
 import { withSettings } from './configure.ts'
@@ -20,8 +19,8 @@ export async function uninstallSkill(
   instanceId: string,
   name: string,
 ): Promise<void> {
+  await deps.findGateway(organizationId, instanceId) // wakes the agent
   const instance = await getInstance(deps.db, organizationId, instanceId)
-  requireRunning(instance)
   const reference = requireReference(await getSkill(deps, organizationId, instanceId, name))
   await changeConfig(deps, organizationId, instanceId, {
     edit: (stored) => withSettings(stored, name, {}),

@@ -231,7 +231,8 @@ export const requestCodes = {
     unavailable: {
       meaning:
         'This server or a service that it depends on is not available: its database, the platform that runs the agents, ' +
-        'Stripe, the skill registry, or a plugin that could not be installed.',
+        'Stripe, the skill registry, or a plugin that could not be installed. Or an agent that was asleep takes more ' +
+        'than a minute to start.',
       remedy: 'Wait. If it lasts, ask the operator of this server: its log has the reason.',
     },
     overloaded: {

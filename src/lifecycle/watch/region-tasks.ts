@@ -5,6 +5,7 @@ import type { Logger } from '#platform/log.ts'
 import { type PeriodicTask, runPeriodically } from '#platform/periodic.ts'
 import { SandboxUnavailableError } from '#sandbox/driver.ts'
 import { createDriftDetection, type DriftDetection } from './drift.ts'
+import { wakeTask } from './sleep.ts'
 import { useTasks } from './use-watch.ts'
 
 const firewallEveryMs = 60_000
@@ -42,6 +43,7 @@ export const regionTasks = (
   platformTask(deps),
   firewallTask(deps),
   ...useTasks(deps, () => shards.of(deps)),
+  wakeTask(deps, () => shards.of(deps).index === 0),
 ]
 
 export interface RegionWork {

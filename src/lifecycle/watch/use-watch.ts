@@ -1,5 +1,5 @@
 import { isDeepStrictEqual } from 'node:util'
-import { and, eq, getTableColumns, sql } from 'drizzle-orm'
+import { and, eq, getTableColumns, type SQL, sql } from 'drizzle-orm'
 import pMap from 'p-map'
 import { type Instance, instances, instanceUse, organizations } from '#database/schema.ts'
 import { changedBy } from '#history/record.ts'
@@ -21,6 +21,7 @@ import { diskStops, hostDiskFloor, hostDiskFree, sandboxRestarts } from '#platfo
 import type { PeriodicTask } from '#platform/periodic.ts'
 import { SandboxUnavailableError } from '#sandbox/driver.ts'
 import type { ResourceLimits } from '#settings/resources.ts'
+import { askWhetherIdle, wakeTimes } from './sleep.ts'
 
 const everyMs = 30_000
 const timeoutMs = 10 * 60_000
@@ -35,8 +36,8 @@ const megabyte = 1024 * 1024
  * restarts.
  */
 const muchMemory = 0.7
-const idleMinutes = 10
-const restartHours = 6
+const idleSeconds = 10 * 60
+const restartSeconds = 6 * 60 * 60
 
 /** Growth, since the disk of its host became low, from which on an agent may be stopped to protect the host. */
 const muchGrowth = 64 * megabyte
@@ -51,12 +52,24 @@ interface Row extends Omit<Instance, 'sealedConfig' | 'sealedInstructions'> {
   use: typeof instanceUse.$inferSelect | null
 }
 
+/** Whether an agent was not used for some seconds, nor started within others, and has no turn, in SQL. */
+function idleFor(idle: number, awake: number): SQL {
+  const id = instances.id
+  const since = sql`now() - make_interval(secs => ${idle})`
+  return sql`NOT EXISTS (SELECT FROM model_calls WHERE instance_id = ${id} AND began_at > ${since})
+    AND NOT EXISTS (SELECT FROM open_model_calls WHERE instance_id = ${id})
+    AND NOT EXISTS (SELECT FROM turn_lines WHERE instance_id = ${id} AND turns <> '{}')
+    AND NOT EXISTS (SELECT FROM responses WHERE instance_id = ${id} AND created_at > ${since})
+    AND NOT EXISTS (SELECT FROM responses WHERE instance_id = ${id} AND sealed_request IS NOT NULL)
+    AND ${instances.readyAt} < now() - make_interval(secs => ${awake})`
+}
+
 const gigabytes = (bytes: number) => (bytes / 1024 / megabyte).toFixed(1)
 const ofDisk = (bytes: number, limitMb: number) => `${gigabytes(bytes)} of ${gigabytes(limitMb * megabyte)} GB of disk`
 
 /**
  * Measures the use of agents: stops an agent that has reached its disk limit, restarts an idle one that uses much
- * memory, and gives sandboxes changed limits.
+ * memory, puts idle ones to sleep, and gives sandboxes changed limits.
  */
 export function createUseWatch(deps: LifecycleDeps, rangeOfThis: () => ShardRange) {
   const { db, sandboxes, queue, log, resources, hostDisk } = deps
@@ -66,7 +79,12 @@ export function createUseWatch(deps: LifecycleDeps, rangeOfThis: () => ShardRang
   let sizes = new Map<string, number>()
   let cursor = firstCursor
 
-  async function raise(row: Row, intent: Intent, change: Parameters<typeof changedBy>[0]): Promise<boolean> {
+  async function raise(
+    row: Row,
+    intent: Intent,
+    change: Parameters<typeof changedBy>[0],
+    { where, ...columns }: { where?: SQL | undefined; wakesAt?: SQL | null } = {},
+  ): Promise<boolean> {
     const { id, generation, observedGeneration } = row
     const isUnchanged = and(
       eq(instances.id, id),
@@ -75,8 +93,8 @@ export function createUseWatch(deps: LifecycleDeps, rangeOfThis: () => ShardRang
     )
     const [due] = await db
       .update(instances)
-      .set({ ...raiseGeneration(intent), changedBy: changedBy(change) })
-      .where(and(isUnchanged, eq(instances.desiredState, 'running')))
+      .set({ ...raiseGeneration(intent), ...columns, changedBy: changedBy(change) })
+      .where(and(isUnchanged, eq(instances.desiredState, 'running'), where))
       .returning()
     if (due) queue.enqueue()
     return due !== undefined
@@ -107,25 +125,33 @@ export function createUseWatch(deps: LifecycleDeps, rangeOfThis: () => ShardRang
   async function checkMemory(row: Row, signal: AbortSignal): Promise<void> {
     const used = await sandboxes.memoryUse(row.id, signal)
     const limit = (row.limits?.kept.memory_mb ?? row.asked.memory_mb) * megabyte
-    if (used === null || used < limit * muchMemory || !(await isIdle(row))) return
+    if (used === null || used < limit * muchMemory) return
+    if (!(await isIdle(row, idleFor(idleSeconds, restartSeconds)))) return
     const reason = `recycled: it used ${gigabytes(used)} of ${gigabytes(limit)} GB of memory, and was idle.`
     if (!(await raise(row, 'restart', { type: 'instance.restart', reason }))) return
     sandboxRestarts.inc({ reason: 'recycled' })
     log.warn({ instanceId: row.id, organizationId: row.organizationId }, `restarted an agent: ${reason}`)
   }
 
-  /** Whether an agent was neither used nor restarted recently. */
-  async function isIdle({ id }: Row): Promise<boolean> {
-    const { rows } = await db.execute<{ idle: boolean }>(sql`
-      SELECT NOT EXISTS (SELECT FROM model_calls WHERE instance_id = ${id}
-                         AND began_at > now() - make_interval(mins => ${idleMinutes}))
-         AND NOT EXISTS (SELECT FROM open_model_calls WHERE instance_id = ${id})
-         AND NOT EXISTS (SELECT FROM turn_lines WHERE instance_id = ${id} AND turns <> '{}')
-         AND NOT EXISTS (SELECT FROM responses WHERE instance_id = ${id}
-                         AND created_at > now() - make_interval(mins => ${idleMinutes}))
-         AND EXISTS (SELECT FROM instances WHERE id = ${id}
-                     AND ready_at < now() - make_interval(hours => ${restartHours})) AS idle`)
-    return rows[0]?.idle === true
+  const isIdle = async ({ id }: Row, idle: SQL): Promise<boolean> =>
+    (await db.$count(instances, and(eq(instances.id, id), idle))) === 1
+
+  /** Puts an agent to sleep that nobody has used for its timeout, and that has nothing to do. */
+  async function checkSleep(row: Row, signal: AbortSignal): Promise<void> {
+    const seconds = row.idleTimeoutSeconds
+    if (seconds === null || !(await isIdle(row, idleFor(seconds, seconds)))) return
+    const asked = await askWhetherIdle(deps, row, signal).catch((err: unknown) => {
+      signal.throwIfAborted()
+      log.debug({ err, instanceId: row.id }, 'a gateway does not say whether it is idle')
+      return 'busy' as const
+    })
+    if (asked === 'busy') return
+    const { wakesAt, isFar } = wakeTimes(asked.nextRunMs, seconds)
+    // Of a turn that has begun meanwhile the statement knows.
+    const where = and(idleFor(seconds, seconds), isFar)
+    const change = { type: 'instance.stop', reason: `asleep: idle for ${seconds} s.` } as const
+    if (await raise(row, 'sleep', change, { where, wakesAt }))
+      log.info({ instanceId: row.id, organizationId: row.organizationId }, 'an idle agent goes to sleep')
   }
 
   /**
@@ -168,7 +194,9 @@ export function createUseWatch(deps: LifecycleDeps, rangeOfThis: () => ShardRang
     const isAtRest = publicStatus(row) === 'running' && isSettled(row)
     if (isAtRest && !isDeepStrictEqual(row.limits?.asked, row.asked)) await raise(row, 'changeAgent', { silent: true })
     if (bytes !== undefined) await checkDisk(row, bytes)
-    if (isAtRest) await checkMemory(row, signal)
+    if (!isAtRest) return
+    await checkMemory(row, signal)
+    await checkSleep(row, signal)
   }
 
   interface Seen {

@@ -37,7 +37,8 @@ export async function acceptBackground(
   { caller, session, body, into }: { caller: Caller; session: TurnSession; body: CreateResponse; into: Db },
 ): Promise<ResponseObject> {
   const asker = { caller, user: body.user }
-  const gateway = await admission.admit(asker, session)
+  // The turn waits for an agent that wakes, not the request.
+  const gateway = await admission.admit(asker, session, { waits: false })
   const request = readRequest(body, gateway, summaryOpener(vault, session))
   checkBackgroundFields(body)
   if ((await rows.countOf(session.instanceId)) >= maxOfInstance) {
