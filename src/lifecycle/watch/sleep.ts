@@ -17,7 +17,7 @@ import type { Endpoint } from '#sandbox/driver.ts'
 const wakeAheadSeconds = 90
 /** An agent whose cron has something to do this soon after the idle timeout is not worth a stop and a start. */
 const worthwhileSeconds = 180
-const askTimeoutMs = 20_000
+const askTimeoutMs = 10_000
 const wakeEveryMs = 5000
 const wakeTimeoutMs = 10 * 60_000
 
@@ -30,7 +30,8 @@ export async function askWhetherIdle(
   row: Pick<Instance, 'id' | 'endpoint' | 'sealedToken'>,
   stop: AbortSignal,
 ): Promise<'busy' | { nextRunMs: number | null }> {
-  const signal = AbortSignal.any([stop, AbortSignal.timeout(askTimeoutMs)])
+  // A worker that ends finishes the question: a gateway that is left in the middle of it takes no turns for minutes.
+  const signal = AbortSignal.timeout(askTimeoutMs)
   const gateway = await connectGateway(row.endpoint as Endpoint, unsealToken(vault, row), {
     signal,
     timeoutMs: askTimeoutMs,
@@ -38,6 +39,7 @@ export async function askWhetherIdle(
   try {
     if (await hasChannels(gateway)) return 'busy'
     const nextRunMs = await nextCronRun(gateway)
+    stop.throwIfAborted()
     const work = await findWork(gateway)
     if (work.length === 0) return { nextRunMs }
     log.debug({ instanceId: row.id, work }, 'an agent does not sleep: it works')

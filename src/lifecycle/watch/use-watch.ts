@@ -147,8 +147,8 @@ export function createUseWatch(deps: LifecycleDeps, rangeOfThis: () => ShardRang
     })
     if (asked === 'busy') return
     const { wakesAt, isFar } = wakeTimes(asked.nextRunMs, seconds)
-    // Of a turn that has begun meanwhile the statement knows.
-    const where = and(idleFor(seconds, seconds), isFar)
+    // The statement decides again: a turn may have begun meanwhile, or the timeout been changed.
+    const where = and(eq(instances.idleTimeoutSeconds, seconds), idleFor(seconds, seconds), isFar)
     const change = { type: 'instance.stop', reason: `asleep: idle for ${seconds} s.` } as const
     if (await raise(row, 'sleep', change, { where, wakesAt }))
       log.info({ instanceId: row.id, organizationId: row.organizationId }, 'an idle agent goes to sleep')
@@ -190,13 +190,18 @@ export function createUseWatch(deps: LifecycleDeps, rangeOfThis: () => ShardRang
     return { rows, next }
   }
 
-  async function check(row: Row, bytes: number | undefined, signal: AbortSignal): Promise<void> {
+  async function check(
+    row: Row,
+    bytes: number | undefined,
+    signal: AbortSignal,
+    { maySleep }: { maySleep: boolean },
+  ): Promise<void> {
     const isAtRest = publicStatus(row) === 'running' && isSettled(row)
     if (isAtRest && !isDeepStrictEqual(row.limits?.asked, row.asked)) await raise(row, 'changeAgent', { silent: true })
     if (bytes !== undefined) await checkDisk(row, bytes)
     if (!isAtRest) return
     await checkMemory(row, signal)
-    await checkSleep(row, signal)
+    if (maySleep) await checkSleep(row, signal)
   }
 
   interface Seen {
@@ -204,13 +209,17 @@ export function createUseWatch(deps: LifecycleDeps, rangeOfThis: () => ShardRang
     bytes: number
   }
 
-  async function measureEach(rows: readonly Row[], signal: AbortSignal): Promise<Seen[]> {
+  async function measureEach(
+    rows: readonly Row[],
+    signal: AbortSignal,
+    options = { maySleep: false },
+  ): Promise<Seen[]> {
     const ids = rows.map(({ id }) => id)
     const found = ids.length > 0 ? await sandboxes.diskUse(ids, signal) : new Map<string, number>()
     await pMap(
       rows,
       (row) =>
-        check(row, found.get(row.id), signal).catch((err: unknown) => {
+        check(row, found.get(row.id), signal, options).catch((err: unknown) => {
           signal.throwIfAborted()
           if (err instanceof SandboxUnavailableError && err.isLogged) return
           log.warn({ err, instanceId: row.id }, 'could not measure an agent')
@@ -241,7 +250,7 @@ export function createUseWatch(deps: LifecycleDeps, rangeOfThis: () => ShardRang
     async watch(signal: AbortSignal): Promise<void> {
       const { rows, next } = await readPage(rangeOfThis(), cursor, maxMeasured)
       cursor = next ?? firstCursor
-      sizes = new Map([...sizes, ...sizesOf(await measureEach(rows, signal))])
+      sizes = new Map([...sizes, ...sizesOf(await measureEach(rows, signal, { maySleep: true }))])
       if (next) return
       if (!(await hostDisk.read()).isLow) lastSizes = sizes
       sizes = new Map()

@@ -243,16 +243,16 @@ test('a sleeping agent is started 90 s before its cron is due, unless its organi
   await wake.run(within())
   expect((await read(id)).step).toBe('asleep')
 
-  await query(`UPDATE instances SET wakes_at = now() - interval '1 s' WHERE id = $1`, [id])
   const { db, region } = chowder.deps
   await setRegionState(db, region, 'drained')
+  await query(`UPDATE instances SET wakes_at = now() - interval '1 s' WHERE id = $1`, [id])
   await wake.run(within())
   expect(await ask(id)).toMatchObject({ status: 409, body: { error: { code: 'region_closed' } } })
-  await setRegionState(db, region, 'open')
   await query('UPDATE organizations SET suspended_at = now() WHERE id = $1', [organizationId])
+  await setRegionState(db, region, 'open')
   await wake.run(within())
-  await query('UPDATE organizations SET suspended_at = NULL WHERE id = $1', [organizationId])
   expect((await query('SELECT stopped_for FROM instances WHERE id = $1', [id]))[0].stopped_for).toBe('idle')
+  await query('UPDATE organizations SET suspended_at = NULL WHERE id = $1', [organizationId])
 
   await until('the instance to run', () => settled(id, 'running')) // the worker's own task
   expect(await read(id)).toMatchObject({ wakes_at: null, stopped_for: null })
