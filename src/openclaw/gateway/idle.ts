@@ -48,7 +48,7 @@ export async function nextCronRun(gateway: GatewayClient): Promise<number | null
 }
 
 /**
- * What a gateway is working on: kinds and counts, because other texts may be those of a tenant. Empty when it is idle.
+ * The work of a gateway: kinds and counts, because other texts may be those of a tenant. Empty when it is idle.
  * It takes no request while it looks, for some milliseconds.
  */
 export async function findWork(gateway: GatewayClient): Promise<{ kind: string; count: number }[]> {
