@@ -1,4 +1,5 @@
 import type { FastifyBaseLogger } from 'fastify'
+import pTimeout from 'p-timeout'
 import type { Caller } from '#http/caller.ts'
 import { logFailure } from '#http/failure-log.ts'
 import type { Watches } from '#openclaw/gateway/watches.ts'
@@ -28,6 +29,9 @@ import { storedInput } from './format/stored-input.ts'
 import { requireFormat } from './format/text-format.ts'
 import { beginResponse } from './store/begin-response.ts'
 import type { ResponseStore } from './store/response-store.ts'
+
+/** A turn whose answer has just been sent may take this long to leave the line of its session, in ms. */
+const leaveMs = 500
 
 export interface ResponseParts {
   turns: Pick<Turns, 'admission' | 'runner' | 'lines'>
@@ -111,8 +115,11 @@ export async function* runResponse(
   try {
     if (body.on_busy === 'interrupt') await store.cancelOthers(session, draft.id)
     place = await lines.enter(turn, session)
-    if (place.mustWait && body.on_busy === 'reject') throw sessionBusy()
-    if (place.mustWait) {
+    const rejects = body.on_busy === 'reject'
+    if (place.mustWait && rejects) {
+      const hasBegun = place.begun.then(() => true)
+      if (!(await pTimeout(hasBegun, { milliseconds: leaveMs, message: false }))) throw sessionBusy()
+    } else if (place.mustWait) {
       turn.waits()
       runner.watch(turn, agentRequest)
       if (isStreamed) {
