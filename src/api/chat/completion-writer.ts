@@ -17,6 +17,26 @@ const usageOf = (usage: Usage): ChatUsage => ({
   },
 })
 
+/** A completion as the chunks of a stream: all of it in one, and its end. */
+export function chunksOf({ choices: [choice], usage, ...common }: ChatCompletion, includeUsage: boolean): string[] {
+  if (!choice) throw new Error('a completion has no choice')
+  const { message, finish_reason } = choice
+  const { role, content, refusal, tool_calls } = message
+  const calls = tool_calls && { tool_calls: tool_calls.map((call, index) => ({ index, ...call })) }
+  const delta = { role, content: content ?? '', refusal, ...calls }
+  const one = { index: 0 as const, logprobs: null }
+  const chunk = (fields: Pick<ChatChunk, 'choices' | 'usage'>) => {
+    const written: ChatChunk = { ...common, object: 'chat.completion.chunk', ...fields }
+    return JSON.stringify(written)
+  }
+  const noUsage = includeUsage && { usage: null }
+  return [
+    chunk({ choices: [{ ...one, delta, finish_reason: null }], ...noUsage }),
+    chunk({ choices: [{ ...one, delta: {}, finish_reason }], ...noUsage }),
+    ...(includeUsage ? [chunk({ choices: [], usage: usage ?? null })] : []),
+  ]
+}
+
 /** The end of a turn that did not fail. */
 type End = Extract<AgentEnd, { kind: 'end' }>
 

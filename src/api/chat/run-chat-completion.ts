@@ -29,8 +29,8 @@ interface ChatCompletionOptions {
 /**
  * Runs one turn of an agent for a request in the Chat Completions format, in a session that ends with it. The request
  * holds the whole conversation, and none of it is stored. Yields the chunks of a stream, then `[DONE]`, or an object
- * with an `error` when the turn failed; otherwise returns the completion as JSON. Throws AppError when the request is
- * invalid, and when the turn fails before its stream has begun.
+ * with an `error` when the turn failed. Returns the completion as JSON; undefined after a stream of a turn that failed.
+ * Throws AppError when the request is invalid, and when the turn fails before its stream has begun.
  */
 export async function* runChatCompletion(
   db: Db,
@@ -63,9 +63,8 @@ export async function* runChatCompletion(
     const end = isStreamed ? yield* output : await resultOf(output)
     const { error, failure } = runner.outcome(turn, agentRequest, end)
     if (end.kind === 'end') {
-      if (!isStreamed) return JSON.stringify(writer.completion(end))
-      yield [...writer.end(end), '[DONE]']
-      return undefined
+      if (isStreamed) yield [...writer.end(end), '[DONE]']
+      return JSON.stringify(writer.completion(end))
     }
     if (!isStreamed) throw failure
     if (failure !== turnAbandoned) logFailure(log, failure, { instanceId }, 'a streamed turn failed')

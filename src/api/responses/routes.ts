@@ -9,6 +9,7 @@ import type { FindGateway, FindSummary } from '#instances/find.ts'
 import type { DeclareModel } from '#instances/gateway/declare-model.ts'
 import { createWatches } from '#openclaw/gateway/watches.ts'
 import type { Vault } from '#platform/secrets.ts'
+import { keepAnswer, replyAgain } from '#turns/keep-answer.ts'
 import { beginTurn, jsonType, replyWithTurn, serverSentEvents } from '#turns/reply.ts'
 import { maxTurnBytes, turnBehaviour, turnFailures, turnRouteConfig } from '#turns/route.ts'
 import type { Turns } from '#turns/turns.ts'
@@ -19,10 +20,9 @@ import { type FollowParts, replyWithEvents } from './background/follow-response.
 import { compactionRoutes } from './compaction-routes.ts'
 import { CreateResponse } from './format/request-schema.ts'
 import type { ResponseObject } from './format/response-schema.ts'
-import { serverSentEvent } from './format/response-writer.ts'
+import { serverSentEvent, terminalEvent } from './format/response-writer.ts'
 import { requestedSessionKey } from './format/session.ts'
 import { readFormat, requireFormat } from './format/text-format.ts'
-import { keepAnswer, replyAgain } from './keep-answer.ts'
 import { runResponse } from './run-response.ts'
 import { BySession, responseAnswers } from './schemas.ts'
 import { createResponseStore } from './store/response-store.ts'
@@ -45,6 +45,14 @@ export interface ResponseDeps {
   countTurn?: (request: FastifyRequest, reply: FastifyReply) => Promise<void>
   /** Limits the turns on open WebSockets. */
   inFlight?: InFlight
+}
+
+const lastOfStream = 'data: [DONE]\n\n'
+
+/** Whether a response, as JSON, is kept for its `Idempotency-Key`: a turn that failed or was cancelled is not. */
+function hasAnswer(json: string): boolean {
+  const { status } = JSON.parse(json) as ResponseObject
+  return status === 'completed' || status === 'incomplete'
 }
 
 /** The routes to talk to the agent of a running instance, and to read its responses later. */
@@ -85,11 +93,15 @@ export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (ap
     }
     const isStreamed = body.stream === true
     const claim = await claimKey({ db, vault, processId }, request)
-    if (claim && !('store' in claim)) return replyAgain(reply, claim.body as ResponseObject, isStreamed) as never
+    if (claim && !('store' in claim)) {
+      // As a stream it is the last event alone.
+      const lastEvent = () => serverSentEvent(terminalEvent(claim.body as ResponseObject, 0))
+      return replyAgain(reply, claim.body, isStreamed ? `${lastEvent()}${lastOfStream}` : null) as never
+    }
     const turn = beginTurn(reply, turns)
     const answered = runResponse({ turns, store, vault, watches }, turn, { caller, session, body, isStreamed, log })
-    const run = claim ? keepAnswer(answered, claim) : answered
-    return replyWithTurn(reply, turn, serverSentEvents(run, serverSentEvent, 'data: [DONE]\n\n'))
+    const run = claim ? keepAnswer(answered, claim, hasAnswer) : answered
+    return replyWithTurn(reply, turn, serverSentEvents(run, serverSentEvent, lastOfStream))
   }
 
   const config = { ...turnRouteConfig, idempotency: 'transaction' } as const // through `idempotent` and `claimKey`
@@ -134,6 +146,6 @@ export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (ap
   )
 
   await app.register(webSocketRoutes, { turns, store, vault, watches, publicUrl, findSummary, countTurn, inFlight })
-  await app.register(compactionRoutes, { db, turns, store, vault })
+  await app.register(compactionRoutes, { db, processId, turns, store, vault })
   await app.register(storedRoutes, { store, findSummary, followParts })
 }

@@ -64,6 +64,56 @@ const deleteDue = () => createCleanup()()
 const makeDue = () => chowder.database.pool.query(`UPDATE passing_sessions SET due_at = now() - interval '1 second'`)
 const deleted = () => gateway.calls.filter(({ method }) => method === 'sessions.delete').map(({ params }) => params.key)
 
+describe('with an Idempotency-Key', () => {
+  const ask = async (idempotencyKey: string, fields: object = {}) => {
+    const answer = await fetch(`${url}/v1/instances/${id}/chat/completions`, {
+      method: 'POST',
+      headers: {
+        authorization: `Bearer ${key}`,
+        'content-type': 'application/json',
+        'idempotency-key': idempotencyKey,
+      },
+      body: JSON.stringify({ ...hello, ...fields }),
+    })
+    return { status: answer.status, replayed: answer.headers.get('idempotent-replayed'), text: await answer.text() }
+  }
+  const chunks = (text: string) =>
+    text.split('\n\n').flatMap((line) => (/^data: \{/.test(line) ? [JSON.parse(line.slice(6))] : []))
+
+  test('a completion is repeated without another turn', async () => {
+    const first = await ask('chat-once')
+    expect([first.status, first.replayed]).toEqual([200, null])
+    const again = await ask('chat-once')
+    expect([again.status, again.replayed, JSON.parse(again.text)]).toEqual([200, 'true', JSON.parse(first.text)])
+    expect(gateway.turns).toHaveLength(1)
+    expect((await ask('chat-once', { user: 'other' })).status).toBe(422)
+  })
+
+  test('a repeated stream has the same text in one chunk, and the usage if it is asked for', async () => {
+    const fields = { stream: true, stream_options: { include_usage: true } }
+    const first = chunks((await ask('chat-stream', fields)).text)
+    const { replayed, text } = await ask('chat-stream', fields)
+    const again = chunks(text)
+    for (const chunk of again) expectFits(isChunk, chunk)
+    const said = (all: typeof first) => all.map(({ choices }) => choices[0]?.delta.content ?? '').join('')
+    expect([replayed, said(again), again.at(-1)]).toEqual(['true', said(first), first.at(-1)])
+    expect(said(again)).toBe('Hello there')
+    expect(again[1]?.choices[0]?.finish_reason).toBe('stop')
+    expect(text.endsWith('data: [DONE]\n\n')).toBe(true)
+    expect(gateway.turns).toHaveLength(1)
+  })
+
+  test('a turn that fails frees the key, also in a stream', async () => {
+    gateway.behaviour.turns = 'failed'
+    expect((await ask('chat-fails')).status).toBe(502)
+    await ask('chat-fails-streamed', { stream: true })
+    gateway.behaviour.turns = 'ok'
+    expect((await ask('chat-fails')).replayed).toBeNull()
+    const { replayed, text } = await ask('chat-fails-streamed', { stream: true })
+    expect([replayed, chunks(text).at(-1)?.choices[0].finish_reason]).toEqual([null, 'stop'])
+  })
+})
+
 describe('the official OpenAI client', () => {
   test('gets a completion', async () => {
     const completion = await openai().chat.completions.create(hello)

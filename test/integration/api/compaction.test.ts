@@ -94,6 +94,20 @@ test('a conversation is compacted in an ephemeral session, and nothing is stored
   })
 })
 
+test('a repetition with its Idempotency-Key gets the same compaction, without another turn', async () => {
+  const once = () =>
+    chowder.call('POST', `/v1/instances/${id}/responses/compact`, {
+      key,
+      body: { model: 'openclaw', input: 'I am Ada.' },
+      headers: { 'idempotency-key': 'compact-once' },
+    })
+  const first = await once()
+  const again = await once()
+  expect([first.status, again.status, again.headers['idempotent-replayed']]).toEqual([200, 200, 'true'])
+  expect(again.body).toEqual(first.body)
+  expect(gateway.received).toHaveLength(1)
+})
+
 test('a compaction is read by another session, and is an input item of its response', async () => {
   const { output } = await openai().responses.compact({ model: 'openclaw', input: 'I am Ada.' })
   const response = await say([...output, { role: 'user', content: 'Where do I live?' }], 'next')

@@ -200,7 +200,7 @@ describe('a POST whose work is in no transaction', () => {
     expect([(await restart('dead')).status, await generation()]).toEqual([200, 3])
   })
 
-  test('keys are not taken by chat completions, compactions, uploads and client tokens: the document names the calls that take them', async () => {
+  test('keys are not taken by uploads and client tokens: the document names the calls that take them', async () => {
     const { body: document } = await chowder.call('GET', '/openapi.json')
     const takes = Object.entries(document.paths as Record<string, { post?: { parameters?: { name: string }[] } }>)
       .filter(([, { post: operation }]) => operation)
@@ -210,11 +210,8 @@ describe('a POST whose work is in no transaction', () => {
       ])
     const without = takes.filter(([, does]) => !does).map(([path]) => path)
     expect(without.sort()).toEqual([
-      '/v1/instances/{instance_id}/chat/completions',
       '/v1/instances/{instance_id}/client_tokens',
       '/v1/instances/{instance_id}/files/upload',
-      '/v1/instances/{instance_id}/responses/compact',
-      '/v1/instances/{instance_id}/session/{session_id}/responses/compact',
       '/v1/organization/signup',
       '/v1/webhooks/stripe',
     ])
