@@ -5,7 +5,7 @@ export interface Tenant {
   auth: { authorization: string }
   /** One call of the API with the tenant's key. Throws unless the answer is 2xx. */
   call<T>(method: string, path: string, body?: object): Promise<T>
-  /** The same for an answer that is a text, such as a stream to its end. */
+  /** Makes one call and returns the text of its answer, such as a stream to its end. Throws unless the answer is 2xx. */
   stream(method: string, path: string, body?: object): Promise<string>
 }
 

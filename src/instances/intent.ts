@@ -95,7 +95,8 @@ const actions = {
 
 /**
  * Records that an instance should run, stop or restart. A restart of one that starts anyway changes nothing. A stop of a
- * sleeping one ends its sleep. Throws not_found, and conflict with a status that forbids the change and that the instance had during the call.
+ * sleeping one ends its sleep. Throws not_found, and conflict with a status that forbids the change and that the
+ * instance had during the call.
  */
 export async function changeIntent(
   db: Db,

@@ -42,7 +42,9 @@ interface Checks {
   askAgain(correction: Correction): Promise<AsyncIterable<AgentEvent[]>>
 }
 
-/** Yields an answer as `askInFormat` does. With a correction, it is the answer to that, and the agent is not asked again. */
+/**
+ * Yields an answer as `askInFormat` does. With a correction, it is the answer to that, and the agent is not asked again.
+ */
 export async function* checkedAnswer(
   batches: AsyncIterable<AgentEvent[]>,
   corrected: Correction | null,

@@ -21,7 +21,7 @@ afterAll(async () => {
 })
 
 const atRest = { accounts: {} as object, jobs: [] as object[] | string, work: [] as object[] }
-/** What the gateways of all agents say about themselves. */
+/** The answers of the gateways of all agents. */
 let state = atRest
 let held = 0
 beforeEach(() => {
