@@ -28,6 +28,7 @@ export async function withChowder<T>(
       // Many agents are looked at ten times in a second.
       env: {
         RATE_LIMIT_PER_MINUTE: '0',
+        WARM_POOL: '0',
         ...env,
       },
     })

@@ -23,6 +23,7 @@ const atLeast = 10
 /** It is asked nothing: claims look at its name. */
 const sandboxes = openCloudDriver('', '')
 const regions = onlyRegion({
+  warmPool: 0,
   sandboxes,
   relay: { url: undefined, port: 0 },
   resources: present(readResourceSettings('')),

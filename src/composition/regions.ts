@@ -44,8 +44,8 @@ export async function openRegions({ config, dataDir, db, log }: Parts, create: C
   const file = config.CHOWDER_CONFIG_FILE
   const open = async (region: string, own: Config, storage: string) => {
     const sandboxes = await create({ region, config: own, dataDir, storage, db, log })
-    const { relay, resources, baseUrls } = sharedSettings(own)
-    const common = { relay, resources, baseUrls, operatorHosts: operatorHosts(own) }
+    const { relay, resources, baseUrls, warmPool } = sharedSettings(own)
+    const common = { relay, resources, baseUrls, warmPool, operatorHosts: operatorHosts(own) }
     return { ...common, sandboxes, config: own, storage: resolve(storage) }
   }
   const openNamed = async ({ name, config: own, storage = dataDir }: RegionSettings, ofUnnamed: string) => {

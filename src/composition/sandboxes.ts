@@ -1,8 +1,7 @@
-import { isNull } from 'drizzle-orm'
 import type { Db } from '#database/client.ts'
 import { storeOnce } from '#database/installation.ts'
-import { organizations } from '#database/schema.ts'
 import { StartupError } from '#errors/startup-error.ts'
+import { countOrganizations } from '#instances/warm-pool.ts'
 import { linkCompileCache } from '#openclaw/release/compile-cache.ts'
 import { installChannelPlugin, installRelease } from '#openclaw/release/install.ts'
 import { releaseFolder, releasesFolder } from '#openclaw/releases.ts'
@@ -116,8 +115,7 @@ async function requirePrivate(config: Config, db: Db, { isolation }: AnyDriver):
   if (!isOnlyLocal(config)) {
     throw new StartupError(`Others than this machine reach the API, by HOST, CHOWDER_PUBLIC_URL or a proxy. ${wayOut}`)
   }
-  if ((await db.$count(organizations, isNull(organizations.deletedAt))) > 1)
-    throw new StartupError(`There is more than one organization. ${wayOut}`)
+  if ((await countOrganizations(db)) > 1) throw new StartupError(`There is more than one organization. ${wayOut}`)
 }
 
 async function claimHost(db: Db, storage: string, dataDir: string): Promise<void> {

@@ -4,6 +4,7 @@ import type { BaseUrls } from '#openclaw/config/config.ts'
 import { firstGoodVersion } from '#openclaw/release/advisories.ts'
 import type { Config } from '#settings/config.ts'
 import { type ResourceSettings, readResourceSettings } from '#settings/resources.ts'
+import { readWarmPool, type WarmPoolSize } from '#settings/warm-pool.ts'
 
 /** The settings that both the API and the workers use. */
 export interface SharedSettings {
@@ -15,6 +16,8 @@ export interface SharedSettings {
   clawhubUrl: string | undefined
   /** The resource limits of agents. */
   resources: ResourceSettings
+  /** How many warm instances a region keeps. */
+  warmPool: WarmPoolSize
   /** The oldest version of OpenClaw that agents may start with. */
   minOpenclawVersion: string
 }
@@ -28,6 +31,7 @@ export const sharedSettings = (config: Config): SharedSettings => ({
   relay: { url: config.RELAY_URL, port: config.RELAY_PORT },
   clawhubUrl: config.CLAWHUB_REGISTRY,
   resources: resourceSettings(config),
+  warmPool: readWarmPool(config.WARM_POOL),
   minOpenclawVersion: config.OPENCLAW_MIN_VERSION ?? firstGoodVersion,
 })
 

@@ -140,6 +140,7 @@ export const texts = {
   relayPaths: 'Agents call model providers here, at /relay/anthropic, /relay/openai and /relay/gemini.',
   relayToken:
     'The token is unknown here, or is no longer valid: agents get one when they start, for the provider that they were created with.',
+  relayWarm: 'This agent belongs to no customer yet.',
   relayTokenEnded:
     'Chowder has ended this token: its agent is stopped, restarted or deleted. An agent gets another one when it starts.',
   relayRoute: (method: string, path: string) =>

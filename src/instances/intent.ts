@@ -47,6 +47,8 @@ const intents = {
   /** The organization is suspended. */
   suspend: { desiredState: 'stopped', isSuspended: true, ...requested },
   terminate: { desiredState: 'terminated', ...requested, terminatedAt: now },
+  /** A customer gets a warm instance, whose gateway goes on with its tokens. */
+  takeFromPool: { readyAt: null, attempts: 0, nextAttemptAt: now, errorMessage: null, createdAt: now, updatedAt: now },
   /** A request is about to change the configuration of a running gateway, under a lease. */
   changeRunning: { attempts: 0 },
   /**

@@ -5,6 +5,7 @@ import { texts } from '#errors/texts.ts'
 import type { BaseUrls } from '#openclaw/config/config.ts'
 import { type SandboxDriver, SandboxUnavailableError } from '#sandbox/driver.ts'
 import type { ResourceSettings } from '#settings/resources.ts'
+import type { WarmPoolSize } from '#settings/warm-pool.ts'
 
 /** The address of the relay for gateways. */
 export interface RelayAddress {
@@ -26,6 +27,8 @@ export interface Region {
   readonly resources: ResourceSettings
   /** The base URLs of the model providers for its agents. */
   readonly baseUrls: BaseUrls
+  /** How many warm instances it has, see `warm-pool.ts`. */
+  readonly warmPool: WarmPoolSize
 }
 
 /** A region without its open driver, for the commands of the operator. */

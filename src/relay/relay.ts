@@ -2,6 +2,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { ModelProvider } from '#database/schema.ts'
 import { texts } from '#errors/texts.ts'
 import { isRelayToken } from '#instances/gateway/tokens.ts'
+import { poolOrganizationId } from '#instances/warm-pool.ts'
 import type { Logger } from '#platform/log.ts'
 import { logFirstAndRecovery } from '#platform/log.ts'
 import { relayAddedDuration, relayCalls, relayOpenCalls, relayWaits } from '#platform/metrics.ts'
@@ -82,6 +83,7 @@ export function createRelay({ findGrant, pace, places, upstreams, observe, log }
     })
     if (!grant) return refuseToken(token)
     if (grant.provider !== provider) return refuseToken(null)
+    if (grant.organizationId === poolOrganizationId) throw new CallRefused(400, texts.relayWarm)
     if (!grant.key) throw new CallRefused(401, texts.noProviderKey(provider))
     return { ...grant, key: grant.key }
   }

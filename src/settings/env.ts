@@ -4,6 +4,7 @@ import { kubernetes } from './kubernetes.ts'
 import { relay } from './relay.ts'
 import { formatResources, resourcesRule, usualResources } from './resources.ts'
 import type { SettingOptions } from './setting-options.ts'
+import { warmPoolPattern } from './warm-pool.ts'
 
 const httpUrl = (description: string, more: Partial<SettingOptions> = {}) =>
   Type.String({
@@ -165,6 +166,14 @@ const agents = {
       'what an agent may use, unless its organization or the instance says otherwise: at most four times as much, or ' +
       'what `npm run admin -- set-max-resources` sets for one organization; what is left out is as in the default: ' +
       'see [limits](operations.md#limits)',
+  }),
+  WARM_POOL: Type.String({
+    default: 'auto',
+    pattern: warmPoolPattern,
+    rule: 'must be auto, or a number from 0 to 100',
+    description:
+      'how many agents of each region are started before a customer asks for them: `auto` for one, with local agents ' +
+      'only while the machine has the memory: see [warm pool](operations.md#warm-pool)',
   }),
   LOCAL_ISOLATION: Type.Union([Type.Literal('auto'), Type.Literal('jail'), Type.Literal('none')], {
     default: 'auto',

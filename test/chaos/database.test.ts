@@ -110,6 +110,7 @@ beforeAll(async () => {
     clawhubUrl: undefined,
     hostDisk: createHostDisk('/', 0),
     resources: { defaults: usualResources, maxima: usualMaxima },
+    warmPool: 0,
     minOpenclawVersion: '2026.1.1',
     starts: createStartLimit(),
     platformOutage: createPlatformOutage(driver, log),

@@ -29,7 +29,7 @@ export interface ChowderOptions {
   dataDir: string
   role?: string
   /**
-   * Added to PATH, HOME, TMPDIR, PORT=0, RELAY_PORT=0, LOCAL_ISOLATION and the data folder. Nothing else of the test's
+   * Added to PATH, HOME, TMPDIR, PORT=0, RELAY_PORT=0, WARM_POOL=0, LOCAL_ISOLATION and the data folder. Nothing else of the test's
    * environment is passed on.
    */
   env?: Record<string, string>
@@ -62,6 +62,7 @@ function spawnChowder({ dataDir, role, env, command = (argv) => argv }: ChowderO
       TMPDIR,
       PORT: '0',
       RELAY_PORT: '0',
+      WARM_POOL: '0',
       CHOWDER_DATA_DIR: dataDir,
       ...isolation,
       ...env,

@@ -25,6 +25,7 @@ import { createVault, type Vault } from '#platform/secrets.ts'
 import type { SandboxDriver } from '#sandbox/driver.ts'
 import type { SignupMode } from '#settings/exposure.ts'
 import { type ResourceSettings, usualMaxima, usualResources } from '#settings/resources.ts'
+import type { WarmPoolSize } from '#settings/warm-pool.ts'
 import type { TurnTimeouts } from '#turns/turn.ts'
 import { keepText, newSecret, noteAnswer, noteRequest } from './canary/secrets.ts'
 import { requireErrorBody } from './error-body.ts'
@@ -50,6 +51,8 @@ export interface TestChowderOptions {
   hostDisk?: HostDisk
   /** The oldest version of OpenClaw that agents may start with. */
   minOpenclawVersion?: string
+  /** None by default. */
+  warmPool?: WarmPoolSize
   filesMaxBytes?: number
   bodyTimes?: BodyTimes
   turnTimeouts?: TurnTimeouts
@@ -130,6 +133,7 @@ export async function openTestChowder(options: TestChowderOptions): Promise<Test
     relay: { url: options.relayUrl, port: 9 },
     clawhubUrl: options.clawhubUrl,
     resources: options.resources ?? { defaults: usualResources, maxima: usualMaxima },
+    warmPool: options.warmPool ?? 0,
     minOpenclawVersion: options.minOpenclawVersion ?? '2026.1.1',
   }
   const regions = options.regions?.(shared) ?? onlyRegion({ ...shared, sandboxes: present(options.sandboxes) })

@@ -13,9 +13,10 @@ import { newToken } from '#instances/gateway/tokens.ts'
 import { insertInstance, type NewInstance } from '#instances/insert.ts'
 import { isolationOf, requireIsolation } from '#instances/isolation.ts'
 import type { InstanceQueue } from '#instances/queue.ts'
-import type { Regions } from '#instances/regions.ts'
+import { isIn, type Region, type Regions } from '#instances/regions.ts'
 import { requireAllowed } from '#instances/resources.ts'
 import { getInstance, sealToken } from '#instances/row.ts'
+import { takeWarmInstance } from '#instances/warm-pool.ts'
 import { refusalOf } from '#openclaw/release/advisories.ts'
 import { defaultRelease, knownReleases } from '#openclaw/releases.ts'
 import { type HostDisk, requireHostRoom } from '#platform/host-disk.ts'
@@ -45,14 +46,15 @@ export function requireStartable(release: string, minOpenclawVersion: string): v
   if (refusal) throw new AppError('release_refused', refusal)
 }
 
-/** The row for a body. Throws AppError for a body that is not allowed. */
+/** Returns the row for a body, and a function of an id that returns it with that id. Throws AppError for a body that is not allowed. */
 async function newInstance(
   { db, vault, regions, minOpenclawVersion }: CreateDeps,
   organizationId: string,
   body: Static<typeof CreateInstance>,
-): Promise<NewInstance> {
+): Promise<{ region: Region; cold: NewInstance; rowOf(id: string): NewInstance }> {
   const regionName = body.region ?? null
-  const { region, sandboxes, resources } = regionName === null ? regions.default() : regions.named(regionName)
+  const region = regionName === null ? regions.default() : regions.named(regionName)
+  const { sandboxes, resources } = region
   await requireAllowed(db, organizationId, body.resources, resources)
   const openclawVersion = body.openclaw_version ?? defaultRelease
   if (!knownReleases().includes(openclawVersion)) {
@@ -65,31 +67,32 @@ async function newInstance(
   if (body.if_exists !== undefined && typeof body.external_id !== 'string') {
     throw new AppError('invalid_value', texts.ifExistsAlone, { param: 'if_exists' })
   }
-  const id = newId()
-  const columns = newColumns(body, { id, vault })
-  const settings = { model: null, instructions: null, openclawConfig: null, ...settingsOf(body) }
-  checkSettings(settings, openclawVersion, columns.modelProvider)
-  // Only overrides can contradict the isolation of the organization.
-  const isolation =
-    body.isolation ?? (settings.openclawConfig ? await isolationOf(db, organizationId) : ('one_room' as const))
-  requireIsolation(isolation, settings.openclawConfig, sandboxes.hasTwoRooms === true)
-  return {
+  const rowOf = (id: string): NewInstance => ({
     id,
     organizationId,
-    regionName: region,
+    regionName: region.region,
     isolation: body.isolation ?? null,
     columns: {
-      ...columns,
+      ...newColumns(body, { id, vault }),
       openclawVersion,
       sandboxDriver: sandboxes.name,
       region: regions.toStore(regionName),
       sealedToken: sealToken(vault, id, newToken()),
     },
-  }
+  })
+  const cold = rowOf(newId())
+  const settings = { model: null, instructions: null, openclawConfig: null, ...settingsOf(body) }
+  checkSettings(settings, openclawVersion, cold.columns.modelProvider)
+  // Only overrides can contradict the isolation of the organization.
+  const isolation =
+    body.isolation ?? (settings.openclawConfig ? await isolationOf(db, organizationId) : ('one_room' as const))
+  requireIsolation(isolation, settings.openclawConfig, sandboxes.hasTwoRooms === true)
+  return { region, cold, rowOf }
 }
 
 /**
- * Creates the requested instance with its budgets, and enqueues it after the commit. With an `Idempotency-Key`, the
+ * Creates the requested instance with its budgets, or gives the organization a warm one that fits, and enqueues it after
+ * the commit. With an `Idempotency-Key`, the
  * answer is stored in the same transaction. Returns the answer and the row; the row belongs to an earlier request when
  * the answer is repeated or `if_exists` is `return`. A crash after the commit leaves a due row, which the sweep finds.
  * Throws AppError for a body or a caller that may not create it.
@@ -104,18 +107,23 @@ export async function createInstance(
   const { organizationId } = caller
   const { budgets } = body
   await requireHostRoom(deps.hostDisk)
-  const asked = await newInstance(deps, organizationId, body)
+  const { region, cold, rowOf } = await newInstance(deps, organizationId, body)
+  const insert = async (tx: Db) =>
+    (region.warmPool !== 0 && (await takeWarmInstance(tx, cold, rowOf, isIn(region)))) ||
+    (await insertInstance(tx, cold, { hasBilling }))
   let created: Row | undefined
   const create = async (tx: Db) => {
-    const inserted = await insertInstance(tx, asked, { hasBilling }).catch((error: unknown) => {
+    const inserted = await insert(tx).catch((error: unknown) => {
       if (!(error instanceof ExternalIdTaken && body.if_exists === 'return')) throw error
       reply.code(200)
-      return error.instance
+      return error
     })
-    if (inserted.id !== asked.id) return showWith(inserted, await readOwnBudgets(tx, inserted.id))
+    if (inserted instanceof ExternalIdTaken) {
+      return showWith(inserted.instance, await readOwnBudgets(tx, inserted.instance.id))
+    }
     created = inserted
     if (!budgets) return showWith(inserted, [])
-    await setBudgets(tx, { organizationId, id: asked.id }, budgets)
+    await setBudgets(tx, { organizationId, id: inserted.id }, budgets)
     return showWith(inserted, await readOwnBudgets(tx, inserted.id))
   }
   const answer = await idempotent(deps, request, reply.code(201), create, { isOneStatement: !budgets })

@@ -1,7 +1,6 @@
-import { isNull } from 'drizzle-orm'
 import { signupTokenName, signupTokenPlace } from '#api/organization/signup-token.ts'
 import { readValue } from '#database/installation.ts'
-import { organizations } from '#database/schema.ts'
+import { countOrganizations } from '#instances/warm-pool.ts'
 import type { Config } from '#settings/config.ts'
 import { allowedHosts, isHostUndecided, type SignupMode, signupMode } from '#settings/exposure.ts'
 import { type Check, inEachRegion } from './finding.ts'
@@ -48,7 +47,7 @@ export const unreadableSignupToken: Check = async function* ({ db, vault }) {
  * unless the operator has accepted that.
  */
 export const exposedAgents = inEachRegion(async function* ({ db, sandboxes }) {
-  const isShared = async () => (await db.$count(organizations, isNull(organizations.deletedAt))) > 1
+  const isShared = async () => (await countOrganizations(db)) > 1
   if (!sandboxes.isExposed && !(sandboxes.isForOneOrganization && (await isShared()))) return
   yield {
     area: 'access',

@@ -14,6 +14,7 @@ import {
   waitForStarts,
   writeConfig,
 } from './steps.ts'
+import { warmUp } from './warm-up.ts'
 
 /** Limit for platform calls, files and gateway RPC, which normally take far less. */
 const defaultLimitMs = 60_000
@@ -25,6 +26,8 @@ const startsLimitMs = 31 * 60_000
 const healthLimitMs = 7 * 60_000
 /** The step's own limit and one last change of the configuration, with a margin. */
 const channelsLimitMs = 6 * 60_000
+/** The step's own limit, with a margin. */
+const warmUpLimitMs = 3 * 60_000
 
 /** The life cycle of an instance: for each intent, the steps that fulfil it and their time limits. */
 export const plans: Record<Instance['desiredState'], readonly PlannedStep[]> = {
@@ -39,6 +42,7 @@ export const plans: Record<Instance['desiredState'], readonly PlannedStep[]> = {
     { step: checkHealth, limitMs: healthLimitMs },
     { step: patchConfig, limitMs: defaultLimitMs },
     { step: connectChannels, limitMs: channelsLimitMs },
+    { step: warmUp, limitMs: warmUpLimitMs },
   ],
   stopped: [{ step: stopSandbox, limitMs: defaultLimitMs }],
   terminated: [{ step: destroySandbox, limitMs: defaultLimitMs }],

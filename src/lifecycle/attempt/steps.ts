@@ -46,7 +46,7 @@ import { busyAgain, diagnose } from './diagnose.ts'
 import { findDiskProblem } from './disk-problem.ts'
 import { backoffSeconds } from './failures.ts'
 import { describeExit, waitUntilReady } from './health.ts'
-import { findKeyProblem, noKey, providerKeyOf } from './provider-key.ts'
+import { findKeyMissing, findKeyProblem } from './provider-key.ts'
 import { again, done, failed, failedForGood, gatewayStarted, type Step, type StepContext } from './step.ts'
 
 const connectTimeoutMs = 30_000
@@ -120,7 +120,8 @@ export const writeConfig: Step = async (context) => {
   const { state, paths } = await sandboxes.observe(lease.instance.id, signal)
   if (state === 'running') return done
   if (!paths) return sandboxAbsent
-  if ((await providerKeyOf(context)) === null) return noKey(lease.instance.modelProvider)
+  const problem = await findKeyMissing(context)
+  if (problem) return problem
   const relayUrl = await relayUrlFor(sandboxes, relay, signal)
   await replaceTokens(lease, vault)
   const unsealed = await unsealInstance(db, vault, lease.instance)

@@ -7,6 +7,7 @@ import { SandboxUnavailableError } from '#sandbox/driver.ts'
 import { createDriftDetection, type DriftDetection } from './drift.ts'
 import { wakeTask } from './sleep.ts'
 import { useTasks } from './use-watch.ts'
+import { warmPoolTask } from './warm-pool.ts'
 
 const firewallEveryMs = 60_000
 /** Longer than the driver's limit for the container that adds rules. */
@@ -44,6 +45,7 @@ export const regionTasks = (
   firewallTask(deps),
   ...useTasks(deps, () => shards.of(deps)),
   wakeTask(deps, () => shards.of(deps).index === 0),
+  warmPoolTask(deps, () => shards.of(deps).index === 0),
 ]
 
 export interface RegionWork {
