@@ -317,6 +317,7 @@ export async function runNemesis(options: NemesisOptions): Promise<Report> {
       DATABASE_URL: urlThrough(database, connection),
       ANTHROPIC_BASE_URL: provider.url,
       RATE_LIMIT_PER_MINUTE: '0',
+      WARM_POOL: '2',
       ...(redis && { REDIS_URL: redis.url }),
     }
     return superviseReplica({ role, env, logFile: join(folder, `${role}-${at}.log`), crashes })
