@@ -42,7 +42,14 @@ export interface ApiSettings
   extends SharedSettings,
     Pick<
       AppDeps,
-      'defaultTier' | 'filesMaxBytes' | 'inFlightLimits' | 'limits' | 'origins' | 'signup' | 'trustedProxies'
+      | 'defaultTier'
+      | 'filesMaxBytes'
+      | 'idleTimeoutSeconds'
+      | 'inFlightLimits'
+      | 'limits'
+      | 'origins'
+      | 'signup'
+      | 'trustedProxies'
     >,
     Partial<Pick<AppDeps, 'bodyTimes' | 'turnTimeouts'>> {}
 
@@ -52,6 +59,7 @@ export const apiSettings = (config: Config, redis: RateLimits['redis'] = null): 
   ...sharedSettings(config),
   defaultTier: defaultTier(config),
   filesMaxBytes,
+  idleTimeoutSeconds: config.IDLE_TIMEOUT_SECONDS ?? null,
   limits: rateLimits(config.RATE_LIMIT_PER_MINUTE, redis),
   inFlightLimits,
   origins: { hosts: allowedHosts(config), own: publicOrigin(config), foreign: corsOrigins(config) },

@@ -175,6 +175,16 @@ const agents = {
       'how many agents of each region are started before a customer asks for them: `auto` for one, with local agents ' +
       'only while the machine has the memory: see [warm pool](operations.md#warm-pool)',
   }),
+  IDLE_TIMEOUT_SECONDS: Type.Optional(
+    Type.Integer({
+      minimum: 60,
+      maximum: 2_592_000,
+      description:
+        '`idle_timeout_seconds` of instances that are created without one: how long an agent may be idle before it ' +
+        '[sleeps](api.md#agents-that-sleep)',
+      defaultText: 'agents do not sleep',
+    }),
+  ),
   LOCAL_ISOLATION: Type.Union([Type.Literal('auto'), Type.Literal('jail'), Type.Literal('none')], {
     default: 'auto',
     description:

@@ -51,6 +51,7 @@ export interface TestChowderOptions {
   hostDisk?: HostDisk
   /** The oldest version of OpenClaw that agents may start with. */
   minOpenclawVersion?: string
+  idleTimeoutSeconds?: number
   /** None by default. */
   warmPool?: WarmPoolSize
   filesMaxBytes?: number
@@ -152,6 +153,7 @@ export async function openTestChowder(options: TestChowderOptions): Promise<Test
     {
       ...shared,
       defaultTier: options.defaultTier ?? 'lobster',
+      idleTimeoutSeconds: options.idleTimeoutSeconds ?? null,
       filesMaxBytes: options.filesMaxBytes ?? 2 * 1024 ** 3,
       limits: {
         requestsPerMinute: 0,

@@ -33,6 +33,8 @@ export interface CreateDeps {
   queue: InstanceQueue
   regions: Regions
   hostDisk: HostDisk
+  /** That of an instance whose creator sends none; null: it never sleeps. */
+  idleTimeoutSeconds: number | null
   /** The oldest version of OpenClaw that agents may start with. */
   minOpenclawVersion: string
   /** Whether the customer can buy a higher limit. */
@@ -48,7 +50,7 @@ export function requireStartable(release: string, minOpenclawVersion: string): v
 
 /** Returns the row for a body, and a function of an id that returns it with that id. Throws AppError for a body that is not allowed. */
 async function newInstance(
-  { db, vault, regions, minOpenclawVersion }: CreateDeps,
+  { db, vault, regions, idleTimeoutSeconds, minOpenclawVersion }: CreateDeps,
   organizationId: string,
   body: Static<typeof CreateInstance>,
 ): Promise<{ region: Region; cold: NewInstance; rowOf(id: string): NewInstance }> {
@@ -67,13 +69,15 @@ async function newInstance(
   if (body.if_exists !== undefined && typeof body.external_id !== 'string') {
     throw new AppError('invalid_value', texts.ifExistsAlone, { param: 'if_exists' })
   }
+  // An explicit null means never.
+  const wanted = body.idle_timeout_seconds === undefined ? idleTimeoutSeconds : body.idle_timeout_seconds
   const rowOf = (id: string): NewInstance => ({
     id,
     organizationId,
     regionName: region.region,
     isolation: body.isolation ?? null,
     columns: {
-      ...newColumns(body, { id, vault }),
+      ...newColumns({ ...body, idle_timeout_seconds: wanted }, { id, vault }),
       openclawVersion,
       sandboxDriver: sandboxes.name,
       region: regions.toStore(regionName),

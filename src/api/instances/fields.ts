@@ -70,7 +70,7 @@ const IdleTimeout = Type.Integer({
   maximum: 30 * 24 * 60 * 60,
   description:
     'After how many seconds without a turn or a call of a model the agent sleeps: it is stopped, and started again by ' +
-    'the next request or for its own cron. null: it never sleeps.',
+    'the next request or for its own cron. null: it never sleeps. If left out, the default of the operator, else null.',
 })
 const WakeOnRequest = Type.Boolean({
   description: 'Whether a request starts the agent when it sleeps; otherwise such a request is a 409.',

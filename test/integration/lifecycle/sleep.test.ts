@@ -293,3 +293,18 @@ test('an agent that takes long to wake is a 503 with Retry-After', { tags: ['lon
   })
   expect(performance.now() - begun).toBeGreaterThan(59_000)
 })
+
+test('the operator sets the idle timeout of instances that are created without one', async () => {
+  const other = await openTestChowder({ sandboxes: new FakeDriver(), idleTimeoutSeconds: 900 })
+  try {
+    const { key: otherKey } = await other.signUp()
+    const timeoutOf = async (fields: object) =>
+      (await other.call('POST', '/v1/instances', { key: otherKey, body: { name: 'x', ...fields } })).body
+        .idle_timeout_seconds
+    expect(await timeoutOf({})).toBe(900)
+    expect(await timeoutOf({ idle_timeout_seconds: 60 })).toBe(60)
+    expect(await timeoutOf({ idle_timeout_seconds: null })).toBe(null)
+  } finally {
+    await other.close()
+  }
+})
