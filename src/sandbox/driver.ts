@@ -86,7 +86,7 @@ export type Endpoint =
   | { kind: 'unix'; path: string }
 
 export interface Observation {
-  state: 'absent' | 'stopped' | 'running'
+  state: 'absent' | 'stopped' | 'running' | 'frozen'
   /** The platform's name of the sandbox, for display only. */
   sandboxId: string | null
   /** null unless the sandbox runs. */
@@ -310,6 +310,14 @@ export interface SandboxDriver {
   /** Ends the gateway, and kills the remaining processes after the grace time. */
   stop(id: string, options: { graceMs: number }, signal: AbortSignal): Promise<void>
   destroy(id: string, signal: AbortSignal): Promise<void>
+  /**
+   * Halts all processes of a running sandbox where they are, and moves their memory to swap. Returns false, with the
+   * sandbox running, if its host has no swap for it. `stop` and `destroy` also end a frozen sandbox. Absent, as is
+   * `thaw`, if the platform cannot do that.
+   */
+  freeze?(id: string, signal: AbortSignal): Promise<boolean>
+  /** Lets the processes of a frozen sandbox go on. */
+  thaw?(id: string, signal: AbortSignal): Promise<void>
   observe(id: string, signal: AbortSignal): Promise<Observation>
   /**
    * The ids of sandboxes whose gateways end, within a second, until the signal is aborted, which throws its reason.

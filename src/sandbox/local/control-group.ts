@@ -1,6 +1,8 @@
+import { execFile } from 'node:child_process'
 import { access, constants, mkdir, readdir, readFile, rmdir, writeFile } from 'node:fs/promises'
 import { cpus } from 'node:os'
 import { dirname, join } from 'node:path'
+import { promisify } from 'node:util'
 import { poll } from '#platform/poll.ts'
 import type { Resources } from '#sandbox/driver.ts'
 
@@ -12,6 +14,8 @@ export interface ControlGroup {
   memory: string
   pids: string
   cpu: string
+  /** Absent if the kernel has none, and in the record of an earlier version. */
+  freezer?: string
   /** The kernel's count of out-of-memory kills in the group at the gateway's start. */
   oomKills: number
 }
@@ -33,6 +37,11 @@ const megabyte = 1024 * 1024
 const periodUs = 100_000
 const removeTimeoutMs = 2000
 const releaseTimeoutMs = 2000
+const freezeTimeoutMs = 5000
+/** The kernel moves some 300 MB a second to compressed swap, and less to a disk. */
+const swapTimeoutMs = 40_000
+/** A frozen group that keeps more memory than this has not been moved to swap. */
+const maxFrozenBytes = 128 * megabyte
 const pollMs = 20
 
 /** The names of the kernel's files, and of lines in them. */
@@ -44,6 +53,12 @@ const names = {
     cached: 'total_inactive_file',
     events: 'memory.oom_control',
     weight: 'cpu.shares',
+    freeze: 'freezer.state',
+    frozen: 'FROZEN',
+    thawed: 'THAWED',
+    isFrozen: /^FROZEN$/m,
+    state: 'freezer.state',
+    reclaim: 'memory.force_empty',
   },
   2: {
     limit: 'memory.max',
@@ -52,6 +67,12 @@ const names = {
     cached: 'inactive_file',
     events: 'memory.events',
     weight: 'cpu.weight',
+    freeze: 'cgroup.freeze',
+    frozen: '1',
+    thawed: '0',
+    isFrozen: /^frozen 1$/m,
+    state: 'cgroup.events',
+    reclaim: 'memory.reclaim',
   },
 } as const
 
@@ -61,6 +82,7 @@ const names = {
  */
 const weights = { 1: 512 * cpus().length, 2: 50 } as const
 
+const run = promisify(execFile)
 const codeOf = (error: unknown) => (error as NodeJS.ErrnoException).code ?? String(error)
 const unlessItExists = (error: unknown) => {
   if (codeOf(error) !== 'EEXIST') throw error
@@ -75,7 +97,7 @@ function numberIn(text: string, name: string): number | null {
   return found === undefined ? null : Number(found)
 }
 
-const foldersOf = ({ memory, pids, cpu }: Folders) => [...new Set([memory, pids, cpu])]
+const foldersOf = ({ memory, pids, cpu, freezer = cpu }: Folders) => [...new Set([memory, pids, cpu, freezer])]
 
 /** The files to which a process writes `0` to enter a group. */
 export const entriesOf = (group: ControlGroup): string[] =>
@@ -140,6 +162,51 @@ export async function usageOf({ version, memory, pids }: ControlGroup) {
 /** The pids of the processes in a group, which they cannot leave. */
 export const processesIn = async ({ pids }: ControlGroup): Promise<number[]> =>
   (await read(join(pids, 'cgroup.procs'))).split('\n').filter(Boolean).map(Number)
+
+/** Whether a group is frozen, or is being frozen. */
+export async function isFrozen({ version, freezer }: ControlGroup): Promise<boolean> {
+  if (!freezer) return false
+  const text = (await read(join(freezer, names[version].freeze))).trim()
+  return text !== '' && text !== names[version].thawed
+}
+
+/** The free swap of this host, in bytes. */
+export const freeSwap = async (): Promise<number> =>
+  Number(/^SwapFree:\s+(\d+) kB$/m.exec(await read('/proc/meminfo'))?.[1] ?? 0) * 1024
+
+/**
+ * Freezes the processes of a group, and moves their memory to swap. Returns false, with the group thawed, if `swapBytes`
+ * of swap are not enough, or the kernel does not do it.
+ */
+export async function freezeGroup(group: ControlGroup, swapBytes: number, signal: AbortSignal): Promise<boolean> {
+  const { version, memory, freezer } = group
+  const { memoryBytes } = await usageOf(group)
+  if (!freezer || memoryBytes === null || swapBytes < memoryBytes) return false
+  const { freeze, frozen, state, isFrozen: stateOfFrozen, used, swapLimit, reclaim } = names[version]
+  await write(join(freezer, freeze), frozen)
+  const hasFrozen = async () => stateOfFrozen.test(await read(join(freezer, state)))
+  if (await poll(hasFrozen, { pauseMs: pollMs, timeoutMs: freezeTimeoutMs, signal })) {
+    if (version === 2) await write(join(memory, swapLimit), 'max').catch(() => {})
+    const asked = version === 2 ? await read(join(memory, used)) : '0'
+    // A program of its own: the write lasts seconds, and would occupy one of the few threads that read files here. It
+    // fails when the kernel keeps some of the memory.
+    const writing = ['-c', 'echo "$1" >"$2"', 'sh', asked.trim(), join(memory, reclaim)]
+    const limit = { timeout: swapTimeoutMs, killSignal: 'SIGKILL', signal } as const
+    await run('/bin/sh', writing, limit).catch(() => signal.throwIfAborted())
+    const left = (await usageOf(group)).memoryBytes
+    if (left !== null && left <= maxFrozenBytes) return true
+  }
+  await thawGroup(group)
+  return false
+}
+
+/** Lets the processes of a group go on. Does nothing for one that is not frozen. */
+export async function thawGroup(group: ControlGroup): Promise<void> {
+  const { version, memory, freezer } = group
+  if (!freezer || !(await isFrozen(group))) return
+  await write(join(freezer, names[version].freeze), names[version].thawed)
+  if (version === 2) await write(join(memory, names[version].swapLimit), 0).catch(() => {})
+}
 
 const oomKillsOf = async ({ version, memory }: Folders): Promise<number> =>
   numberIn(await read(join(memory, names[version].events)), 'oom_kill') ?? 0
@@ -213,7 +280,7 @@ async function findParents(name: string, isRoot: boolean): Promise<Folders> {
     }
     await delegate(base)
     const parent = join(base, name)
-    return { version: 2, memory: parent, pids: parent, cpu: parent }
+    return { version: 2, memory: parent, pids: parent, cpu: parent, freezer: parent }
   }
   if (!isRoot) throw new Error('only root can make control groups of version 1')
   const [memory, pids, cpu] = controllers.map((controller) => join(mountPoint, controller, name)) as [
@@ -221,7 +288,12 @@ async function findParents(name: string, isRoot: boolean): Promise<Folders> {
     string,
     string,
   ]
-  return { version: 1, memory, pids, cpu }
+  const freezers = join(mountPoint, 'freezer')
+  const canFreeze = await access(freezers, constants.W_OK).then(
+    () => true,
+    () => false,
+  )
+  return { version: 1, memory, pids, cpu, ...(canFreeze && { freezer: join(freezers, name) }) }
 }
 
 async function makeParents(parents: Folders): Promise<void> {
@@ -258,8 +330,15 @@ export async function openControlGroups(
   return {
     missing: null,
     async make(id, resources) {
-      const { version, memory, pids, cpu } = parents
-      const group = { version, memory: join(memory, id), pids: join(pids, id), cpu: join(cpu, id), oomKills: 0 }
+      const { version, memory, pids, cpu, freezer } = parents
+      const group: ControlGroup = {
+        version,
+        memory: join(memory, id),
+        pids: join(pids, id),
+        cpu: join(cpu, id),
+        ...(freezer && { freezer: join(freezer, id) }),
+        oomKills: 0,
+      }
       // The end of another sandbox may have removed the parents.
       await makeFolders(parents, group).catch(() => makeFolders(parents, group))
       await limitOthers(group, resources)

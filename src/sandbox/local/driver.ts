@@ -19,7 +19,15 @@ import { filesIn } from '#sandbox/home/files.ts'
 import { isCode, openFolderAt } from '#sandbox/home/open-folder.ts'
 import { readLog, rotateLog } from '#sandbox/log-file.ts'
 import { readActivity } from './activity.ts'
-import { ranOutOfMemory, removeGroup, waitUntilEmpty } from './control-group.ts'
+import {
+  freeSwap,
+  freezeGroup,
+  isFrozen,
+  ranOutOfMemory,
+  removeGroup,
+  thawGroup,
+  waitUntilEmpty,
+} from './control-group.ts'
 import { createEnds } from './ends.ts'
 import { execBeside, execInJail } from './exec.ts'
 import { isSandboxId, type SandboxFolder, type SandboxRecord, sandboxFolder } from './folder.ts'
@@ -127,12 +135,19 @@ export function createLocalDriver(options: LocalDriverOptions): LocalDriver {
     await records.renew(spec, folder, old, signal)
   }
 
+  /** Also a group without a gateway: a process that enters a frozen one halts, and none ends there. */
+  async function thaw(folder: SandboxFolder): Promise<void> {
+    const group = await folder.controlGroup()
+    if (group) await thawGroup(group)
+  }
+
   async function stop(id: string, { graceMs }: { graceMs: number }, signal: AbortSignal): Promise<void> {
     signal.throwIfAborted()
     const folder = folderOf(id)
     if (!(await folder.exists())) return
     const uid = await records.uidOf(folder)
     if (isRoot && uid === null) return // the sandbox has no process
+    await thaw(folder)
     let isAsked = false
     async function hasEnded(): Promise<boolean> {
       const gateway = await liveGateway(folder, uid)
@@ -158,6 +173,8 @@ export function createLocalDriver(options: LocalDriverOptions): LocalDriver {
     const gateway = await liveGateway(folder, uid)
     if (gateway) {
       ends.note(id, gateway)
+      const group = await folder.controlGroup()
+      if (group && (await isFrozen(group))) return { ...seen, state: 'frozen', endpoint: null }
       const endpoint = isJailed
         ? ({ kind: 'unix', path: folder.gatewaySocket } as const)
         : ({ kind: 'tcp', host: '127.0.0.1', port: paths.port } as const)
@@ -221,6 +238,7 @@ export function createLocalDriver(options: LocalDriverOptions): LocalDriver {
       const folder = folderOf(id)
       const record = await records.existing(folder)
       if (await liveGateway(folder, record.uid)) return
+      await thaw(folder)
       // A gateway refuses a folder of another owner, and the agent's own programs may still write to it.
       const owner = await ownerOf(folder, record.uid)
       const leftOver = await processesOf(owner)
@@ -252,6 +270,16 @@ export function createLocalDriver(options: LocalDriverOptions): LocalDriver {
         throw error
       })
       await records.free(id)
+    },
+    async freeze(id, signal) {
+      signal.throwIfAborted()
+      const folder = folderOf(id)
+      const group = (await liveGateway(folder, await records.uidOf(folder))) && (await folder.controlGroup())
+      return group !== null && freezeGroup(group, await freeSwap(), signal)
+    },
+    async thaw(id, signal) {
+      signal.throwIfAborted()
+      await thaw(folderOf(id))
     },
     async exec(id, argv, execOptions, signal) {
       signal.throwIfAborted()
@@ -309,7 +337,7 @@ export function createLocalDriver(options: LocalDriverOptions): LocalDriver {
         const folder = folderOf(id)
         const record = await folder.readRecord()
         if (!record) continue
-        const pids = state === 'running' ? [] : await processesOf(await ownerOf(folder, record.uid))
+        const pids = state !== 'stopped' ? [] : await processesOf(await ownerOf(folder, record.uid))
         if (pids.length > 0) found.push({ what: `The sandbox ${id} is stopped`, pids })
       }
       return found
@@ -317,7 +345,7 @@ export function createLocalDriver(options: LocalDriverOptions): LocalDriver {
     async stopAll(stopOptions, signal) {
       const stopping: Promise<void>[] = []
       for await (const { id, state } of list(signal))
-        if (state === 'running') stopping.push(stop(id, stopOptions, signal))
+        if (state === 'running' || state === 'frozen') stopping.push(stop(id, stopOptions, signal))
       const failed = (await Promise.allSettled(stopping)).filter((result) => result.status === 'rejected')
       if (failed.length > 0)
         throw new AggregateError(
