@@ -56,6 +56,10 @@ export const idIn = (body: unknown): unknown => property(body, 'id')
 export const isUnexplained = (body: unknown): boolean =>
   property(body, 'object') === 'response' && messageIn(body) === 'internal error'
 
+/** Whether a gateway that is suspended for a moment refused the turn, which it does 30 s after a thaw. */
+export const isSuspended = ({ status, body }: GatewayFailure): boolean =>
+  status === 503 && codeIn(body) === 'gateway_unavailable'
+
 /**
  * Converts a failure of a gateway to the error for the caller. Before a turn runs the gateway answers `{"error":
  * {message, type}}`, and 401 and 403 concern Chowder's own token. Once the turn runs it answers a whole response

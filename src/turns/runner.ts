@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { FastifyBaseLogger } from 'fastify'
 import type { Dispatcher } from 'undici'
 import { AppError } from '#errors/app-error.ts'
@@ -22,7 +23,7 @@ import {
   type TurnEnd,
   type Usage,
 } from './gateway-answer.ts'
-import { type GatewayFailure, gatewayError, idIn, isUnexplained } from './gateway-errors.ts'
+import { type GatewayFailure, gatewayError, idIn, isSuspended, isUnexplained } from './gateway-errors.ts'
 import { createGatewayPool, unreachable } from './gateway-pool.ts'
 import { Turn, type TurnTimeouts, turnAbandoned, turnCancelled } from './turn.ts'
 
@@ -32,6 +33,8 @@ const maxRestBytes = 64 * 1024
 const restTimeoutMs = 1000
 
 const askRunTimeoutMs = 5000
+/** A gateway that is suspended asks for this pause. */
+const suspendedPauseMs = 1000
 /** OpenClaw reports an error that it may still recover from only after a delay. */
 const waitForRunMs = 50
 
@@ -182,6 +185,10 @@ export function createTurnRunner(
     turn.received()
     if (answer.statusCode !== 200) {
       const failure = await readFailure(answer)
+      if (isSuspended(failure) && !isRepetition) {
+        await sleep(suspendedPauseMs, undefined, { signal: turn.signal })
+        return send(turn, request, true)
+      }
       const again = isUnexplained(failure.body) && (await repeat(turn, request, idIn(failure.body), isRepetition))
       if (again) return again
       throw await refusal(turn, request, failure)

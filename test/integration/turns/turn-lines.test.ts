@@ -401,6 +401,18 @@ test('a turn that OpenClaw did not begin is sent once more', async () => {
   expect(asked()).toEqual(['streamed', 'streamed'])
 })
 
+test('a turn that meets a suspended gateway is sent once more, after the pause that it asks for', async () => {
+  const code = 'gateway_unavailable'
+  const suspended = answerJson(503, { error: { message: 'suspending', type: 'service_unavailable', code } })
+  gateway.answer = (response, received) =>
+    gateway.received.length === 1 ? suspended(response, received) : succeed(response, received)
+  expect((await post('suspended')).status).toBe(200)
+  expect(asked()).toEqual(['suspended', 'suspended'])
+  gateway.answer = suspended
+  expect((await post('stays')).status).toBe(502)
+  expect(asked()).toEqual(['suspended', 'suspended', 'stays', 'stays'])
+})
+
 test('a turn that OpenClaw does not begin twice is a 503 that may be repeated', async () => {
   gateway.hasBegun = false
   firstFails(2)
