@@ -1,11 +1,11 @@
-import { and, eq, inArray, or, type SQL, sql } from 'drizzle-orm'
+import { and, eq, inArray, isNotNull, or, type SQL, sql } from 'drizzle-orm'
 import type { PgUpdateSetSource } from 'drizzle-orm/pg-core'
 import type { Db } from '#database/client.ts'
 import { instances } from '#database/schema.ts'
 import { changedBy } from '#history/record.ts'
 import { raiseGeneration } from './intent.ts'
 import { isShownIn, type Region } from './regions.ts'
-import { isNotTerminated } from './status.ts'
+import { isAsleep, isNotTerminated } from './status.ts'
 
 /** Maximum rows per statement: each runs a trigger and writes an event. */
 const batchSize = 250
@@ -32,12 +32,22 @@ async function changeAll(
   }
 }
 
-/** Makes workers stop the instances of a region that run or start. Returns their number. */
-export const stopForDrain = (db: Db, region: Named): Promise<number> =>
-  changeAll(db, and(isShownIn(region), eq(instances.desiredState, 'running')), {
-    ...raiseGeneration('stopForDrain'),
-    changedBy: changedBy({ type: 'instance.stop', reason: `The operator drains the region ${region.region}.` }),
+/**
+ * Makes workers stop the instances of a region that run or start, and end the gateways of those that sleep. Returns the
+ * number of the former.
+ */
+export async function stopForDrain(db: Db, region: Named): Promise<number> {
+  const reason = `The operator drains the region ${region.region}.`
+  await changeAll(db, and(isShownIn(region), isAsleep, isNotNull(instances.relayTokenHash)), {
+    ...raiseGeneration('drift'),
+    relayTokenHash: null,
+    changedBy: changedBy({ type: 'instance.due', reason }),
   })
+  return changeAll(db, and(isShownIn(region), eq(instances.desiredState, 'running')), {
+    ...raiseGeneration('stopForDrain'),
+    changedBy: changedBy({ type: 'instance.stop', reason }),
+  })
+}
 
 /** The number of instances of a region that run or are not stopped yet. */
 export const countUndrained = (db: Db, region: Named): Promise<number> =>

@@ -11,6 +11,10 @@ import { hasStatus, type InstanceStatus, isAsleep, isDue, isNotTerminated, isSle
 const now = sql`now()`
 const nextGeneration = sql`${instances.generation} + 1`
 const isStarting = and(isDue, eq(instances.desiredState, 'running'))
+/** A gateway that was frozen goes on, with its token. */
+const keptAsleep = sql`CASE WHEN ${isAsleep} THEN ${instances.relayTokenHash} END`
+/** A gateway that was frozen, and has another configuration now, is started anew. */
+const lostAsleep = sql`CASE WHEN ${isAsleep} THEN NULL ELSE ${instances.relayTokenHash} END`
 const isStopping = and(isDue, eq(instances.desiredState, 'stopped'))
 
 /**
@@ -34,6 +38,7 @@ const intents = {
     isSuspended: false,
     stoppedFor: null,
     ...requested,
+    relayTokenHash: keptAsleep,
     // A gateway that was asked to stop takes no turns and may take minutes to end, so it is ended as for a restart.
     restartGeneration: sql`CASE WHEN ${isStopping} THEN ${nextGeneration} ELSE ${instances.restartGeneration} END`,
   },
@@ -42,8 +47,16 @@ const intents = {
   stopForDisk: { desiredState: 'stopped', stoppedFor: 'disk', ...requested },
   /** The operator drains its region. */
   stopForDrain: { desiredState: 'stopped', stoppedFor: 'drain', ...requested },
-  /** It is idle: the next request or its own cron starts it. */
-  sleep: { desiredState: 'stopped', stoppedFor: 'idle', ...requested },
+  /**
+   * It is idle: the next request or its own cron starts it. The gateway may be frozen, so it keeps its token, see
+   * `maySleepFrozen`.
+   */
+  sleep: {
+    desiredState: 'stopped',
+    stoppedFor: 'idle',
+    ...requested,
+    relayTokenHash: sql`${instances.relayTokenHash}`,
+  },
   /** The organization is suspended. */
   suspend: { desiredState: 'stopped', isSuspended: true, ...requested },
   terminate: { desiredState: 'terminated', ...requested, terminatedAt: now },
@@ -59,6 +72,7 @@ const intents = {
     // The next start uses another configuration than the failed ones.
     attempts: sql`CASE WHEN ${isStarting} THEN 0 ELSE ${instances.attempts} END`,
     nextAttemptAt: sql`CASE WHEN ${isStarting} THEN now() ELSE ${instances.nextAttemptAt} END`,
+    relayTokenHash: lostAsleep,
     updatedAt: now,
   },
   changeProviderKey: { attempts: 0 },
@@ -67,6 +81,7 @@ const intents = {
     generation: sql`${instances.generation} + CASE WHEN ${eq(instances.desiredState, 'running')} THEN 1 ELSE 0 END`,
     attempts: 0,
     nextAttemptAt: now,
+    relayTokenHash: lostAsleep,
     updatedAt: now,
   },
   connectChannel: { attempts: 0, nextAttemptAt: now },

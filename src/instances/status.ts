@@ -23,6 +23,13 @@ export function publicStatus(row: StatusColumns): InstanceStatus {
 export const isSleeping = (row: Pick<Instance, 'desiredState' | 'stoppedFor'>): boolean =>
   row.desiredState === 'stopped' && row.stoppedFor === 'idle'
 
+/**
+ * Whether the gateway of a sleeping instance is to be frozen, or to stay so, as far as its platform can. It loses its
+ * token when it is stopped, or is to be: then it does not go on.
+ */
+export const maySleepFrozen = (row: Parameters<typeof isSleeping>[0] & Pick<Instance, 'relayTokenHash'>): boolean =>
+  isSleeping(row) && row.relayTokenHash !== null
+
 /** The step in the API. A gateway counts as busy also between two checks of a worker. */
 export function shownStep(row: StatusColumns & Pick<Instance, 'busy' | 'step' | 'stoppedFor'>): string | null {
   if (isSettled(row)) return isSleeping(row) ? 'asleep' : row.step

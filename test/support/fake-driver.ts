@@ -30,6 +30,8 @@ export interface Fault {
     | 'destroy'
     | 'observe'
     | 'activity'
+    | 'freeze'
+    | 'thaw'
     | 'list'
     | 'exec'
   error?: Error
@@ -46,6 +48,7 @@ export type Loop = 'turns' | 'computes' | 'hangs'
 interface FakeSandbox {
   spec: SandboxSpec
   running: boolean
+  frozen?: boolean
   exit: { code: number | null; oom: boolean } | null
   files: MemoryFolder
 }
@@ -61,6 +64,8 @@ export class FakeDriver implements SandboxDriver {
   isForOneOrganization = false
   /** Whether the platform cannot be reached. */
   isAway = false
+  /** Whether it freezes sandboxes. */
+  freezes = false
   readonly sandboxes = new Map<string, FakeSandbox>()
   readonly calls: { method: Fault['method']; id: string }[] = []
   /** How often a sandbox was made, by instance: more often than it was destroyed is two of one instance. */
@@ -108,6 +113,7 @@ export class FakeDriver implements SandboxDriver {
   die(id: string, code: number | null = 1, oom = false): void {
     const sandbox = this.#existing(id)
     sandbox.running = false
+    sandbox.frozen = false
     sandbox.exit = { code, oom }
     this.#ended.emit('end', id)
   }
@@ -182,6 +188,20 @@ export class FakeDriver implements SandboxDriver {
     })
   }
 
+  freeze(id: string, signal: AbortSignal) {
+    return this.#call('freeze', id, signal, () => {
+      const sandbox = this.#existing(id)
+      sandbox.frozen = sandbox.running && this.freezes
+      return sandbox.frozen
+    })
+  }
+
+  thaw(id: string, signal: AbortSignal) {
+    return this.#call('thaw', id, signal, () => {
+      this.#existing(id).frozen = false
+    })
+  }
+
   observe(id: string, signal: AbortSignal): Promise<Observation> {
     return this.#call('observe', id, signal, () => {
       const sandbox = this.sandboxes.get(id)
@@ -191,6 +211,7 @@ export class FakeDriver implements SandboxDriver {
         ...(sandbox.spec.room && { room: { ssh: '/programs/ssh', root: '/room' } }),
       }
       const seen = { sandboxId: `fake-${id.slice(0, 8)}`, paths }
+      if (sandbox.frozen) return { ...seen, state: 'frozen', endpoint: null }
       if (sandbox.running) return { ...seen, state: 'running', endpoint: this.#endpoint(id) }
       return { ...seen, state: 'stopped', endpoint: null, ...(sandbox.exit && { exit: sandbox.exit }) }
     })
@@ -206,10 +227,12 @@ export class FakeDriver implements SandboxDriver {
 
   async *list(signal: AbortSignal) {
     await this.#call('list', '', signal, () => {})
-    for (const [id, { running }] of this.sandboxes)
-      yield running
-        ? { id, state: 'running' as const, endpoint: this.#endpoint(id) }
-        : { id, state: 'stopped' as const }
+    for (const [id, { running, frozen }] of this.sandboxes)
+      if (frozen) yield { id, state: 'frozen' as const }
+      else
+        yield running
+          ? { id, state: 'running' as const, endpoint: this.#endpoint(id) }
+          : { id, state: 'stopped' as const }
   }
 
   exec(id: string, argv: readonly string[], _options: object, signal: AbortSignal) {

@@ -99,13 +99,17 @@ async function patchRow(deps: ChangeDeps, row: Instance, patch: Patch): Promise<
   })
 }
 
-/** A running agent is restarted with the other isolation. */
+/** A running agent is restarted with the other isolation. One whose gateway is frozen is started anew. */
 async function changeIsolation({ db, queue }: ChangeDeps, organizationId: string, id: string, isolation: Isolation) {
   for (const running of [true, false]) {
     const is = eq(instances.desiredState, 'running')
     const [row] = await db
       .update(instances)
-      .set({ isolation, ...(running ? raiseGeneration('restart') : { updatedAt: sql`now()` }), changedBy: changedBy() })
+      .set({
+        isolation,
+        ...(running ? raiseGeneration('restart') : { updatedAt: sql`now()`, relayTokenHash: null }),
+        changedBy: changedBy(),
+      })
       .where(and(isOwnedBy(organizationId, id), isNotTerminated, running ? is : not(is)))
       .returning()
     if (row && running) queue.enqueue()

@@ -11,6 +11,7 @@ import {
   startGateway,
   stopForRestart,
   stopSandbox,
+  thawSandbox,
   waitForStarts,
   writeConfig,
 } from './steps.ts'
@@ -34,6 +35,7 @@ export const plans: Record<Instance['desiredState'], readonly PlannedStep[]> = {
   running: [
     { step: prepareRelease, limitMs: prepareLimitMs },
     { step: stopForRestart, limitMs: defaultLimitMs },
+    { step: thawSandbox, limitMs: defaultLimitMs },
     { step: createSandbox, limitMs: defaultLimitMs },
     { step: writeConfig, limitMs: defaultLimitMs },
     { step: waitForStarts, limitMs: startsLimitMs },

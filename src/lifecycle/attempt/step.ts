@@ -51,13 +51,13 @@ export interface StepContext extends StepDeps {
   /** Aborted when the lease is lost, the process ends, the intent changes, or the step takes too long. */
   readonly signal: AbortSignal
   readonly log: Logger
-  /** Whether an earlier step of this run has started the gateway with the configuration of this run. */
+  /** Whether an earlier step of this run has started or thawed the gateway, with the configuration of this run. */
   readonly startedGateway: boolean
 }
 
 export interface Done {
   readonly kind: 'done'
-  /** Whether this step has started the gateway. */
+  /** Whether this step has started or thawed the gateway. */
   readonly startedGateway: boolean
 }
 

@@ -12,6 +12,7 @@ import { replaceTokens } from '#instances/gateway/tokens.ts'
 import type { Lease } from '#instances/lease.ts'
 import { findLimits, forDriver } from '#instances/resources.ts'
 import { unsealToken } from '#instances/row.ts'
+import { maySleepFrozen } from '#instances/status.ts'
 import { writeAgentSettings } from '#openclaw/config/agent-settings.ts'
 import { mergeForFile } from '#openclaw/config/config.ts'
 import { writeDocuments } from '#openclaw/config/workspace-documents.ts'
@@ -19,6 +20,7 @@ import { endRuns } from '#openclaw/gateway/end-runs.ts'
 import { connectGateway, type GatewayClient } from '#openclaw/gateway/gateway.ts'
 import { GatewayUnreachable } from '#openclaw/gateway/gateway-errors.ts'
 import { writeSecrets } from '#openclaw/gateway/gateway-secrets.ts'
+import { findWork, suspendFor } from '#openclaw/gateway/idle.ts'
 import { liftKeyCooldown, maxCooldownMinutes } from '#openclaw/gateway/key-cooldown.ts'
 import {
   configBackupPath,
@@ -71,12 +73,29 @@ export const stopForRestart: Step = async (context) => {
   const { sandboxes, lease, timeouts, signal } = context
   const { id, restartGeneration, observedGeneration, relayTokenHash } = lease.instance
   const isRestart = restartGeneration !== null && restartGeneration > observedGeneration
-  const runs = async () => (await sandboxes.observe(id, signal)).state === 'running'
+  const runs = async () => ['running', 'frozen'].includes((await sandboxes.observe(id, signal)).state)
   if (!isRestart && (relayTokenHash !== null || !(await runs()))) return done
   await endAgentRuns(context)
   await sandboxes.stop(id, { graceMs: timeouts.graceMs }, signal)
   await lease.write({ restartGeneration: null, readyAt: null, busy: null })
   return done
+}
+
+/**
+ * Lets a frozen gateway go on, and take requests. It has the stored configuration: a change of that takes its token, so
+ * that it was ended by now. A worker that ends in between leaves a gateway that takes none for at
+ * most two minutes.
+ */
+export const thawSandbox: Step = async ({ sandboxes, vault, lease, signal }) => {
+  const { id } = lease.instance
+  if ((await sandboxes.observe(id, signal)).state !== 'frozen') return done
+  await sandboxes.thaw?.(id, signal)
+  const { endpoint } = await sandboxes.observe(id, signal)
+  if (!endpoint) return failed('The gateway ended while it was frozen.')
+  const token = unsealToken(vault, lease.instance)
+  const gateway = await connectGateway(endpoint, token, { signal, timeoutMs: connectTimeoutMs })
+  await findWork(gateway, id).finally(() => gateway.close())
+  return gatewayStarted
 }
 
 /**
@@ -301,10 +320,34 @@ async function endAgentRuns({ sandboxes, vault, lease, log, signal }: StepContex
   if (ended > 0) log.info({ sessions: ended }, 'ended the runs of the agent')
 }
 
+/** Freezes the gateway of an instance that sleeps. Returns false if it is to be stopped instead. */
+async function freezeGateway({ sandboxes, vault, lease, log, signal }: StepContext): Promise<boolean> {
+  const { instance } = lease
+  const { id } = instance
+  if (!sandboxes.freeze || !maySleepFrozen(instance)) return false
+  const freeze = async () => (await sandboxes.freeze?.(id, signal)) === true
+  const { state, endpoint } = await sandboxes.observe(id, signal)
+  // Again: an earlier attempt may have ended before all of its memory was moved.
+  if (state === 'frozen') return await freeze()
+  if (!endpoint) return false
+  try {
+    const options = { signal, timeoutMs: optionalConnectTimeoutMs }
+    const gateway = await connectGateway(endpoint, unsealToken(vault, instance), options)
+    return await suspendFor(gateway, id, freeze).finally(() => gateway.close())
+  } catch (err) {
+    signal.throwIfAborted()
+    log.warn({ err }, 'a gateway that sleeps could not be frozen, and is stopped')
+    return false
+  }
+}
+
+/** Stops the sandbox, or freezes it if its instance only sleeps. */
 export const stopSandbox: Step = async (context) => {
   const { sandboxes, lease, timeouts, signal } = context
+  if (await freezeGateway(context)) return done
   await endAgentRuns(context)
   await sandboxes.stop(lease.instance.id, { graceMs: timeouts.graceMs }, signal)
+  if (lease.instance.relayTokenHash !== null) await lease.write({ relayTokenHash: null })
   return done
 }
 

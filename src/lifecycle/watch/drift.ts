@@ -6,7 +6,7 @@ import { type Instance, instances } from '#database/schema.ts'
 import { changedBy } from '#history/record.ts'
 import { raiseGeneration } from '#instances/intent.ts'
 import { isIn } from '#instances/regions.ts'
-import { isFree, isRunningAndFree, isSettled, publicStatus } from '#instances/status.ts'
+import { isFree, isRunningAndFree, isSettled, maySleepFrozen, publicStatus } from '#instances/status.ts'
 import type { LifecycleDeps } from '#lifecycle/attempt/reconcile.ts'
 import { type Cursor, firstCursor, inShardOrder, isInRange, type ShardRange, shard } from '#lifecycle/queue/shards.ts'
 import { probeHealth } from '#openclaw/gateway/health.ts'
@@ -50,6 +50,23 @@ const probeColumns = {
   endpoint: sql<Endpoint | null>`${instances.endpoint}`,
   hasRelayToken: sql<boolean>`${instances.relayTokenHash} IS NOT NULL`,
 }
+/** A frozen agent that nobody has used or changed for this long is stopped: it occupies swap. */
+const frozenHours = 24
+
+/** The columns that a comparison needs. */
+const comparedColumns = {
+  id: instances.id,
+  organizationId: instances.organizationId,
+  desiredState: instances.desiredState,
+  generation: instances.generation,
+  observedGeneration: instances.observedGeneration,
+  readyAt: instances.readyAt,
+  stoppedFor: instances.stoppedFor,
+  relayTokenHash: instances.relayTokenHash,
+  sleepsLong: sql<boolean>`${instances.updatedAt} < now() - make_interval(hours => ${frozenHours})`,
+}
+type ComparedRow = Pick<Instance, Exclude<keyof typeof comparedColumns, 'sleepsLong'>> & { sleepsLong: boolean }
+
 interface ProbedRow extends Pick<Instance, 'id' | 'organizationId' | 'generation'> {
   endpoint: Endpoint | null
   hasRelayToken: boolean
@@ -91,13 +108,14 @@ export function createDriftDetection(deps: LifecycleDeps, rangeOfThis: () => Sha
   async function makeDue(
     row: Pick<Instance, 'id' | 'organizationId' | 'generation'>,
     reason: string,
-    silent = false,
+    { silent = false, ...columns }: { silent?: boolean; relayTokenHash?: null } = {},
   ): Promise<void> {
     suspects.delete(row.id)
     const [raised] = await db
       .update(instances)
       .set({
         ...raiseGeneration('drift'),
+        ...columns,
         changedBy: changedBy({ type: 'instance.due', reason, silent }),
       })
       .where(
@@ -126,7 +144,7 @@ export function createDriftDetection(deps: LifecycleDeps, rangeOfThis: () => Sha
     const failures = (suspects.get(row.id) ?? 0) + 1
     suspects.set(row.id, failures)
     // A busy gateway may be made due repeatedly: only the worker's finding becomes an event.
-    if (failures >= maxFailedProbes) await makeDue(row, 'the gateway does not answer', true)
+    if (failures >= maxFailedProbes) await makeDue(row, 'the gateway does not answer', { silent: true })
   }
 
   async function findDifference(row: ProbedRow, signal: AbortSignal): Promise<string | null> {
@@ -195,7 +213,7 @@ export function createDriftDetection(deps: LifecycleDeps, rangeOfThis: () => Sha
   async function compare(overMs: number, signal: AbortSignal): Promise<void> {
     const pauseMs = sandboxCount > batch ? overMs / (sandboxCount / batch) / 2 : 0
     const ids = collectIds()
-    const leftOver: Instance[] = []
+    const leftOver: ComparedRow[] = []
     for await (const page of inPages(sandboxes.list(signal), batch)) {
       ids.add(page.map(({ id }) => id))
       leftOver.push(...(await compareListed(page, signal)))
@@ -230,7 +248,7 @@ export function createDriftDetection(deps: LifecycleDeps, rangeOfThis: () => Sha
    * Examines the rows of listed sandboxes that should run and differ. Returns the rows of other sandboxes that may be
    * left over.
    */
-  async function compareListed(page: readonly Listed[], signal: AbortSignal): Promise<Instance[]> {
+  async function compareListed(page: readonly Listed[], signal: AbortSignal): Promise<ComparedRow[]> {
     const listed = page.filter(({ id }) => isId(id))
     const unlike = await findUnlike(listed)
     if (unlike.length === 0) return []
@@ -238,7 +256,7 @@ export function createDriftDetection(deps: LifecycleDeps, rangeOfThis: () => Sha
     await forEach(running, (row) => examine(row, signal), signal)
     const isRunning = new Set(running.map(({ id }) => id))
     const ids = unlike.filter((id) => !isRunning.has(id))
-    const others = await db.select().from(instances).where(inArray(instances.id, ids))
+    const others = await db.select(comparedColumns).from(instances).where(inArray(instances.id, ids))
     const known = new Set(others.map(({ id }) => id))
     for (const id of ids) if (!known.has(id)) reportOrphan(id)
     const states = new Map(listed.map(({ id, state }) => [id, state]))
@@ -261,22 +279,25 @@ export function createDriftDetection(deps: LifecycleDeps, rangeOfThis: () => Sha
     return rows.map(({ id }) => id)
   }
 
-  async function checkLeftOver(leftOver: readonly Instance[], signal: AbortSignal): Promise<void> {
+  async function checkLeftOver(leftOver: readonly ComparedRow[], signal: AbortSignal): Promise<void> {
     const before = leftOverBefore
     leftOverBefore = new Set(leftOver.map(({ id }) => id))
-    const check = async (row: Instance) => {
+    const check = async (row: ComparedRow) => {
       // The list may be older than the row. A remnant without a sandbox, such as a volume, must be in the next list
       // too.
       const { state } = await sandboxes.observe(row.id, signal)
       const isConfirmed = isLeftOver(row, state) && (state !== 'absent' || before.has(row.id))
-      if (isConfirmed) await makeDue(row, 'a sandbox was left over')
+      // Without its token it is not frozen again.
+      if (isConfirmed) await makeDue(row, 'a sandbox was left over', { relayTokenHash: null })
     }
     await forEach(leftOver, check, signal)
   }
 
-  const isLeftOver = (row: Instance, state: string | undefined): boolean => {
+  const isLeftOver = (row: ComparedRow, state: string | undefined): boolean => {
     const status = publicStatus(row)
-    return status === 'terminated' || ((status === 'stopped' || status === 'error') && state === 'running')
+    if (status === 'terminated') return true
+    const mayBeFrozen = maySleepFrozen(row) && !row.sleepsLong
+    return (status === 'stopped' || status === 'error') && (state === 'running' || (state === 'frozen' && !mayBeFrozen))
   }
 
   function reportOrphan(id: string): void {
