@@ -82,9 +82,8 @@ export const stopForRestart: Step = async (context) => {
 }
 
 /**
- * Lets a frozen gateway go on, and take requests. It has the stored configuration: a change of that takes its token, so
- * that it was ended by now. A worker that ends in between leaves a gateway that takes none for at
- * most two minutes.
+ * Lets a frozen gateway go on, and take requests. It has the stored configuration: a change takes its token, so that it
+ * was ended by now. A worker that ends in between leaves a gateway that takes no request for at most two minutes.
  */
 export const thawSandbox: Step = async ({ sandboxes, vault, lease, signal }) => {
   const { id } = lease.instance

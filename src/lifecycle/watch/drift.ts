@@ -287,8 +287,9 @@ export function createDriftDetection(deps: LifecycleDeps, rangeOfThis: () => Sha
       // too.
       const { state } = await sandboxes.observe(row.id, signal)
       const isConfirmed = isLeftOver(row, state) && (state !== 'absent' || before.has(row.id))
+      const what = state === 'frozen' ? 'a frozen agent was changed, or has slept for long' : 'a sandbox was left over'
       // Without its token it is not frozen again.
-      if (isConfirmed) await makeDue(row, 'a sandbox was left over', { relayTokenHash: null })
+      if (isConfirmed) await makeDue(row, what, { relayTokenHash: null })
     }
     await forEach(leftOver, check, signal)
   }
