@@ -53,35 +53,42 @@ export const openclawCommand = ({ node, release }: SandboxPaths, ...args: string
 
 const forgetRuns = readFileSync(join(import.meta.dirname, 'forget-runs.mjs'), 'utf8')
 
-/** The option of Node.js that loads a program before OpenClaw. A sandbox does not show the folder of the program. */
-const loadFirst = (program: string) => ['--import', `data:text/javascript,${encodeURIComponent(program)}`]
+/** The URL of a program. A sandbox does not show the folder of the program. */
+const dataUrl = (program: string) => `data:text/javascript,${encodeURIComponent(program)}`
 
+/** The option of Node.js that loads a program before OpenClaw. */
+const loadFirst = (program: string) => ['--import', dataUrl(program)]
+
+const firstState = dataUrl(readFileSync(join(import.meta.dirname, 'first-state.mjs'), 'utf8'))
 const keepDrain = loadFirst(readFileSync(join(import.meta.dirname, 'keep-drain.mjs'), 'utf8'))
 const proxiedNames = loadFirst(readFileSync(join(import.meta.dirname, 'proxied-names.mjs'), 'utf8'))
 const proxyFromSecrets = loadFirst(readFileSync(join(import.meta.dirname, 'proxy-from-secrets.mjs'), 'utf8'))
 const maskOutput = loadFirst(readFileSync(join(import.meta.dirname, 'mask-output.mjs'), 'utf8'))
 
 /**
- * Runs the program with OpenClaw's state folder, then becomes the gateway with the same pid and signals. OpenClaw
+ * Runs two programs with OpenClaw's state folder, then becomes the gateway with the same pid and signals. OpenClaw
  * refuses secrets that a group may read, which happens once a platform has given a group the files of a volume.
  */
-const forgetThenStart =
-  '"$1" --no-warnings --input-type=module -e "$2" "$3"; chmod 600 "$3/secrets.json"; shift 3; exec "$@"'
+const prepareThenStart =
+  '"$1" --no-warnings --import "$2" --input-type=module -e "$3" "$4"; chmod 600 "$4/secrets.json"; shift 4; exec "$@"'
 
 /**
  * The gateway's argument vector. It contains no secret: secrets are in files. However the gateway is started, it first
- * forgets the runs that its last end interrupted.
+ * forgets the runs that its last end interrupted. A new one is first given the first state of its release.
  */
 export const gatewayCommand = (paths: SandboxPaths): string[] => [
-  ...['/bin/sh', '-c', forgetThenStart, 'sh', paths.node, forgetRuns, `${paths.home}/state`],
+  ...['/bin/sh', '-c', prepareThenStart, 'sh', paths.node, firstState, forgetRuns, `${paths.home}/state`],
   ...[paths.node, ...maskOutput],
   ...(paths.proxy === undefined ? [] : [...keepDrain, ...proxiedNames]),
   ...(paths.proxyAsksWho ? proxyFromSecrets : []),
   ...openclawCommand(paths, 'gateway', 'run', '--port', String(paths.port), '--bind', 'loopback').slice(1),
 ]
 
-/** The folder of the compile cache that the agents of a release share, read-only, beside the release. */
-export const compileCacheFolder = (releaseFolder: string): string => `${releaseFolder}-compile-cache`
+/**
+ * The folder of the compile cache that the agents of a release share, and of the first state of new ones, read-only,
+ * beside the release.
+ */
+export const compileCacheFolder = (releaseFolder: string): string => `${releaseFolder}-warm-start`
 
 /** The gateway's whole environment. The gateway writes only below the sandbox's home, temporary files included. */
 export const gatewayEnv = (

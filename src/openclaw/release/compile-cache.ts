@@ -26,6 +26,7 @@ import { gatewayProviders } from '#openclaw/models/providers.ts'
 import { freePort } from '#platform/free-port.ts'
 import { poll } from '#platform/poll.ts'
 import type { Progress } from '#sandbox/driver.ts'
+import { saveFirstState } from './first-state.ts'
 import { makeFolderOnce } from './make-once.ts'
 import { runProgram } from './run-program.ts'
 
@@ -107,9 +108,15 @@ async function runTurns(release: string, port: number, token: string, signal: Ab
 
 /**
  * Starts the gateway of an installed release in a temporary folder, runs a turn for each provider, and stops it. When
- * the gateway exits, Node.js writes the compiled code to `cache`.
+ * the gateway exits, Node.js writes the compiled code to `cache`. `onEnd` gets the gateway's state folder.
  */
-async function warmUp(release: string, releaseFolder: string, cache: string, signal: AbortSignal): Promise<void> {
+async function warmUp(
+  release: string,
+  releaseFolder: string,
+  cache: string,
+  onEnd: (stateFolder: string) => void,
+  signal: AbortSignal,
+): Promise<void> {
   await using folder = await mkdtempDisposable(join(tmpdir(), 'chowder-warm-up-'))
   const home = folder.path
   const links = join(home, 'cache')
@@ -138,6 +145,7 @@ async function warmUp(release: string, releaseFolder: string, cache: string, sig
   stop.abort()
   await gateway
   if ((await readdir(cache)).length === 0) throw new Error('the gateway wrote no compile cache')
+  onEnd(join(home, 'state'))
 }
 
 /** Release folders without a cache after a failed attempt. An attempt is slow, so a process makes only one. */
@@ -145,12 +153,13 @@ const failed = new Set<string>()
 
 /**
  * Makes the compile cache of an installed release on this host unless it exists. It holds V8's code for all modules
- * that a gateway and its first turn load, and saves a quarter of the CPU time of a start. Agents share it and must not
- * be able to write it: each agent would run code that another one has written. In a container the cache is in a
+ * that a gateway and its first turn load, and saves a quarter of the CPU time of a start. With it is the first state of
+ * new agents, see `saveFirstState`, which saves a quarter of the CPU time of their first start. Agents share both and
+ * must not be able to write them: each agent would run code that another one has written. In a container they are in a
  * read-only layer. When Chowder runs as root, its agents are other users. Otherwise its agents are the same user and
  * can change the mode of these files, as of the release itself: those agents are not isolated from each other anyway.
  *
- * If the cache cannot be made, `progress` gets the reason and gateways start without it. Throws the signal's reason.
+ * If one of them cannot be made, `progress` gets the reason and gateways start without it. Throws the signal's reason.
  * Takes about as long as a start of a gateway, at most three minutes.
  */
 export async function makeCompileCache(options: {
@@ -170,7 +179,14 @@ export async function makeCompileCache(options: {
       timeoutMs,
       async fill(cache, until) {
         progress(`preparing the compile cache of ${title}`, true)
-        await warmUp(release, releaseFolder, cache, until)
+        const onEnd = (stateFolder: string) => {
+          try {
+            saveFirstState(stateFolder, cache)
+          } catch (error) {
+            progress(`${title} left no first state: ${(error as Error).message}; new agents start more slowly`)
+          }
+        }
+        await warmUp(release, releaseFolder, cache, onEnd, until)
       },
       progress,
       signal,

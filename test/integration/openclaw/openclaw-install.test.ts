@@ -2,6 +2,7 @@ import { execFile } from 'node:child_process'
 import { chmod, mkdir, mkdtemp, readdir, readFile, realpath, rm, stat, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { basename, delimiter, join } from 'node:path'
+import { DatabaseSync } from 'node:sqlite'
 import { promisify } from 'node:util'
 import { afterEach, beforeEach, expect, test, vi } from 'vitest'
 import { compileCacheFolder, gatewayEnv } from '#openclaw/inside/launch.ts'
@@ -16,12 +17,19 @@ const version = openclawVersion('v1')
 /** A user that this machine does not know. */
 const uid = 29_998
 /**
- * A gateway that is ready at once and answers everything; it ends cleanly, as Node.js writes its compile cache only
- * then.
+ * A gateway that is ready at once, answers everything and has a state database; it ends cleanly, as Node.js writes its
+ * compile cache only then.
  */
 const gateway = `
+import { mkdirSync } from "node:fs"
 import { createServer } from "node:http"
+import { DatabaseSync } from "node:sqlite"
 import { answer } from "./answer.mjs"
+const folder = process.env.OPENCLAW_STATE_DIR + "/state"
+if (process.argv.includes("--port")) {
+  mkdirSync(folder)
+  new DatabaseSync(folder + "/openclaw.sqlite").exec("CREATE TABLE schema_meta AS SELECT 1 AS number; CREATE TABLE device_identities AS SELECT 2 AS number")
+}
 if (process.argv.includes("--port")) createServer(answer).listen(process.argv[process.argv.indexOf("--port") + 1])
 process.on("SIGTERM", () => process.exit())`
 const putOpenclaw = (program: string) => `
@@ -110,6 +118,22 @@ test('a release that was installed without a compile cache gets one', async () =
   await install()
   expect(await cached()).toHaveLength(2)
   expect(await npmCalls()).toHaveLength(1)
+})
+
+test('with the compile cache is the first state of new agents, without what identifies an agent', async () => {
+  await npmDoes(good)
+  await install()
+  const [cache = ''] = await cached()
+  using database = new DatabaseSync(join(compileCacheFolder(folder), cache, 'first-state.sqlite'), { readOnly: true })
+  expect(database.prepare('SELECT number FROM schema_meta').all()).toMatchObject([{ number: 1 }])
+  expect(database.prepare('SELECT number FROM device_identities').all()).toEqual([])
+})
+
+test('when a gateway leaves no first state, its compile cache is made anyway', async () => {
+  await npmDoes(putOpenclaw(gateway.replace('mkdirSync(folder)', 'process.on("exit", () => rmSync(folder, { recursive: true })); mkdirSync(folder)').replace('{ mkdirSync }', '{ mkdirSync, rmSync }'))) // biome-ignore format: short
+  await install()
+  expect(lines.at(-2)).toMatch(/^OpenClaw .* left no first state: .*; new agents start more slowly$/)
+  expect(await cached()).toHaveLength(2)
 })
 
 test.runIf(process.getuid?.() === 0)(

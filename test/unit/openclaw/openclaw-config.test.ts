@@ -159,7 +159,7 @@ test('the gateway is the release’s own, and writes to no folder but the sandbo
   ])
   const { CLAWHUB_URL, PATH, NODE_COMPILE_CACHE, ...env } = gatewayEnv(paths, { clawhubUrl: 'http://hub' })
   expect(CLAWHUB_URL).toBe('http://hub')
-  expect(NODE_COMPILE_CACHE).toBe('/r-compile-cache')
+  expect(NODE_COMPILE_CACHE).toBe('/r-warm-start')
   const folders = Object.values(env).filter((value) => value.startsWith('/'))
   expect(folders).toHaveLength(5)
   for (const path of folders) expect(path).toMatch(/^\/h\/(home|state|tmp)/)
