@@ -4,7 +4,9 @@ import { present } from '../test/support/present.ts'
 export interface Fact {
   name: string
   unit: string
+  /** The median, where `p95` is there. */
   chowder: number
+  p95?: number
 }
 
 /** One thing measured, beside the limit that was measured in the same minutes. */
@@ -16,6 +18,13 @@ export interface Figure extends Fact {
 }
 
 export const fact = (name: string, chowder: number, unit: string): Fact => ({ name, chowder, unit })
+
+/** What many measurements of one thing make. */
+export function spread(name: string, values: number[], unit: string): Fact {
+  const sorted = [...values].sort((a, b) => a - b)
+  const p95 = present(sorted[Math.ceil(sorted.length * 0.95) - 1])
+  return { name, unit, chowder: median(values), p95 }
+}
 
 /** The measurements of one round on both sides. */
 export interface Round {
@@ -46,10 +55,21 @@ export function isHeld(one: Fact | Figure): boolean | null {
   return 'atLeast' in bar ? ratio >= bar.atLeast : ratio <= bar.atMost
 }
 
-const written = (value: number) => (value >= 100 ? value.toFixed(0) : value >= 10 ? value.toFixed(1) : value.toFixed(2))
+export const written = (value: number): string =>
+  value === 0
+    ? '0'
+    : value >= 100
+      ? Math.round(value).toLocaleString('en')
+      : value >= 10
+        ? value.toFixed(1)
+        : value.toFixed(2)
+
+/** A value with its unit, and its p95 where there is one. */
+export const value = ({ chowder, unit, p95 }: Fact): string =>
+  `${written(chowder)} ${unit}${p95 === undefined ? '' : ` (p95 ${written(p95)})`}`
 
 function cells(one: Fact | Figure): string[] {
-  const own = [one.name, `${written(one.chowder)} ${one.unit}`]
+  const own = [one.name, value(one)]
   if (!('bar' in one)) return [...own, '', '', '', '']
   return [
     ...own,

@@ -3,7 +3,8 @@ import { join } from 'node:path'
 import { startFakeModelProvider } from '../test/support/fake-model-provider.mjs'
 import { turnsInTurn } from './agent-turns.ts'
 import { createAgent, secondsOf, withChowder } from './agents.ts'
-import { type Fact, type Figure, fact, figure, median, type Round } from './figures.ts'
+import { type Figure, figure, median, type Round } from './figures.ts'
+import { proportionalMb } from './process.ts'
 import type { Tenant } from './tenant.ts'
 
 const startTimeoutMs = 3 * 60_000
@@ -17,12 +18,6 @@ const toolTurns = {
 }
 /** The most that a jail may take beside its agent. */
 const mostMb = 10
-
-/** Of the process that it shares with nobody, and its part of what it shares, in MB. */
-async function proportionalMb(pid: number): Promise<number> {
-  const [, kB] = /^Pss:\s+(\d+) kB$/m.exec(await readFile(`/proc/${pid}/smaps_rollup`, 'utf8')) ?? []
-  return Number(kB) / 1024
-}
 
 async function parentOf(pid: number): Promise<number> {
   const [, parent] = /^PPid:\s+(\d+)$/m.exec(await readFile(`/proc/${pid}/status`, 'utf8')) ?? []
@@ -54,10 +49,10 @@ async function inTurn(count: number, jailed: () => Promise<number>, plain: () =>
   return all
 }
 
-/** The time of turns with tools, of an agent with one room and of one with two, in turn. */
-async function measureRooms(tenant: Tenant, oneRoom: string, report: (text: string) => void): Promise<Fact[]> {
+/** The time of turns with tools, of an agent with two rooms beside one with one room, in turn. */
+async function measureRooms(tenant: Tenant, oneRoom: string, report: (text: string) => void): Promise<Figure[]> {
   const twoRooms = await createAgent(tenant, startTimeoutMs, { isolation: 'two_rooms' })
-  const facts: Fact[] = []
+  const figures: Figure[] = []
   for (const [tool, input] of Object.entries(toolTurns)) {
     report(`turns with the tool ${tool}, with one room and with two, ${rounds} rounds`)
     const msOf = async (id: string) =>
@@ -69,16 +64,13 @@ async function measureRooms(tenant: Tenant, oneRoom: string, report: (text: stri
       () => msOf(twoRooms),
       () => msOf(oneRoom),
     )
-    facts.push(
-      fact(`turn with ${tool}, one room`, median(all.map(({ limit }) => limit)), 'ms'),
-      fact(`turn with ${tool}, two rooms`, median(all.map(({ chowder }) => chowder)), 'ms'),
-    )
+    figures.push(figure(`turn with ${tool}, two rooms`, 'ms', { atMost: 2 }, all))
   }
   await tenant.call('DELETE', `/v1/instances/${twoRooms}`)
-  return facts
+  return figures
 }
 
-async function measureSides(jailed: Side, plain: Side, report: (text: string) => void): Promise<(Fact | Figure)[]> {
+async function measureSides(jailed: Side, plain: Side, report: (text: string) => void): Promise<Figure[]> {
   const startWith = async ({ tenant }: Side) => {
     let id = ''
     const seconds = await secondsOf(async () => {
@@ -126,7 +118,7 @@ async function measureSides(jailed: Side, plain: Side, report: (text: string) =>
  * What a jail costs: from a create to a running agent, and turns a second, beside the same without jails; and the memory
  * of the processes around an agent. Also what the second room of an agent costs turns with tools.
  */
-export async function measureJail(report: (text: string) => void): Promise<(Fact | Figure)[]> {
+export async function measureJail(report: (text: string) => void): Promise<Figure[]> {
   const provider = await startFakeModelProvider()
   try {
     const withIsolation = <T>(LOCAL_ISOLATION: string, act: (side: Side) => Promise<T>) =>

@@ -10,6 +10,12 @@ export async function residentMb(pid: number): Promise<number> {
   return Number(kB) / 1024
 }
 
+/** The memory of a process in RAM that it shares with nobody, and its part of what it shares, in MB. */
+export async function proportionalMb(pid: number): Promise<number> {
+  const [, kB] = /^Pss:\s+(\d+) kB$/m.exec(await readFile(`/proc/${pid}/smaps_rollup`, 'utf8')) ?? []
+  return Number(kB) / 1024
+}
+
 /** The CPU time that a process has used, in seconds; with that of its own processes that have ended, if asked for. */
 export async function cpuSeconds(pid: number, { withEnded = false } = {}): Promise<number> {
   const text = await readFile(`/proc/${pid}/stat`, 'utf8')

@@ -7,17 +7,22 @@ export interface Tenant {
   call<T>(method: string, path: string, body?: object): Promise<T>
   /** Makes one call and returns the text of its answer, such as a stream to its end. Throws unless the answer is 2xx. */
   stream(method: string, path: string, body?: object): Promise<string>
+  /** Makes one call and returns its answer, whose body is still to come. Throws unless the answer is 2xx. */
+  open(method: string, path: string, body?: object): Promise<Response>
 }
 
-async function callForText(url: string, method: string, body?: object, headers: object = {}): Promise<string> {
+async function open(url: string, method: string, body?: object, headers: object = {}): Promise<Response> {
   const answer = await fetch(url, {
     method,
     headers: { ...(body && json), ...headers },
     ...(body && { body: JSON.stringify(body) }),
   })
-  const text = await answer.text()
-  if (!answer.ok) throw new Error(`${method} ${url} answered ${answer.status}: ${text}`)
-  return text
+  if (!answer.ok) throw new Error(`${method} ${url} answered ${answer.status}: ${await answer.text()}`)
+  return answer
+}
+
+async function callForText(url: string, method: string, body?: object, headers: object = {}): Promise<string> {
+  return (await open(url, method, body, headers)).text()
 }
 
 async function call<T>(url: string, method: string, body?: object, headers: object = {}): Promise<T> {
@@ -34,5 +39,6 @@ export async function connect(url: string): Promise<Tenant> {
     auth,
     call: (method, path, body) => call(url + path, method, body, auth),
     stream: (method, path, body) => callForText(url + path, method, body, auth),
+    open: (method, path, body) => open(url + path, method, body, auth),
   }
 }

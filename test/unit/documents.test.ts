@@ -1,6 +1,7 @@
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { expect, test } from 'vitest'
+import { rows } from '../../bench/page.ts'
 
 const root = join(import.meta.dirname, '..', '..')
 const read = (file: string) => readFileSync(join(root, file), 'utf8')
@@ -50,4 +51,9 @@ test.each(documents)('%s: every table has a head, and paragraphs are at most 120
   expect(headless).toEqual([])
   const wide = lines.filter((line) => [...line].length > 120 && !line.startsWith('|'))
   expect(wide).toEqual([])
+})
+
+test('docs/performance.md has the rows that the bench prints', () => {
+  const names = [...read('docs/performance.md').matchAll(/^\| ([^|]+?) \|/gm)].map(([, name]) => name)
+  expect(names).toEqual(rows.map(({ name }) => name))
 })
