@@ -151,7 +151,7 @@ async function take(db: Db, row: NewInstance, isFitting: SQL | undefined): Promi
   return taken ?? null
 }
 
-/** What decides which requests a warm instance fits, and fits best. */
+/** The columns that decide which requests a warm instance fits, and fits best. */
 export type WarmKind = Pick<Instance, 'openclawVersion' | 'modelProvider' | 'isolation'>
 
 /** A warm instance of a region. */
@@ -180,8 +180,8 @@ export async function listWarmInstances(db: Db, isHere: SQL | undefined): Promis
 const searched = 1000
 
 /**
- * What the latest instance of a customer in a region was created with: the next one is probably like it. Null when none
- * of the latest 1,000 instances is in the region.
+ * Returns the provider, isolation and region of a customer's latest instance in a region: the next one is probably
+ * like it. Null when none of the latest 1,000 instances is in the region.
  */
 export async function kindOfLatest(
   db: Db,
