@@ -62,6 +62,7 @@ export const startRole = (role: 'api' | 'worker', { dataDir, databaseUrl, secret
       CHOWDER_SECRET_KEY: secretKey.toString('base64'),
       ANTHROPIC_BASE_URL: nowhere,
       RATE_LIMIT_PER_MINUTE: '0',
+      WARM_POOL: '0',
       ...env,
     },
   })

@@ -529,7 +529,7 @@ const entry = join(import.meta.dirname, 'chowder.ts')
 /** One process of Chowder on a fake cloud, whose signals are the test's. */
 function spawnRole(role: 'api' | 'worker', env: Record<string, string>) {
   const child: ChildProcess = spawn(process.execPath, [entry, role], {
-    env: { ...compiledOnce, ...env },
+    env: { ...compiledOnce, WARM_POOL: '0', ...env },
     stdio: ['ignore', 'pipe', 'pipe'],
   })
   let output = ''

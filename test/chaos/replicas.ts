@@ -50,7 +50,7 @@ export function superviseReplica(options: {
   function run(): Promise<void> {
     isTold = false
     const started = spawn(process.execPath, [entry, role], {
-      env: { ...compiledOnce, ...env },
+      env: { ...compiledOnce, WARM_POOL: '0', ...env },
       stdio: ['ignore', 'pipe', 'pipe'],
     })
     child = started
