@@ -19,7 +19,7 @@ export interface Figure extends Fact {
 
 export const fact = (name: string, chowder: number, unit: string): Fact => ({ name, chowder, unit })
 
-/** What many measurements of one thing make. */
+/** Returns the median and the p95 of many measurements of one thing. */
 export function spread(name: string, values: number[], unit: string): Fact {
   const sorted = [...values].sort((a, b) => a - b)
   const p95 = present(sorted[Math.ceil(sorted.length * 0.95) - 1])

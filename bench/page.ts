@@ -9,7 +9,7 @@ interface Row {
   name: string
   /** The limit that is measured in the same run. */
   limit?: string
-  /** What others publish for what is closest to it, with the source. */
+  /** The figures that others publish for the closest thing, with their sources. */
   peers?: string
   /** Why there is no figure. */
   absent?: string

@@ -1,6 +1,8 @@
-import { freePort } from '#platform/free-port.ts'
-import { Env } from '#settings/env.ts'
+import pg from 'pg'
+import { reachEmbeddedPostgres } from '#database/embedded.ts'
+import { poolOrganizationId } from '#instances/warm-pool.ts'
 import { startFakeModelProvider } from '../test/support/fake-model-provider.mjs'
+import { present } from '../test/support/present.ts'
 import { secondsOf, until, withChowder } from './agents.ts'
 import { type Fact, fact, spread } from './figures.ts'
 import { createAndWait, firstWordOf } from './first-word.ts'
@@ -10,38 +12,40 @@ const poolSize = 3
 const rounds = 6
 const together = 10
 const fillTimeoutMs = 10 * 60_000
-/** What a create may say of an agent beside its name. */
+/** The fields of a create that a worker applies to a warm agent, which otherwise has them all. */
 const overrides = { instructions: 'Answer in one short sentence.', metadata: { customer: 'bench' } }
 
 /**
  * Creates of agents that a pool keeps ready: until they run, and say their first word; and more creates at once than the
- * pool has. Empty for a Chowder without a pool.
+ * pool has.
  */
 export async function measureWarmPool(report: (text: string) => void): Promise<Fact[]> {
-  if (!('WARM_POOL' in Env.properties)) return []
   const provider = await startFakeModelProvider()
-  const metricsPort = await freePort()
-  const env = { ANTHROPIC_BASE_URL: provider.url, WARM_POOL: String(poolSize), METRICS_PORT: String(metricsPort) }
   try {
-    return await withChowder(env, report, ({ tenant }) =>
-      measurePool(tenant, `http://127.0.0.1:${metricsPort}/metrics`, report),
-    )
+    const env = { ANTHROPIC_BASE_URL: provider.url, WARM_POOL: String(poolSize) }
+    return await withChowder(env, report, async ({ tenant, dataDir }) => {
+      const database = new pg.Client(present(await reachEmbeddedPostgres(dataDir)))
+      await database.connect()
+      return measurePool(tenant, database, report).finally(() => database.end())
+    })
   } finally {
     await provider.close()
   }
 }
 
-/** How many agents of all pools are ready. */
-async function countReady(metricsUrl: string): Promise<number> {
-  const text = await (await fetch(metricsUrl)).text()
-  const values = [...text.matchAll(/^chowder_pool_ready(?:\{[^}]*\})? (\d+)/gm)].map(([, value]) => Number(value))
-  return values.reduce((sum, one) => sum + one, 0)
-}
-
-async function measurePool(tenant: Tenant, metricsUrl: string, report: (text: string) => void): Promise<Fact[]> {
-  const untilFull = () => until('a full pool', fillTimeoutMs, async () => (await countReady(metricsUrl)) >= poolSize)
+async function measurePool(tenant: Tenant, database: pg.Client, report: (text: string) => void): Promise<Fact[]> {
+  const isFull = async () => {
+    const { rows } = await database.query(
+      'SELECT count(*)::integer AS ready FROM instances WHERE organization_id = $1 AND ready_at IS NOT NULL',
+      [poolOrganizationId],
+    )
+    return rows[0].ready >= poolSize
+  }
+  const untilFull = () => until('a full pool', fillTimeoutMs, isFull)
   const remove = (id: string) => tenant.call('DELETE', `/v1/instances/${id}`)
 
+  report('the first agent, which has no pool yet')
+  await createAndWait(tenant)
   const running: number[] = []
   const firstWords: number[] = []
   const changed: number[] = []

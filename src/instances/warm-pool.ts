@@ -1,4 +1,4 @@
-import { and, desc, eq, inArray, isNotNull, isNull, ne, notExists, or, type SQL, sql } from 'drizzle-orm'
+import { and, desc, eq, inArray, isNull, ne, notExists, or, type SQL, sql } from 'drizzle-orm'
 import type { Db } from '#database/client.ts'
 import { ephemeralSessions } from '#database/response-schema.ts'
 import {
@@ -89,8 +89,8 @@ async function findWarm(db: Db, provider: ModelProvider, isFitting: SQL | undefi
 
 /** Null when another create has taken the instance, or the organization may not create one. */
 async function take(db: Db, row: NewInstance, isFitting: SQL | undefined): Promise<Instance | null> {
-  const { id, organizationId, regionName, isolation: _, columns } = row
-  const { sealedToken: __, ...asked } = columns
+  const { id, organizationId, regionName, columns } = row
+  const { sealedToken: _kept, ...asked } = columns
   const { instanceCount, instanceLimit } = organizations
   // All statements that change both rows lock the organizations first: another order would deadlock.
   const locked = db.$with('locked').as(
@@ -163,12 +163,13 @@ export interface WarmInstance extends WarmKind, Pick<Instance, 'id'> {
 
 /** The warm instances of a region, oldest first. */
 export async function listWarmInstances(db: Db, isHere: SQL | undefined): Promise<WarmInstance[]> {
-  const { id, openclawVersion, modelProvider, isolation, organizationId, readyAt, updatedAt } = instances
+  const { id, openclawVersion, modelProvider, isolation, organizationId, updatedAt } = instances
   return db
     .select({
       ...{ id, openclawVersion, modelProvider, isolation },
-      state: sql<WarmInstance['state']>`CASE WHEN ${isNotNull(readyAt)} THEN 'ready'
-        WHEN ${hasStatus.error} THEN 'failed' ELSE 'starting' END`,
+      // One that something has stopped, such as the limit of its disk, is of no more use than one that failed.
+      state: sql<WarmInstance['state']>`CASE WHEN ${hasStatus.running} THEN 'ready'
+        WHEN ${hasStatus.provisioning} THEN 'starting' ELSE 'failed' END`,
       isOld: sql<boolean>`${updatedAt} < now() - interval '10 minutes'`,
     })
     .from(instances)

@@ -28,7 +28,8 @@ async function firstStart(provider: ModelProvider, { hasFirstState = true } = {}
   const { port } = paths
   const secretsFile = join(home, secretsPath)
   const baseUrl = 'http://127.0.0.1:9'
-  const config = renderConfig({ release: 'v1', provider, baseUrl, secretsFile, port, channels: [], skills: {}, overrides: {} }) // biome-ignore format: short
+  const inputs = { release: 'v1', provider, baseUrl, secretsFile, port, channels: [], skills: {}, overrides: {} }
+  const config = renderConfig(inputs)
   await writeFile(secretsFile, JSON.stringify({ gatewayToken: home, relayToken: home }), { mode: 0o600 })
   await writeFile(join(home, configPath), JSON.stringify(config), { mode: 0o600 })
 

@@ -33,7 +33,7 @@ export interface CreateDeps {
   queue: InstanceQueue
   regions: Regions
   hostDisk: HostDisk
-  /** That of an instance whose creator sends none; null: it never sleeps. */
+  /** The idle timeout of an instance whose creator sends none, in seconds; null: it never sleeps. */
   idleTimeoutSeconds: number | null
   /** The oldest version of OpenClaw that agents may start with. */
   minOpenclawVersion: string
@@ -48,7 +48,10 @@ export function requireStartable(release: string, minOpenclawVersion: string): v
   if (refusal) throw new AppError('release_refused', refusal)
 }
 
-/** Returns the row for a body, and a function of an id that returns it with that id. Throws AppError for a body that is not allowed. */
+/**
+ * Returns the region and the row for a body, and a function that returns the same row with another id. Throws AppError
+ * for a body that is not allowed.
+ */
 async function newInstance(
   { db, vault, regions, idleTimeoutSeconds, minOpenclawVersion }: CreateDeps,
   organizationId: string,
@@ -96,10 +99,9 @@ async function newInstance(
 
 /**
  * Creates the requested instance with its budgets, or gives the organization a warm one that fits, and enqueues it after
- * the commit. With an `Idempotency-Key`, the
- * answer is stored in the same transaction. Returns the answer and the row; the row belongs to an earlier request when
- * the answer is repeated or `if_exists` is `return`. A crash after the commit leaves a due row, which the sweep finds.
- * Throws AppError for a body or a caller that may not create it.
+ * the commit. With an `Idempotency-Key`, the answer is stored in the same transaction. Returns the answer and the row;
+ * the row belongs to an earlier request when the answer is repeated or `if_exists` is `return`. A crash after the commit
+ * leaves a due row, which the sweep finds. Throws AppError for a body or a caller that may not create it.
  */
 export async function createInstance(
   deps: CreateDeps,

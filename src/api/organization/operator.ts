@@ -1,10 +1,11 @@
-import { and, asc, eq, isNull, or, sql } from 'drizzle-orm'
+import { and, asc, eq, isNull, ne, or, sql } from 'drizzle-orm'
 import type { PgUpdateSetSource } from 'drizzle-orm/pg-core'
 import type { Db } from '#database/client.ts'
 import { type Organization, organizations, type Tier } from '#database/schema.ts'
 import type { EventType } from '#history/event-types.ts'
 import { recordEvent } from '#history/record.ts'
 import { instanceLimits } from '#instances/tiers.ts'
+import { poolOrganizationId } from '#instances/warm-pool.ts'
 import { isId } from '#platform/ids.ts'
 import { formatResources, type ResourceLimits } from '#settings/resources.ts'
 
@@ -18,13 +19,16 @@ export const listOrganizations = (db: Db): Promise<Organization[]> =>
 
 const existing = (id: string) => and(eq(organizations.id, id), isNull(organizations.deletedAt))
 
-/** Finds an organization by its id, or by its name if the name is unique. Throws an Error for the operator. */
+/**
+ * Finds an organization of a customer by its id, or by its name if the name is unique: that of the warm pool can be
+ * neither changed nor deleted. Throws an Error for the operator.
+ */
 export async function findOrganization(db: Db, idOrName: string): Promise<Organization> {
   const isMeant = isId(idOrName) ? eq(organizations.id, idOrName) : eq(organizations.name, idOrName)
   const [found, other] = await db
     .select()
     .from(organizations)
-    .where(and(isMeant, isNull(organizations.deletedAt)))
+    .where(and(isMeant, isNull(organizations.deletedAt), ne(organizations.id, poolOrganizationId)))
     .limit(2)
   if (!found) {
     throw new Error(`There is no organization ${JSON.stringify(idOrName)}. npm run admin -- list-orgs shows all.`)

@@ -23,7 +23,7 @@ afterAll(async () => {
 
 /** Suspensions that hold, by the id of their request, as a gateway keeps them. */
 const held = new Map<string, string>()
-/** What the gateway works on once it was found idle. */
+/** The work that the gateway reports after it was found idle. */
 let lateWork: object[] = []
 let prepared = 0
 beforeEach(() => {

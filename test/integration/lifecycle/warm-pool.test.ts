@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { findOrganization } from '#api/organization/operator.ts'
 import { setRegionState } from '#instances/region-states.ts'
 import { countOrganizations, poolOrganizationId } from '#instances/warm-pool.ts'
 import { warmPoolTask } from '#lifecycle/watch/warm-pool.ts'
@@ -188,6 +189,19 @@ describe('the pool', async () => {
 
   test('is no organization of a customer', async () => {
     expect(await countOrganizations(chowder.deps.db)).toBe(1)
+    await expect(findOrganization(chowder.deps.db, 'Warm pool')).rejects.toThrow('There is no organization')
+    await expect(findOrganization(chowder.deps.db, poolOrganizationId)).rejects.toThrow('There is no organization')
+  })
+
+  test('replaces an instance that was stopped', async () => {
+    const [{ id }] = (await warm()) as [{ id: string }]
+    await query(
+      "UPDATE instances SET desired_state = 'stopped', updated_at = now() - interval '11 minutes' WHERE id = $1",
+      [id],
+    )
+    await fill(1)
+    expect((await warm()).map((row) => row.id)).not.toContain(id)
+    await ready()
   })
 
   test('replaces an instance that failed after ten minutes', async () => {
