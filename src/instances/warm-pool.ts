@@ -20,7 +20,7 @@ import { hasStatus, isNotTerminated, isRunningAndFree } from './status.ts'
  * The organization of warm instances, which no customer has yet. It is the installation itself: it has neither an API
  * key nor a provider's key. Its row is made with the first warm instance.
  */
-export const poolOrganizationId = '00000000-0000-7000-8000-000000000000'
+export const poolOrganizationId = '00000000-0000-7000-8000-0000706f6f6c' // `pool` in ASCII
 
 /** The session of a warm instance's first turn. No session id of the API has such a key. */
 export const warmSessionKey = (instanceId: string): string => `c-${instanceId.replaceAll('-', '')}`
