@@ -27,7 +27,6 @@ const peers = {
     'a few hundred ms ([Fly Machines](https://fly.io/docs/reference/suspend-resume)); about 1 s ([Novita](https://novita.ai/docs/guides/sandbox-persistence))',
   frozen: '0.10 s p50 of a sandbox with 64 MiB ([sandstorm](https://github.com/deeplethe/sandstorm))',
 }
-const noPool = 'no pool'
 const noFreezing = 'agents were stopped'
 const noStopping = 'agents were frozen'
 
@@ -36,11 +35,11 @@ export const rows: Row[] = [
   { name: 'create to running', limit: 'a gateway started by hand', peers: peers.cold },
   { name: '20 creates at once', limit: '20 gateways started by hand' },
   { name: 'create to the first word' },
-  { name: 'create to running, from the pool', peers: peers.warm, absent: noPool },
-  { name: 'create to running, from the pool, with overrides', absent: noPool },
-  { name: 'create to the first word, from the pool', absent: noPool },
-  { name: '10 creates at once, 3 in the pool: the first 3', absent: noPool },
-  { name: '10 creates at once, 3 in the pool: all', peers: peers.burst, absent: noPool },
+  { name: 'create to running, from the pool', peers: peers.warm },
+  { name: 'create to running, from the pool, with overrides' },
+  { name: 'create to the first word, from the pool' },
+  { name: '10 creates at once, 3 in the pool: the first 3' },
+  { name: '10 creates at once, 3 in the pool: all', peers: peers.burst },
   { name: 'wake to the first byte, stopped', peers: `${peers.scaledToZero}; ${peers.suspended}`, absent: noStopping },
   { name: 'wake to the first word, stopped', absent: noStopping },
   { name: 'wake to the first byte, frozen', peers: `${peers.frozen}; ${peers.snapshot}`, absent: noFreezing },
