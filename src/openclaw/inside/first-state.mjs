@@ -99,5 +99,5 @@ function create(template) {
 
 const cache = getCompileCacheDir()
 const template = cache && join(cache, 'first-state.sqlite')
-const isNew = !['state', 'agents'].some((folder) => existsSync(`${state}/${folder}`))
+const isNew = !existsSync(`${state}/state`)
 if (isNew && template && existsSync(template)) create(template)
