@@ -157,8 +157,6 @@ export function createTurnRunner(
   }
 
   async function refusal(turn: Turn, request: AgentRequest, failure: GatewayFailure): Promise<AppError> {
-    const ending = await findEnding(request)
-    if (ending) return ending
     const mustAsk = failure.status === 429 || isUnexplained(failure.body)
     const turnLeft = mustAsk ? await readFailedTurn(request.gateway, request.sessionKey, turn.signal) : null
     if (turnLeft?.isSessionGone) return sessionReset()
@@ -185,6 +183,9 @@ export function createTurnRunner(
     turn.received()
     if (answer.statusCode !== 200) {
       const failure = await readFailure(answer)
+      // Before its gateway is asked about the turn: the answer may take as long as a restart.
+      const ending = await findEnding(request)
+      if (ending) throw ending
       if (isSuspended(failure) && !isRepetition) {
         await sleep(suspendedPauseMs, undefined, { signal: turn.signal })
         return send(turn, request, true)
@@ -319,7 +320,8 @@ export function createTurnRunner(
       const error = judge(request, { status: undefined, body: failedResponse(end.error), note: end.note })
       return { status: 'failed', error: responseError(error), usage: end.usage, failure: error }
     },
-    findFailure: (turn, request) =>
+    findFailure: async (turn, request) =>
+      (await findEnding(request)) ??
       refusal(turn, request, { status: undefined, body: failedResponse({ message: 'internal error' }) }),
     async drain(ms) {
       drained ??= Promise.withResolvers()
