@@ -9,6 +9,7 @@ import type { ModelProvider } from '#database/schema.ts'
 import { renderConfig } from '#openclaw/config/config.ts'
 import { probeHealth } from '#openclaw/gateway/health.ts'
 import { configPath, gatewayCommand, gatewayEnv, gatewayFolders, secretsPath } from '#openclaw/inside/launch.ts'
+import { startAgent } from '../support/agent.ts'
 import { freePort } from '../support/free-port.ts'
 import { preparedRelease } from '../support/release.ts'
 import { until } from '../support/until.ts'
@@ -75,6 +76,21 @@ test(
   async () => {
     const { output } = await firstStart('anthropic', { hasFirstState: false })
     expect(output).toContain(migration)
+  },
+  startMs,
+)
+
+test(
+  'an agent of a customer starts from it too',
+  async () => {
+    const agent = await startAgent()
+    try {
+      const log = await readFile(join(agent.dataDir, 'sandboxes', agent.id, 'gateway.log'), 'utf8')
+      expect(log).toContain('[gateway]')
+      expect(log).not.toContain('Doctor changes')
+    } finally {
+      await agent.close()
+    }
   },
   startMs,
 )
