@@ -198,7 +198,7 @@ export const texts = {
     turns: (limit: number) =>
       `Your organization has ${limit} turns at this server already, which is the most. Wait until some have ended.`,
     sockets: (limit: number) =>
-      `Your organization has ${limit} WebSockets at this server already, which is the most. Close some.`,
+      `Your organization has ${limit} WebSockets and event streams at this server already, which is the most. Close some.`,
     transfers: (limit: number) =>
       `Your organization has ${limit} transfers of files at this server already, which is the most. Wait for some.`,
     lists: (limit: number) =>

@@ -21,7 +21,7 @@ export interface EventQuery {
  * The id up to which every event is committed. Ids come from a sequence, so a later one may be committed first; the
  * trigger `events_writer` shows which ids are still open. Read it before the page, in a separate statement.
  */
-async function settledId(db: Db): Promise<number> {
+export async function settledId(db: Db): Promise<number> {
   const { rows } = await db.$client.query<{ id: string }>('SELECT settled_event_id() AS id')
   return Number(rows[0]?.id)
 }

@@ -2,30 +2,76 @@ import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { type Static, Type } from '@sinclair/typebox'
 import type { FastifyReply } from 'fastify'
 import type { Db } from '#database/client.ts'
+import { AppError } from '#errors/app-error.ts'
+import { texts } from '#errors/texts.ts'
 import { typesOf } from '#history/event-types.ts'
 import { keptDays } from '#history/retention.ts'
-import { hasPermission } from '#http/caller.ts'
+import { onKeyRefused } from '#http/auth.ts'
+import { type FindCaller, hasPermission } from '#http/caller.ts'
+import { clientLeft } from '#http/client-left.ts'
 import { InstanceParams } from '#http/instance-params.ts'
 import { failures } from '#http/openapi.ts'
 import { positionOf, sendPage } from '#http/paging.ts'
 import { getInstance } from '#instances/row.ts'
 import { canonicalId, isId } from '#platform/ids.ts'
+import { sendEvents, serverSentEvents } from '#turns/reply.ts'
 import { listEvents } from './list.ts'
-import { Event, EventPage, OrganizationEventPage, toEvent } from './schemas.ts'
+import {
+  Event,
+  EventPage,
+  EventStream,
+  FollowedEvents,
+  LastEvent,
+  OrganizationEventPage,
+  stepType,
+  toEvent,
+} from './schemas.ts'
+import { followHistory, serverSentHistory } from './stream.ts'
+import { createEventTail } from './tail.ts'
 
 export interface EventDeps {
   db: Db
+  findCaller: FindCaller
   publicUrl(): string
 }
 
+const asksForSteps = (types: readonly string[]) => types.includes(stepType) || types.includes('instance.*')
 const isPosition = (text: string) => /^[1-9]\d{0,14}$/.test(text)
 const historyDescription =
   `Every request for a change and every change of state, each once, for ${keptDays} days. Messages to agents are not ` +
   'included. Newest first; to follow the history, read it with `after=0`, and then again and again with the id of ' +
   'the last event that you have. Such a reader misses no event and gets none twice.'
 
+const streamDescription =
+  'Server-sent events. The data of each message is an event of the history, in its order, each once, and its `id` is ' +
+  'that of the event: send the last one as `Last-Event-ID` when you connect again, as `EventSource` does, and you miss ' +
+  'nothing. Without it and without `after` the stream begins with the next event. The steps of starts and stops come ' +
+  'as they begin, as `{"type": "instance.step", "instance_id", "step", "created_at"}`, without an id: they are not in ' +
+  'the history. A comment every 15 seconds keeps the connection open. The stream ends when the key is changed or ' +
+  'revoked, and when the server closes.'
+
 /** The routes of the history: events, their times and their actors. */
-export const eventRoutes: FastifyPluginAsyncTypebox<EventDeps> = async (app, { db, publicUrl }) => {
+export const eventRoutes: FastifyPluginAsyncTypebox<EventDeps> = async (app, { db, findCaller, publicUrl }) => {
+  const tail = createEventTail(db, app.log)
+  const closing = new AbortController()
+  app.addHook('preClose', async () => closing.abort()) // clients go on at another process, or after the restart
+
+  async function stream(
+    reply: FastifyReply,
+    instanceId: string | undefined,
+    { type, after }: Static<typeof FollowedEvents>,
+    lastId: number | undefined,
+  ) {
+    const { caller } = reply.request
+    const ended = new AbortController()
+    const signal = AbortSignal.any([clientLeft(reply), closing.signal, ended.signal])
+    onKeyRefused(caller, reply.raw, findCaller, (reason) => ended.abort(reason))
+    const types = type && new Set([...typesOf(type), ...(asksForSteps(type) ? [stepType] : [])])
+    const batches = followHistory({ db, tail }, { caller, instanceId, types, after: lastId ?? after }, signal)
+    const pieces = serverSentEvents(batches, serverSentHistory)
+    return sendEvents(reply, await pieces.next(), pieces)
+  }
+
   async function answer(reply: FastifyReply, instanceId: string | undefined, query: Static<typeof EventPage>) {
     const { limit, cursor, after, order = after === undefined ? 'desc' : 'asc', type, request_id } = query
     const { organizationId } = reply.request.caller
@@ -83,6 +129,47 @@ export const eventRoutes: FastifyPluginAsyncTypebox<EventDeps> = async (app, { d
       if (instance_id !== undefined && !isId(instance_id)) return []
       await answer(reply, instance_id && canonicalId(instance_id), query)
       return reply
+    },
+  )
+
+  app.get(
+    '/v1/instances/:instance_id/events/stream',
+    {
+      config: { access: 'read', inFlight: 'sockets', handlesRefusedKey: true },
+      schema: {
+        operationId: 'streamInstanceEvents',
+        summary: 'Follow the history of an instance',
+        description: streamDescription,
+        tags: ['instances'],
+        params: InstanceParams,
+        querystring: FollowedEvents,
+        headers: LastEvent,
+        response: { 200: EventStream, ...failures(400, 404) },
+      },
+    },
+    async ({ caller, params, query, headers }, reply) => {
+      const { id } = await getInstance(db, caller.organizationId, params.instance_id)
+      return stream(reply, id, query, headers['last-event-id'])
+    },
+  )
+
+  app.get(
+    '/v1/events/stream',
+    {
+      config: { access: 'any', inFlight: 'sockets', handlesRefusedKey: true },
+      schema: {
+        operationId: 'streamEvents',
+        summary: 'Follow the history of all instances',
+        description: `A scoped key gets the events of its instances, others those of the organization too. ${streamDescription}`,
+        tags: ['organization'],
+        querystring: FollowedEvents,
+        headers: LastEvent,
+        response: { 200: EventStream, ...failures(400) },
+      },
+    },
+    async ({ caller, query, headers }, reply) => {
+      if (!hasPermission(caller, 'read')) throw new AppError('lacks_permission', texts.lacksPermission('read'))
+      return stream(reply, undefined, query, headers['last-event-id'])
     },
   )
 }

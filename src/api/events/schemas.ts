@@ -9,6 +9,9 @@ import { DateTime, Nullable, OneOf, plainText, Uuid } from '#platform/typebox.ts
 
 const defaultLimit = 50
 
+/** The type of the messages about steps, which only streams have. */
+export const stepType = 'instance.step'
+
 /** The number of digits that a JavaScript number holds exactly. */
 const maxId = 999_999_999_999_999
 
@@ -65,6 +68,41 @@ export const OrganizationEventPage = Type.Object(
   },
   { additionalProperties: false },
 )
+
+/** The query of a stream. */
+export const FollowedEvents = Type.Object(
+  {
+    after: Type.Optional({
+      ...EventPage.properties.after,
+      description: 'Begins after the event with this id; 0 for the whole history. `Last-Event-ID` comes before it.',
+    }),
+    type: Type.Optional(
+      Type.Array(OneOf([...eventTypeFilters, stepType]), {
+        minItems: 1,
+        maxItems: 20,
+        uniqueItems: true,
+        description: 'Only events of these types. Repeat the parameter for several. `instance.*` means all of a noun.',
+      }),
+    ),
+  },
+  { additionalProperties: false },
+)
+
+export const LastEvent = Type.Object({
+  'last-event-id': Type.Optional(
+    Type.Integer({ minimum: 0, maximum: maxId, description: 'The id of the last event that you have.' }),
+  ),
+})
+
+/** The body of a stream. */
+export const EventStream = {
+  description: 'The events as they come.',
+  content: {
+    'text/event-stream': {
+      schema: Type.String({ examples: ['id: 4711\ndata: {"id":4711,"type":"instance.running"}\n\n'] }),
+    },
+  },
+}
 
 const Status = (description: string) => Nullable(OneOf(instanceStatuses, description))
 
