@@ -99,5 +99,6 @@ function create(template) {
 
 const cache = getCompileCacheDir()
 const template = cache && join(cache, 'first-state.sqlite')
-const isNew = !existsSync(`${state}/state`)
+// Chowder itself writes settings into the folder of the agent.
+const isNew = !['state', 'agents/main/agent/openclaw-agent.sqlite'].some((path) => existsSync(`${state}/${path}`))
 if (isNew && template && existsSync(template)) create(template)

@@ -30,9 +30,9 @@ test('a first state that cannot be used leaves the new folder as it was, and say
   expect(await readdir(folders.state)).toEqual([])
 })
 
-test.each(['state', 'agents'])('an agent that has the folder %s keeps what it has', async (name) => {
+test.each(['state', 'agents/main/agent/openclaw-agent.sqlite'])('an agent with %s keeps what it has', async (path) => {
   await using folders = await makeFolders()
-  await mkdir(join(folders.state, name))
+  await mkdir(join(folders.state, path), { recursive: true })
   expect(await folders.start()).toEqual({ stdout: '', stderr: '' })
-  expect(await readdir(folders.state)).toEqual([name])
+  expect(await readdir(folders.state)).toEqual([path.split('/')[0]])
 })
