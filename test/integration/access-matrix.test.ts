@@ -1,6 +1,4 @@
 import { randomBytes, randomUUID } from 'node:crypto'
-import { text } from 'node:stream/consumers'
-import type { InjectOptions } from 'fastify'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { permissions } from '#database/schema.ts'
 import { newApiKey } from '#http/api-key.ts'
@@ -10,6 +8,7 @@ import { FakeDriver } from '../support/fake-driver.ts'
 import { type FakeGateway, startFakeGateway } from '../support/fake-gateway.ts'
 import { addSessions } from '../support/fake-sessions.ts'
 import { addFakeSkills } from '../support/fake-skills.ts'
+import { injectBriefly } from '../support/inject-briefly.ts'
 import {
   checkerOf,
   type DocumentedOperation,
@@ -123,25 +122,13 @@ afterAll(async () => {
   await hub.close()
 })
 
-/** Sends a request, and leaves a stream without an end as soon as it has begun. */
-async function inject({ operation }: DocumentedOperation, request: InjectOptions) {
-  const { 200: success = {} } = operation.responses
-  const isStream = 'content' in success && Object.keys(success.content ?? {}).join() === 'text/event-stream'
-  if (!isStream) return chowder.app.inject(request)
-  const answer = await chowder.app.inject({ ...request, payloadAsStream: true })
-  const { statusCode, headers } = answer
-  if (statusCode === 200) answer.stream().destroy()
-  const body = statusCode === 200 ? '' : await text(answer.stream())
-  return { statusCode, headers, body, json: () => JSON.parse(body) }
-}
-
 /** Sends the documented request of an operation, with one of three sets of path values and an Authorization header. */
 async function call(operation: DocumentedOperation, values: Record<string, string>, authorization?: string) {
   const keyId = values[operation.path.replace(/\/\{key_id\}.*/, '')]
   const request = requestOf(operation, { ...values, ...(keyId !== undefined && { key_id: keyId }) })
   // The id is in the body of an error. Refusals that must not differ are compared whole.
   const headers = { ...request.headers, 'x-request-id': 'same', ...(authorization !== undefined && { authorization }) }
-  const answer = await inject(operation, { ...request, headers })
+  const answer = await injectBriefly(chowder.app, { ...request, headers })
   expect(Object.keys(operation.operation.responses), `the document has no ${answer.statusCode}`).toContain(
     String(answer.statusCode),
   )

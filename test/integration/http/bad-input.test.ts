@@ -15,6 +15,7 @@ import { startFakeModelProvider } from '../../support/fake-model-provider.mjs'
 import { addSessions } from '../../support/fake-sessions.ts'
 import { addFakeSkills } from '../../support/fake-skills.ts'
 import { FakeStripe, stripeSecretKey, stripeWebhookSecret } from '../../support/fake-stripe.ts'
+import { injectBriefly } from '../../support/inject-briefly.ts'
 import { watchTurns } from '../../support/longest-turn.ts'
 import { checkerOf, type DocumentedOperation, operationsOf, readDocument, requestOf } from '../../support/operations.ts'
 import { present } from '../../support/present.ts'
@@ -131,7 +132,7 @@ async function sendBadRequests(inputs: number): Promise<void> {
     .assert(
       fc.asyncProperty(badRequests(document, operations, valuesFor), async ({ operation, mutation, ...request }) => {
         const isDeletion = operation === deletion
-        const answer = await chowder.app.inject(authorized(request, isDeletion ? doomedKey : key))
+        const answer = await injectBriefly(chowder.app, authorized(request, isDeletion ? doomedKey : key))
         if (isDeletion && answer.statusCode === 204) doomedKey = (await chowder.signUp()).key
         judge(answer)
         const isDocumented = statusesOf.get(operation)?.has(String(answer.statusCode))
@@ -164,7 +165,7 @@ async function sendLargeRequests(inputs: number): Promise<void> {
   /** How long a request holds the event loop. */
   const send = async (request: Parameters<typeof authorized>[0]) => {
     const longestTurn = watchTurns()
-    const answer = await chowder.app.inject(authorized(request))
+    const answer = await injectBriefly(chowder.app, authorized(request))
     return { answer, ms: longestTurn() }
   }
   await fc
