@@ -82,7 +82,7 @@ export function createBackgroundRows(db: Db, vault: Vault, processId: string) {
     /** Takes over up to `limit` turns that no living process runs. */
     async claim(limit: number): Promise<ClaimedTurn[]> {
       const { rows } = await db.$client.query<ClaimedTurn>(claimQuery, [processId, limit])
-      return rows
+      return rows.sort((one, other) => (one.id < other.id ? -1 : 1))
     },
     unsealRequest: ({ id, sealedRequest }: ClaimedTurn): BackgroundRequest =>
       JSON.parse(vault.unseal(sealedRequest, requestContext(id))),

@@ -183,11 +183,17 @@ async function follow(deps: BackgroundDeps, claimed: ClaimedTurn, turn: Turn): P
   }
 
   let place: PlaceInLine | null = null
+  // Before anything is awaited: turns of one session enter its line in the order of their claims.
+  let entering: Promise<PlaceInLine> | null = lines.enter(turn, session)
+  entering.catch(() => {}) // `takePlace` observes it
   /** A run that was sent has its place in the line of its gateway. */
   async function takePlace(): Promise<void> {
     for (;;) {
       try {
-        place = await lines.enter(turn, session)
+        place = await (entering ?? lines.enter(turn, session)).finally(() => {
+          entering = null
+        })
+        turn.signal.throwIfAborted()
         return isSent ? undefined : await place.begun
       } catch (error) {
         place?.leave()
@@ -220,7 +226,7 @@ async function follow(deps: BackgroundDeps, claimed: ClaimedTurn, turn: Turn): P
   } catch (cause) {
     end = { kind: 'broken', cause }
   } finally {
-    ;(place as PlaceInLine | null)?.leave()
+    ;((place as PlaceInLine | null) ?? (await (entering as typeof entering)?.catch(() => null)))?.leave()
   }
   if (turn.signal.reason === handedOver) return 'left'
   if (turn.signal.aborted && isSent) {
