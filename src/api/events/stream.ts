@@ -14,7 +14,7 @@ const pageSize = 100
 /** Between two attempts to read from a database that is down. */
 const pauseMs = 1000
 
-/** What a reader of a stream may see, and asks for. */
+/** The request of a reader, with the caller, whose grants limit it. */
 export interface Followed {
   caller: Caller
   /** Only this instance. */

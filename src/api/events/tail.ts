@@ -19,7 +19,7 @@ export interface StepChange {
   at: Date
 }
 
-/** What one reader of the tail has not taken yet. */
+/** One reader of the tail. */
 interface TailReader {
   /** The last event at the beginning of the reader. */
   last: number
