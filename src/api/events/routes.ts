@@ -6,8 +6,7 @@ import { AppError } from '#errors/app-error.ts'
 import { texts } from '#errors/texts.ts'
 import { typesOf } from '#history/event-types.ts'
 import { keptDays } from '#history/retention.ts'
-import { onKeyRefused } from '#http/auth.ts'
-import { type FindCaller, hasPermission } from '#http/caller.ts'
+import { hasPermission } from '#http/caller.ts'
 import { clientLeft } from '#http/client-left.ts'
 import { InstanceParams } from '#http/instance-params.ts'
 import { failures } from '#http/openapi.ts'
@@ -31,11 +30,12 @@ import { createEventTail } from './tail.ts'
 
 export interface EventDeps {
   db: Db
-  findCaller: FindCaller
   publicUrl(): string
 }
 
-const asksForSteps = (types: readonly string[]) => types.includes(stepType) || types.includes('instance.*')
+/** A connection is closed after its client has taken no bytes for this long; comments are sent more often. */
+const idleTimeoutMs = 60_000
+
 const isPosition = (text: string) => /^[1-9]\d{0,14}$/.test(text)
 const historyDescription =
   `Every request for a change and every change of state, each once, for ${keptDays} days. Messages to agents are not ` +
@@ -51,7 +51,7 @@ const streamDescription =
   'revoked, and when the server closes.'
 
 /** The routes of the history: events, their times and their actors. */
-export const eventRoutes: FastifyPluginAsyncTypebox<EventDeps> = async (app, { db, findCaller, publicUrl }) => {
+export const eventRoutes: FastifyPluginAsyncTypebox<EventDeps> = async (app, { db, publicUrl }) => {
   const tail = createEventTail(db, app.log)
   const closing = new AbortController()
   app.addHook('preClose', async () => closing.abort()) // clients go on at another process, or after the restart
@@ -63,13 +63,18 @@ export const eventRoutes: FastifyPluginAsyncTypebox<EventDeps> = async (app, { d
     lastId: number | undefined,
   ) {
     const { caller } = reply.request
-    const ended = new AbortController()
-    const signal = AbortSignal.any([clientLeft(reply), closing.signal, ended.signal])
-    onKeyRefused(caller, reply.raw, findCaller, (reason) => ended.abort(reason))
-    const types = type && new Set([...typesOf(type), ...(asksForSteps(type) ? [stepType] : [])])
-    const batches = followHistory({ db, tail }, { caller, instanceId, types, after: lastId ?? after }, signal)
+    const signal = AbortSignal.any([clientLeft(reply), closing.signal])
+    reply.raw.setTimeout(idleTimeoutMs, () => reply.raw.destroy())
+    const asked = {
+      caller,
+      instanceId,
+      types: type && typesOf(type),
+      hasSteps: type === undefined || type.includes(stepType) || type.includes('instance.*'),
+      after: lastId ?? after,
+    }
+    const batches = followHistory({ db, tail }, asked, signal)
     const pieces = serverSentEvents(batches, serverSentHistory)
-    return sendEvents(reply, await pieces.next(), pieces)
+    return sendEvents(reply.header('x-accel-buffering', 'no'), await pieces.next(), pieces)
   }
 
   async function answer(reply: FastifyReply, instanceId: string | undefined, query: Static<typeof EventPage>) {
@@ -135,7 +140,7 @@ export const eventRoutes: FastifyPluginAsyncTypebox<EventDeps> = async (app, { d
   app.get(
     '/v1/instances/:instance_id/events/stream',
     {
-      config: { access: 'read', inFlight: 'sockets', handlesRefusedKey: true },
+      config: { access: 'read', inFlight: 'sockets' },
       schema: {
         operationId: 'streamInstanceEvents',
         summary: 'Follow the history of an instance',
@@ -144,7 +149,7 @@ export const eventRoutes: FastifyPluginAsyncTypebox<EventDeps> = async (app, { d
         params: InstanceParams,
         querystring: FollowedEvents,
         headers: LastEvent,
-        response: { 200: EventStream, ...failures(400, 404) },
+        response: { 200: EventStream, ...failures(404) },
       },
     },
     async ({ caller, params, query, headers }, reply) => {
@@ -156,7 +161,7 @@ export const eventRoutes: FastifyPluginAsyncTypebox<EventDeps> = async (app, { d
   app.get(
     '/v1/events/stream',
     {
-      config: { access: 'any', inFlight: 'sockets', handlesRefusedKey: true },
+      config: { access: 'any', inFlight: 'sockets' },
       schema: {
         operationId: 'streamEvents',
         summary: 'Follow the history of all instances',
@@ -164,7 +169,7 @@ export const eventRoutes: FastifyPluginAsyncTypebox<EventDeps> = async (app, { d
         tags: ['organization'],
         querystring: FollowedEvents,
         headers: LastEvent,
-        response: { 200: EventStream, ...failures(400) },
+        response: { 200: EventStream },
       },
     },
     async ({ caller, query, headers }, reply) => {

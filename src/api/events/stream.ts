@@ -2,6 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { Db } from '#database/client.ts'
 import { isDatabaseDown } from '#database/outage.ts'
 import type { Event as Row } from '#database/schema.ts'
+import type { EventType } from '#history/event-types.ts'
 import { type Caller, hasPermission } from '#http/caller.ts'
 import { toMicroseconds } from '#platform/timestamps.ts'
 import { type EventQuery, listEvents } from './list.ts'
@@ -19,8 +20,10 @@ export interface Followed {
   caller: Caller
   /** Only this instance. */
   instanceId?: string | undefined
-  /** Only these types; undefined for all. `instance.step` is one. */
-  types?: ReadonlySet<string> | undefined
+  /** Only events of these types; undefined for all. */
+  types?: readonly EventType[] | undefined
+  /** Whether it gets the steps too. */
+  hasSteps: boolean
   /** Begins after the event with this id; undefined: with the next one. */
   after: number | undefined
 }
@@ -31,9 +34,9 @@ export interface SentEvent {
   data: string
 }
 
-const stepEvent = ({ instanceId, step, at }: StepChange): SentEvent => ({
+const stepEvent = ({ instanceId, step, seenAt }: StepChange): SentEvent => ({
   id: null,
-  data: JSON.stringify({ id: null, type: stepType, instance_id: instanceId, step, created_at: toMicroseconds(at) }),
+  data: JSON.stringify({ id: null, type: stepType, instance_id: instanceId, step, created_at: toMicroseconds(seenAt) }),
 })
 
 /** Changes of a key, or of all of them, after which its open streams end. Their clients connect again, if they may. */
@@ -50,7 +53,7 @@ const ends = ({ type, subject }: Row, { keyId }: Caller) =>
  */
 export async function* followHistory(
   { db, tail }: { db: Db; tail: EventTail },
-  { caller, instanceId, types, after }: Followed,
+  { caller, instanceId, types, hasSteps, after }: Followed,
   signal: AbortSignal,
 ): AsyncGenerator<SentEvent[], void> {
   const { organizationId, instanceIds } = caller
@@ -58,10 +61,9 @@ export async function* followHistory(
   const isVisible = (id: string | null) =>
     (instanceId === undefined || id === instanceId) &&
     (instanceIds === null || (id !== null && instanceIds.includes(id)))
-  const isAsked = (type: string) => types === undefined || types.has(type)
   const show = (rows: Row[]): SentEvent[] =>
     rows
-      .filter((row) => isVisible(row.instanceId) && isAsked(row.type))
+      .filter(({ instanceId: id, type }) => isVisible(id) && (types?.includes(type as EventType) ?? true))
       .map((row) => ({ id: row.id, data: JSON.stringify(toEvent(row, mayConfigure)) }))
 
   const reader = await tail.follow(organizationId, signal)
@@ -70,7 +72,7 @@ export async function* followHistory(
   let mustCatchUp = position < reader.from
   while (!signal.aborted) {
     if (mustCatchUp) {
-      const query: EventQuery = { organizationId, instanceId, order: 'asc', after: position, limit: pageSize }
+      const query: EventQuery = { organizationId, instanceId, types, order: 'asc', after: position, limit: pageSize }
       const page = await listEvents(db, query).catch((error: unknown) => {
         if (isDatabaseDown(error)) return null
         throw error
@@ -92,10 +94,11 @@ export async function* followHistory(
     if (mustCatchUp) continue
     const news = events.filter(({ id }) => id > position)
     position = news.at(-1)?.id ?? position
-    const asked = isAsked(stepType) ? steps.filter((change) => isVisible(change.instanceId)) : []
+    const asked = hasSteps ? steps.filter((change) => isVisible(change.instanceId)) : []
     const shown = [...show(news), ...asked.map(stepEvent)]
     if (shown.length > 0 || events.length + steps.length === 0) yield shown
   }
 }
 
+/** The message of an event. One without an id leaves the reader's `Last-Event-ID` as it is. */
 export const serverSentHistory = ({ id, data }: SentEvent) => `${id === null ? '' : `id: ${id}\n`}data: ${data}\n\n`

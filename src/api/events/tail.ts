@@ -1,9 +1,9 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import { and, asc, gt, inArray, lt, lte } from 'drizzle-orm'
+import { and, asc, gt, inArray, lt, lte, sql } from 'drizzle-orm'
 import type { FastifyBaseLogger } from 'fastify'
 import type { Db } from '#database/client.ts'
-import { isDatabaseDown } from '#database/outage.ts'
 import { type Event, events, instances } from '#database/schema.ts'
+import { logFirstAndRecovery } from '#platform/log.ts'
 import { settledId } from './list.ts'
 
 /** Readers get an event at most this long after it is settled, plus the time of a read. */
@@ -16,7 +16,8 @@ const maxWaiting = 1000
 export interface StepChange {
   instanceId: string
   step: string
-  at: Date
+  /** By the clock of the database. */
+  seenAt: Date
 }
 
 /** One reader of the tail. */
@@ -50,6 +51,7 @@ export function createEventTail(db: Db, log: FastifyBaseLogger): EventTail {
   let position = 0
   let running: Promise<void> | undefined
   let steps = new Map<string, string | null>()
+  const outage = logFirstAndRecovery(log, 'streams of events wait for the database', 'streams of events go on')
 
   const readSteps = () =>
     db
@@ -57,7 +59,7 @@ export function createEventTail(db: Db, log: FastifyBaseLogger): EventTail {
         instanceId: instances.id,
         organizationId: instances.organizationId,
         step: instances.step,
-        at: instances.updatedAt,
+        seenAt: sql`now()`.mapWith(instances.updatedAt),
       })
       .from(instances)
       .where(
@@ -66,6 +68,7 @@ export function createEventTail(db: Db, log: FastifyBaseLogger): EventTail {
           lt(instances.observedGeneration, instances.generation),
         ),
       )
+      .orderBy(asc(instances.id))
       .limit(atMost)
 
   function handOver(organizationId: string, add: (waiting: Waiting) => void) {
@@ -89,10 +92,10 @@ export function createEventTail(db: Db, log: FastifyBaseLogger): EventTail {
       position = found.length < atMost ? settled : (found.at(-1)?.id ?? settled)
     }
     const due = await readSteps()
-    for (const { organizationId, instanceId, step, at } of due) {
+    for (const { organizationId, instanceId, step, seenAt } of due) {
       if (step === null || steps.get(instanceId) === step) continue
       handOver(organizationId, (waiting) => {
-        if (waiting.steps.length < maxWaiting) waiting.steps.push({ instanceId, step, at })
+        if (waiting.steps.length < maxWaiting) waiting.steps.push({ instanceId, step, seenAt })
       })
     }
     steps = new Map(due.map(({ instanceId, step }) => [instanceId, step]))
@@ -100,9 +103,7 @@ export function createEventTail(db: Db, log: FastifyBaseLogger): EventTail {
 
   async function run(): Promise<void> {
     while (readers.size > 0) {
-      await read().catch((error: unknown) => {
-        if (!isDatabaseDown(error)) log.error({ err: error }, 'failed to read the end of the history')
-      })
+      await read().then(outage.recovered, outage.failed)
       await sleep(readEveryMs)
     }
     running = undefined

@@ -83,6 +83,9 @@ test('sends the events of the history as they come, with the steps of a start be
   }
   const { body: listed } = await as('GET', `/v1/instances/${id}/events?after=0`)
   const sent = stream.messages.filter(({ event }) => event.type !== 'instance.step')
+  const times = steps.map(({ event }) => String(event.created_at))
+  expect(times).toEqual(times.toSorted())
+  expect(String(times[0]) > String(listed[0].created_at)).toBe(true)
   expect(sent.map(({ event }) => event)).toEqual(listed)
   expect(sent.map(({ id: messageId }) => messageId)).toEqual(listed.map((event: { id: number }) => event.id))
 })
