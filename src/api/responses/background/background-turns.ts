@@ -182,29 +182,35 @@ async function follow(deps: BackgroundDeps, claimed: ClaimedTurn, turn: Turn): P
     })
   }
 
-  let place: PlaceInLine | null = null
-  // Before anything is awaited: turns of one session enter its line in the order of their claims.
-  let entering: Promise<PlaceInLine> | null = lines.enter(turn, session)
-  entering.catch(() => {}) // `takePlace` observes it
-  /** A run that was sent has its place in the line of its gateway. */
-  async function takePlace(): Promise<void> {
+  /** Enters the line of its session. */
+  async function enterLine(): Promise<PlaceInLine> {
     for (;;) {
       try {
-        place = await (entering ?? lines.enter(turn, session)).finally(() => {
-          entering = null
-        })
-        turn.signal.throwIfAborted()
-        return isSent ? undefined : await place.begun
+        return await lines.enter(turn, session)
       } catch (error) {
-        place?.leave()
-        if (!(error instanceof AppError) || error.code !== 'unavailable') throw error
+        if (!isUnavailable(error)) throw error
         await sleep(retryEveryMs)
+      }
+    }
+  }
+  let place: PlaceInLine | null = null
+  async function waitInLine(): Promise<void> {
+    for (;;) {
+      try {
+        return await place?.begun
+      } catch (error) {
+        if (!isUnavailable(error)) throw error
+        place?.leave()
+        await sleep(retryEveryMs)
+        place = await enterLine()
       }
     }
   }
 
   let end: TurnEnd | undefined
   try {
+    // Before anything else is awaited: turns of one session enter in the order of their claims.
+    place = await enterLine()
     const earlier = await whileDatabaseDown(turn, () => rows.read({ id: uuid, after: -1 }))
     writer.continueAfter(earlier.flatMap(({ events }) => events))
     const said = writer.openText
@@ -212,8 +218,11 @@ async function follow(deps: BackgroundDeps, claimed: ClaimedTurn, turn: Turn): P
     if (!isChecked) run.saidBefore = said
     if (earlier.length === 0) await write(writer.queue())
     if (claimed.status === 'cancelled') turn.end(turnCancelled)
-    await takePlace()
-    if (!isSent) await write(writer.begin())
+    // A run that was sent has its place in the line of its gateway.
+    if (!isSent) {
+      await waitInLine()
+      await write(writer.begin())
+    }
     // A checked text was said whole, or not at all.
     const acts = tools ? withTools(answer(), tools) : answer()
     const output = writeOutput(acts, (one) => (isChecked && said !== '' ? [] : writer.write(one)))
@@ -226,7 +235,7 @@ async function follow(deps: BackgroundDeps, claimed: ClaimedTurn, turn: Turn): P
   } catch (cause) {
     end = { kind: 'broken', cause }
   } finally {
-    ;((place as PlaceInLine | null) ?? (await (entering as typeof entering)?.catch(() => null)))?.leave()
+    ;(place as PlaceInLine | null)?.leave()
   }
   if (turn.signal.reason === handedOver) return 'left'
   if (turn.signal.aborted && isSent) {
@@ -238,6 +247,9 @@ async function follow(deps: BackgroundDeps, claimed: ClaimedTurn, turn: Turn): P
   await whileDatabaseDown(null, () => rows.end(uuid, toBatch(events), { response, json }))
   return 'ended'
 }
+
+/** Whether the line of a turn could not be read or written. */
+const isUnavailable = (error: unknown) => error instanceof AppError && error.code === 'unavailable'
 
 function toBatch(events: ResponseEvent[]): EventBatch {
   const json = events.map((event) => event.json())
