@@ -8,6 +8,7 @@ export default defineConfig({
     './src/database/usage-schema.ts',
     './src/database/budget-schema.ts',
     './src/database/egress-schema.ts',
+    './src/database/webhook-schema.ts',
   ],
   out: './migrations',
   casing: 'snake_case',

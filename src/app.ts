@@ -24,6 +24,7 @@ import { type SessionDeps, sessionRoutes } from './api/sessions/routes.ts'
 import { type SkillRouteDeps, skillRoutes } from './api/skills/routes.ts'
 import { type SubscriptionDeps, subscriptionRoutes } from './api/subscription/routes.ts'
 import { type UsageDeps, usageRoutes } from './api/usage/routes.ts'
+import { type WebhookDeps, webhookRoutes } from './api/webhooks/routes.ts'
 import { type CallerDeps, useApiKeys } from './http/auth.ts'
 import { type BodyTimes, useBodyDeadlines } from './http/body-deadlines.ts'
 import { useClosing } from './http/closing.ts'
@@ -46,6 +47,7 @@ export interface AppDeps
   extends OrganizationDeps,
     KeyDeps,
     EventDeps,
+    WebhookDeps,
     UsageDeps,
     SubscriptionDeps,
     ReleaseDeps,
@@ -145,6 +147,7 @@ export async function buildApp(deps: AppDeps) {
     await v1.register(skillRoutes, { ...deps, ...counters })
     await v1.register(fileRoutes, deps)
     await v1.register(eventRoutes, deps)
+    await v1.register(webhookRoutes, deps)
     await v1.register(usageRoutes, deps)
     await v1.register(releaseRoutes, deps)
     await v1.register(regionRoutes, deps)

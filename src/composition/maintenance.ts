@@ -1,12 +1,18 @@
+import { toEvent } from '#api/events/schemas.ts'
 import { deleteRevokedKeys } from '#api/keys/retention.ts'
 import { eraseDeleted } from '#api/organization/delete.ts'
 import { deleteExpiredResponses } from '#api/responses/store/expiry.ts'
 import type { Billing } from '#api/subscription/stripe.ts'
 import { syncSubscriptions } from '#api/subscription/sync.ts'
+import { createDeliveries } from '#api/webhooks/deliver.ts'
+import { deleteOldDeliveries } from '#api/webhooks/queue.ts'
 import { deleteOldPeriods } from '#budgets/store.ts'
 import type { Db } from '#database/client.ts'
 import { deleteOldCalls, settleLostCalls } from '#database/model-calls.ts'
 import { deleteSurplus } from '#database/surplus.ts'
+import { createCheckedAgent } from '#egress/checked-agent.ts'
+import type { HostRule } from '#egress/hosts.ts'
+import { createResolve, type Resolve } from '#egress/reach.ts'
 import { deleteOldEgressHosts } from '#egress/store.ts'
 import { deleteOldEvents } from '#history/retention.ts'
 import { clearExpiredAnswers } from '#http/idempotency.ts'
@@ -32,6 +38,8 @@ export interface MaintenanceIntervals {
   expireMs: number
   /** For the oldest data of organizations that store too much. */
   surplusMs: number
+  /** For events that webhooks get. */
+  deliverMs: number
 }
 
 export const defaultMaintenance: MaintenanceIntervals = {
@@ -40,6 +48,7 @@ export const defaultMaintenance: MaintenanceIntervals = {
   billingMs: 10_000,
   expireMs: 60_000,
   surplusMs: 24 * 60 * 60_000,
+  deliverMs: 500,
 }
 
 /** For work over many organizations or rows. The next run continues where an aborted run ended. */
@@ -51,16 +60,22 @@ export interface MaintenanceParts {
   vault: Vault
   queue: InstanceQueue
   billing: Billing | null
+  /** The hosts that webhooks may have although they are not public. */
+  operatorHosts?: readonly HostRule[]
+  /** Resolves the names of webhooks. */
+  resolve?: Resolve
   log: Logger
 }
 
 /** The periodic work of a worker beside reconciling. src/lifecycle/README.md lists it. */
 export function maintenanceTasks(
-  { db, vault, queue, billing, log }: MaintenanceParts,
-  { suspendMs, eraseMs, billingMs, expireMs, surplusMs }: MaintenanceIntervals,
+  { db, vault, queue, billing, operatorHosts = [], resolve = createResolve(), log }: MaintenanceParts,
+  { suspendMs, eraseMs, billingMs, expireMs, surplusMs, deliverMs }: MaintenanceIntervals,
 ): PeriodicTask[] {
   const askGateway = createAskGateway(createRunningGateways(db, vault, createFindSummary(db)).find, { db, vault })
   const deleteEphemeralSessions = createEphemeralSessionCleanup(db, askGateway, log)
+  const agent = createCheckedAgent(resolve, operatorHosts)
+  const deliver = createDeliveries({ db, vault, agent, showEvent: (event) => toEvent(event, true), log })
   const tasks: PeriodicTask[] = [
     {
       name: 'apply_suspensions',
@@ -75,6 +90,7 @@ export function maintenanceTasks(
       run: (signal) => eraseDeleted(db, log, signal),
     },
     { name: 'delete_ephemeral_sessions', everyMs: eraseMs, timeoutMs: shortMs, run: deleteEphemeralSessions },
+    { name: 'deliver_webhooks', everyMs: deliverMs, timeoutMs: shortMs, run: deliver },
     { name: 'delete_expired', everyMs: expireMs, timeoutMs: longMs, run: (signal) => deleteExpired(db, signal) },
     { name: 'delete_surplus', everyMs: surplusMs, timeoutMs: longMs, run: (signal) => deleteSurplus(db, signal) },
     { name: 'settle_lost_calls', everyMs: expireMs, timeoutMs: shortMs, run: () => settleLostCalls(db) },
@@ -97,6 +113,7 @@ async function deleteExpired(db: Db, signal: AbortSignal): Promise<void> {
     eraseTerminated(db, signal),
     clearExpiredAnswers(db, signal),
     deleteOldEvents(db, signal),
+    deleteOldDeliveries(db, signal),
     deleteOldCalls(db, signal),
     deleteOldPeriods(db),
     deleteOldEgressHosts(db, signal),

@@ -11,12 +11,19 @@ import { defaultRelease, openclawVersion } from '#openclaw/releases.ts'
 import { type Logger, logProgress } from '#platform/log.ts'
 import { SandboxUnavailableError } from '#sandbox/driver.ts'
 import type { Config } from '#settings/config.ts'
-import { defaultMaintenance, type MaintenanceIntervals, maintenanceTasks } from './maintenance.ts'
+import {
+  defaultMaintenance,
+  type MaintenanceIntervals,
+  type MaintenanceParts,
+  maintenanceTasks,
+} from './maintenance.ts'
 import type { OpenRegions } from './regions.ts'
 import { sharedSettings } from './settings.ts'
 import type { Startup } from './startup.ts'
 
-export interface WorkerParts extends Pick<LifecycleDeps, 'db' | 'vault' | 'hostDisk'> {
+export interface WorkerParts
+  extends Pick<LifecycleDeps, 'db' | 'vault' | 'hostDisk'>,
+    Pick<MaintenanceParts, 'operatorHosts' | 'resolve'> {
   queue: ReconcileQueue
   /** The regions that the worker serves. */
   regions: { served(): readonly Region[] }
@@ -65,10 +72,11 @@ export function createWorker(parts: WorkerParts, settings: WorkerSettings, start
 /** Opens the worker, and prepares the default release in the background for the first instance. */
 export async function openWorker(
   { config, log, drain }: Startup,
-  parts: WorkerParts & { regions: OpenRegions },
+  parts: Omit<WorkerParts, 'operatorHosts' | 'regions'> & { regions: OpenRegions },
 ): Promise<void> {
   const { regions } = parts
-  const worker = await createWorker(parts, workerSettings(config), drain.signal)
+  const operatorHosts = regions.served().flatMap((region) => region.operatorHosts)
+  const worker = await createWorker({ ...parts, operatorHosts }, workerSettings(config), drain.signal)
   const preparing = new AbortController()
   drain.add('worker', () => {
     preparing.abort()

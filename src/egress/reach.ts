@@ -35,7 +35,20 @@ export function createResolve(): Resolve {
 }
 
 /** Resolves a name of the operator, like every program of this host. */
-const resolveOfOperator: Resolve = async (name) => (await lookup(name, { all: true })).map(({ address }) => address)
+export const resolveOfOperator: Resolve = async (name) =>
+  (await lookup(name, { all: true })).map(({ address }) => address)
+
+/** Resolves a name until the signal is aborted. Rejects with its reason, or the error of the name servers. */
+export async function lookUp(resolve: Resolve, host: string, signal: AbortSignal): Promise<string[]> {
+  const { promise: aborted, reject } = Promise.withResolvers<never>()
+  const onAbort = () => reject(signal.reason)
+  signal.addEventListener('abort', onAbort, { once: true })
+  try {
+    return await Promise.race([resolve(host), aborted])
+  } finally {
+    signal.removeEventListener('abort', onAbort)
+  }
+}
 
 /** Time until the next address of a host is tried as well. */
 const nextAddressMs = 1000
@@ -44,7 +57,7 @@ const nextAddressMs = 1000
  * Connects to one of the addresses, and to no other: the name is not resolved again. Rejects with the reason of the
  * signal, or the error of the last address.
  */
-async function connectTo(
+export async function connectTo(
   host: string,
   addresses: readonly string[],
   port: number,
@@ -86,18 +99,13 @@ export type Reach = (passage: Passage, grant: EgressGrant, signal: AbortSignal) 
 
 /** A host is resolved once, all of its addresses are checked, and one of them is used. */
 export function createReach({ resolve, records, log }: ReachParts): Reach {
-  async function lookUp(host: string, isOfOperator: boolean, signal: AbortSignal): Promise<string[]> {
-    const { promise: aborted, reject } = Promise.withResolvers<never>()
-    const onAbort = () => reject(signal.reason)
-    signal.addEventListener('abort', onAbort, { once: true })
+  async function find(host: string, isOfOperator: boolean, signal: AbortSignal): Promise<string[]> {
     try {
-      return await Promise.race([isOfOperator ? resolveOfOperator(host) : resolve(host), aborted])
+      return await lookUp(isOfOperator ? resolveOfOperator : resolve, host, signal)
     } catch (error) {
-      if (signal.aborted) throw signal.reason
+      if (signal.aborted) throw error
       log.debug({ err: error }, 'failed to resolve a name for an agent')
       throw new EgressRefused(502, 'dns_error', egressTexts.unknownHost(host))
-    } finally {
-      signal.removeEventListener('abort', onAbort)
     }
   }
 
@@ -122,7 +130,7 @@ export function createReach({ resolve, records, log }: ReachParts): Reach {
       if (!byName.isAllowed) throw block(records, asked, byName.reason)
     }
     const isOfOperator = isToRelay || matches(operatorHosts, host, port)
-    const addresses = isIP(host) === 0 ? await lookUp(host, isOfOperator, signal) : [host]
+    const addresses = isIP(host) === 0 ? await find(host, isOfOperator, signal) : [host]
     passage.addresses = addresses
     if (!isToRelay) {
       const decision = decide(rules, asked, addresses)

@@ -99,6 +99,12 @@ export const texts = {
     `Your key lacks the permission "${permission}" that this call needs. Ask your organization for a key that has it.`,
   notForInstance: 'Your key is not for this instance. Ask your organization for a key that is.',
   keyNotFound: 'Key not found.',
+  webhookNotFound: 'Webhook not found.',
+  deliveryNotFound: 'The webhook has no delivery of this event. Deliveries are kept for 30 days.',
+  badWebhookUrl:
+    'url must be an http or https address without a name and a password, such as https://example.com/chowder.',
+  tooManyWebhooks: (webhooks: number) =>
+    `The organization has ${webhooks} webhooks, which is the most. Delete one, or let one get more types.`,
   unknownInstances: (ids: readonly string[]) =>
     `instance_ids must be instances of your organization that are not terminated. These are not: ${ids.join(', ')}.`,
   permissionBeyondSessions: (permission: string) =>

@@ -37,6 +37,10 @@ export const eventTypes = [
   'budget.reached',
   'response.cancel',
   'response.delete',
+  'response.completed',
+  'response.incomplete',
+  'response.failed',
+  'response.cancelled',
   'session.reset',
   'session.delete',
   'channel.connect',
@@ -52,6 +56,12 @@ export const eventTypes = [
   'file.move',
   'file.mkdir',
   'file.delete',
+  'webhook.create',
+  'webhook.update',
+  'webhook.delete',
+  'webhook.rotate_secret',
+  'webhook.resend',
+  'webhook.disabled',
 ] as const
 
 export type EventType = (typeof eventTypes)[number]

@@ -230,6 +230,8 @@ test(`F5: PostgreSQL is unreachable for ${outageMs / 1000} s: every route answer
     skill_name: 'web-search',
     response_id: `resp_${held.id.replaceAll('-', '')}`,
     key_id: held.id,
+    webhook_id: held.id,
+    event_id: '1',
     path: 'notes.txt',
     q: 'web',
   }

@@ -46,7 +46,14 @@ const organizationKey: Record<string, string> = {}
 /** Scoped keys by their permissions. */
 const scoped: Record<string, string> = {}
 
-const everywhere = { session_id: 'main', channel: 'whatsapp', skill_name: 'web-search', path: 'notes.txt', q: 'web' }
+const everywhere = {
+  session_id: 'main',
+  channel: 'whatsapp',
+  skill_name: 'web-search',
+  path: 'notes.txt',
+  q: 'web',
+  event_id: '1',
+}
 
 async function create(path: string, key: string, body: object): Promise<{ id: string; raw_key: string }> {
   const answer = await chowder.call('POST', path, { key, body })
@@ -95,11 +102,18 @@ beforeAll(async () => {
     '/v1/keys': (await issue(key, instanceId)).id,
     '/v1/organization/keys': (await create('/v1/organization/keys', key, { name: 'k' })).id,
   })
-  ours = { ...everywhere, instance_id: instance.id, ...(await keysOf(own.key, instance.id)) }
-  theirs = { ...everywhere, instance_id: foreign.id, ...(await keysOf(other.key, foreign.id)) }
+  const thingsOf = async (key: string, instanceId: string) => ({
+    ...everywhere,
+    instance_id: instanceId,
+    webhook_id: (await create('/v1/webhooks', key, { url: 'http://127.0.0.1:9/' })).id,
+    ...(await keysOf(key, instanceId)),
+  })
+  ours = await thingsOf(own.key, instance.id)
+  theirs = await thingsOf(other.key, foreign.id)
   missing = {
     ...everywhere,
     instance_id: randomUUID(),
+    webhook_id: randomUUID(),
     '/v1/keys': randomUUID(),
     '/v1/organization/keys': randomUUID(),
   }
@@ -199,7 +213,7 @@ describe('A1, A2: the key that each call needs', () => {
       expect((await call(documented, ours, bearer(scoped[caller]))).statusCode, caller).toBe(403)
     }
 
-    if (path.includes('{instance_id}') || path.includes('{key_id}')) {
+    if (/\{(instance|key|webhook)_id\}/.test(path)) {
       const strangers = mayBeScoped ? [organizationKey.other, scoped.foreign] : [organizationKey.other]
       for (const key of strangers) {
         const foreign = await call(documented, ours, bearer(key))
@@ -209,6 +223,7 @@ describe('A1, A2: the key that each call needs', () => {
       const malformed = {
         ...ours,
         instance_id: 'nonsense',
+        webhook_id: 'nonsense',
         '/v1/keys': 'nonsense',
         '/v1/organization/keys': 'nonsense',
       }

@@ -4,7 +4,7 @@ import { pino } from 'pino'
 import type { Billing } from '#api/subscription/stripe.ts'
 import { createApi } from '#composition/api.ts'
 import type { MaintenanceIntervals } from '#composition/maintenance.ts'
-import { createWorker } from '#composition/worker.ts'
+import { createWorker, type WorkerParts } from '#composition/worker.ts'
 import type { Tier } from '#database/schema.ts'
 import type { BodyTimes } from '#http/body-deadlines.ts'
 import type { InFlightLimits } from '#http/in-flight.ts'
@@ -66,6 +66,8 @@ export interface TestChowderOptions {
   areWorkersMissing?: () => boolean
   /** By default one with a new key. */
   vault?: Vault
+  /** Of webhooks. */
+  receivers?: Pick<WorkerParts, 'operatorHosts' | 'resolve'>
 }
 
 const quickTimeouts: Timeouts = {
@@ -84,6 +86,7 @@ const quickMaintenance: MaintenanceIntervals = {
   // Longer than any file of tests: a test that ages rows calls what deletes them itself, and nothing may come before it.
   expireMs: 3_600_000,
   surplusMs: 3_600_000,
+  deliverMs: 500,
 }
 /** A port that nobody listens on: a refused connection is no verdict on a key. */
 const nowhere = 'http://127.0.0.1:9'
@@ -239,6 +242,7 @@ export async function openTestChowder(options: TestChowderOptions): Promise<Test
           processId: workers.length === 0 ? processId : newId(),
           alive: () => [],
           regions: { served: regions.all },
+          ...options.receivers,
         },
         settings,
         new AbortController().signal,

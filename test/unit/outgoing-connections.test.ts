@@ -5,7 +5,10 @@ import { expect, test } from 'vitest'
 const source = join(import.meta.dirname, '../../src')
 
 /** Who names the address to which a file connects: never a customer, but where that is what it is for. */
-const addresses: Record<string, 'its sandbox driver' | 'the operator' | 'Chowder' | 'an agent, within its policy'> = {
+const addresses: Record<
+  string,
+  'its sandbox driver' | 'the operator' | 'Chowder' | 'an agent, within its policy' | 'a customer, checked'
+> = {
   'turns/gateway-pool.ts': 'its sandbox driver',
   'openclaw/gateway/gateway-socket.ts': 'its sandbox driver',
   'openclaw/gateway/health.ts': 'its sandbox driver',
@@ -13,6 +16,8 @@ const addresses: Record<string, 'its sandbox driver' | 'the operator' | 'Chowder
   'openclaw/models/provider-key.ts': 'the operator',
   'egress/reach.ts': 'an agent, within its policy',
   'egress/forward.ts': 'an agent, within its policy',
+  'egress/checked-agent.ts': 'a customer, checked',
+  'api/webhooks/send.ts': 'a customer, checked',
   'relay/server.ts': 'the operator',
   'relay/upstreams.ts': 'the operator',
   'api/subscription/stripe.ts': 'the operator',

@@ -50,6 +50,11 @@ export const sections: readonly Section[] = [
     description: 'The files in the workspace of an agent.',
   },
   {
+    name: 'webhooks',
+    title: 'Webhooks',
+    description: 'Get events by push, and see what was delivered.',
+  },
+  {
     name: 'subscription',
     title: 'Subscription',
     description: 'The plan, its limits, and the Stripe pages to change it.',

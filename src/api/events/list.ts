@@ -3,6 +3,7 @@ import type { PgColumn } from 'drizzle-orm/pg-core'
 import type { Db } from '#database/client.ts'
 import { type Event, events } from '#database/schema.ts'
 import type { EventType } from '#history/event-types.ts'
+import { settledId } from '#history/settled.ts'
 
 export interface EventQuery {
   organizationId: string
@@ -15,15 +16,6 @@ export interface EventQuery {
   /** The id of the last event of the previous page. */
   position?: number | undefined
   limit: number
-}
-
-/**
- * The id up to which every event is committed. Ids come from a sequence, so a later one may be committed first; the
- * trigger `events_writer` shows which ids are still open. Read it before the page, in a separate statement.
- */
-export async function settledId(db: Db): Promise<number> {
-  const { rows } = await db.$client.query<{ id: string }>('SELECT settled_event_id() AS id')
-  return Number(rows[0]?.id)
 }
 
 /**

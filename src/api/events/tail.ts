@@ -3,8 +3,8 @@ import { and, asc, gt, inArray, lt, lte, sql } from 'drizzle-orm'
 import type { FastifyBaseLogger } from 'fastify'
 import type { Db } from '#database/client.ts'
 import { type Event, events, instances } from '#database/schema.ts'
+import { settledId } from '#history/settled.ts'
 import { logFirstAndRecovery } from '#platform/log.ts'
-import { settledId } from './list.ts'
 
 /** Readers get an event at most this long after it is settled, plus the time of a read. */
 const readEveryMs = 250

@@ -5,6 +5,7 @@ import { deleteInBatches, deleteSome } from '#database/delete-batches.ts'
 import { deleteResponsesOfOrganization } from '#database/delete-responses.ts'
 import { deleteCallsOf } from '#database/model-calls.ts'
 import { apiKeys, channels, idempotencyKeys, instances, organizations, providerKeys, skills } from '#database/schema.ts'
+import { webhooks } from '#database/webhook-schema.ts'
 import { deleteEgressHostsOf } from '#egress/store.ts'
 import { AppError } from '#errors/app-error.ts'
 import { texts } from '#errors/texts.ts'
@@ -101,10 +102,11 @@ async function eraseKeys(tx: Db, id: string): Promise<{ hashes: Buffer[]; ofProv
   return { hashes: erased.map(({ hash }) => hash), ofProviders: rowCount ?? 0 }
 }
 
-/** Erases keys and stored answers, including those that open requests added after the deletion. */
+/** Erases keys, webhooks and stored answers, including those that open requests added after the deletion. */
 async function eraseSecrets(db: Db, id: string, signal?: AbortSignal): Promise<void> {
   await eraseKeys(db, id)
   await deleteInBatches(db, apiKeys, eq(apiKeys.organizationId, id), { signal })
+  await deleteInBatches(db, webhooks, eq(webhooks.organizationId, id), { rows: 1, signal })
   await deleteInBatches(db, idempotencyKeys, eq(idempotencyKeys.organizationId, id), { rows: maxAnswers, signal })
 }
 

@@ -1,5 +1,5 @@
 import { afterAll, expect, onTestFinished, test } from 'vitest'
-import { settledId } from '#api/events/list.ts'
+import { settledId } from '#history/settled.ts'
 import { FakeDriver } from '../../support/fake-driver.ts'
 import { startFakeGateway } from '../../support/fake-gateway.ts'
 import { openTestChowder } from '../../support/test-chowder.ts'

@@ -13,6 +13,7 @@ import { openVault } from '#composition/vault.ts'
 import * as responseSchema from '#database/response-schema.ts'
 import * as schema from '#database/schema.ts'
 import { findSealedColumns, replaceSealed, sealedPages } from '#database/sealed-columns.ts'
+import * as webhookSchema from '#database/webhook-schema.ts'
 import { channelConfigPlace, skillSettingsPlace } from '#instances/gateway/configuration.ts'
 import { newId } from '#platform/ids.ts'
 import { createVault, keyIdOf, type Place, sealedPrefix, type Vault } from '#platform/secrets.ts'
@@ -60,7 +61,9 @@ describe('the sealed columns', () => {
   afterAll(() => database.drop())
 
   test('are all those of the schema, and the values of the installation', async () => {
-    const tables = Object.values({ ...schema, ...responseSchema }).filter((value) => is(value, PgTable))
+    const tables = Object.values({ ...schema, ...responseSchema, ...webhookSchema }).filter((value) =>
+      is(value, PgTable),
+    )
     const named = tables.flatMap((table) =>
       Object.keys(getTableColumns(table))
         .filter((name) => name.startsWith('sealed'))
@@ -168,6 +171,8 @@ describe('a change of the key while Chowder serves', () => {
       id,
       vault.seal('{"env":{"A":"b"}}', skillSettingsPlace(id, 'weather')),
     ])
+    const { body: webhook } = await call('POST', '/v1/webhooks', { url: 'http://127.0.0.1:9/' })
+    await call('POST', `/v1/webhooks/${webhook.id}/rotate_secret`, {})
     await call('POST', `/v1/instances/${id}/responses`, { model: 'openclaw', input: 'hello', background: true })
     await until('its events', () => [...places].some((place) => place.startsWith('response_events/')))
     const token = await findSignupToken(chowder.deps.db, vault)

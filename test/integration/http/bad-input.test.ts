@@ -47,9 +47,10 @@ const ends = new Set([
   'POST /v1/instances/{instance_id}/restart',
   'DELETE /v1/keys/{key_id}',
   'DELETE /v1/organization/keys/{key_id}',
+  'DELETE /v1/webhooks/{webhook_id}',
 ])
 const valuesFor = ({ name }: DocumentedOperation) =>
-  ends.has(name) ? { ...values, instance_id: randomUUID(), key_id: randomUUID() } : values
+  ends.has(name) ? { ...values, instance_id: randomUUID(), key_id: randomUUID(), webhook_id: randomUUID() } : values
 
 /** It needs its own organization, and a new one after a call that succeeds: it may repeat the name by chance. */
 const deletion = 'DELETE /v1/organization'
@@ -85,12 +86,15 @@ await until('it to run', async () => {
 gateway.config = JSON.parse(driver.file(instance_id, 'state/openclaw.json') ?? '{}')
 const grant = { name: 'k', instance_ids: [instance_id], permissions: ['read'] }
 const issued = await chowder.call('POST', '/v1/keys', { key, body: grant })
+const webhook = await chowder.call('POST', '/v1/webhooks', { key, body: { url: 'http://127.0.0.1:9/' } })
 const said = { model: 'openclaw', input: 'hello' }
 const answered = await chowder.call('POST', `/v1/instances/${instance_id}/responses`, { key, body: said })
 const values = {
   instance_id,
   response_id: answered.body.id,
   key_id: issued.body.id,
+  webhook_id: webhook.body.id,
+  event_id: '1',
   session_id: 'main',
   channel: 'telegram',
   skill_name: 'web-search',

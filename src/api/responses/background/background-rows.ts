@@ -4,6 +4,7 @@ import { batched } from '#database/batched.ts'
 import type { Db } from '#database/client.ts'
 import { isProcessAlive } from '#database/processes.ts'
 import type { ResponseStatus } from '#database/response-schema.ts'
+import { recordEvent } from '#history/record.ts'
 import type { Place, Vault } from '#platform/secrets.ts'
 import type { BackgroundRequest } from './background-request.ts'
 
@@ -58,7 +59,14 @@ const endQuery = `
     sealed_object = CASE WHEN sealed_object IS NOT NULL THEN $4 END,
     item_ids = ARRAY(SELECT jsonb_array_elements_text($5::jsonb)),
     call_ids = ARRAY(SELECT jsonb_array_elements_text($6::jsonb)), sealed_request = NULL
-  WHERE ${isOurs}`
+  WHERE ${isOurs}
+  RETURNING status, organization_id AS "organizationId", instance_id AS "instanceId"`
+
+interface EndedRow {
+  status: Exclude<ResponseStatus, 'in_progress'>
+  organizationId: string
+  instanceId: string
+}
 
 const readQuery = `
   SELECT e.response_id AS id, e.sequence, e.sealed_events AS sealed
@@ -120,12 +128,16 @@ export function createBackgroundRows(db: Db, vault: Vault, processId: string) {
     },
     /** Adds events. Returns false when another process has written some with this number. */
     append: (id: string, batch: EventBatch) => append(db, id, batch),
-    /** Stores the last events and the end of a turn, both or neither. Does nothing for a turn of another process. */
+    /** Stores the last events and the end of a turn, and records it, all or nothing. Does nothing for a turn of another process. */
     end: (id: string, batch: EventBatch, ended: EndedResponse) =>
       db.transaction(async (tx) => {
         const [, ...columns] = responseRows.toEnd(ended)
-        const { rowCount } = await tx.$client.query(endQuery, [id, processId, ...columns])
-        if (rowCount === 1) await append(tx, id, batch)
+        const { rows } = await tx.$client.query<EndedRow>(endQuery, [id, processId, ...columns])
+        const [row] = rows
+        if (!row) return
+        await append(tx, id, batch)
+        const { status, ...owner } = row
+        await recordEvent(tx, { ...owner, type: `response.${status}`, subject: ended.response.id })
       }),
     /** Lets all processes claim a turn of this one. */
     async release(id: string): Promise<void> {
