@@ -65,6 +65,8 @@ describe('background turns of a real agent', () => {
     const { body } = await agent.client.get(`/v1/instances/${agent.id}/responses/${queued.id}`)
     expect(faultsOfResponse(body)).toEqual([])
     expect(response).toMatchObject({ status: 'completed', output_text: words(1, 20), background: true })
+    const history = await agent.client.get(`/v1/instances/${agent.id}/events?type=response.completed`)
+    expect(history.body.map(({ subject }: { subject: string }) => subject)).toContain(queued.id)
     const waitedFor = await clientOf('other').responses.create({ model, input: `slowly ${slow}` })
     expect(response.usage?.total_tokens).toBeGreaterThan(1000)
     expect(Math.abs((response.usage?.total_tokens ?? 0) - (waitedFor.usage?.total_tokens ?? 0))).toBeLessThan(200)
