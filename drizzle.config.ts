@@ -9,6 +9,7 @@ export default defineConfig({
     './src/database/budget-schema.ts',
     './src/database/egress-schema.ts',
     './src/database/webhook-schema.ts',
+    './src/database/schedule-schema.ts',
   ],
   out: './migrations',
   casing: 'snake_case',

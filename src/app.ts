@@ -20,6 +20,7 @@ import { type RegionDeps, regionRoutes } from './api/regions/routes.ts'
 import { type ReleaseDeps, releaseRoutes } from './api/releases/routes.ts'
 import { type ResponseDeps, responseRoutes } from './api/responses/routes.ts'
 import { asksForWebSocket } from './api/responses/web-socket.ts'
+import { type ScheduleDeps, scheduleRoutes } from './api/schedules/routes.ts'
 import { type SessionDeps, sessionRoutes } from './api/sessions/routes.ts'
 import { type SkillRouteDeps, skillRoutes } from './api/skills/routes.ts'
 import { type SubscriptionDeps, subscriptionRoutes } from './api/subscription/routes.ts'
@@ -58,6 +59,7 @@ export interface AppDeps
     EgressDeps,
     Omit<ResponseDeps, 'turns'>,
     TurnDeps,
+    ScheduleDeps,
     SessionDeps,
     ChannelDeps,
     SkillRouteDeps,
@@ -141,6 +143,7 @@ export async function buildApp(deps: AppDeps) {
     const turns = useTurns(v1, deps)
     await v1.register(responseRoutes, { ...deps, turns, countTurn: counters.countRequest, inFlight })
     await v1.register(chatRoutes, { ...deps, turns })
+    await v1.register(scheduleRoutes, deps)
     await v1.register(modelRoutes, deps)
     await v1.register(sessionRoutes, deps)
     await v1.register(channelRoutes, { ...deps, ...counters })

@@ -103,6 +103,18 @@ export const texts = {
   deliveryNotFound: 'The webhook has no delivery of this event. Deliveries are kept for 30 days.',
   badWebhookUrl:
     'url must be an http or https address without a name and a password, such as https://example.com/chowder.',
+  scheduleNotFound: 'Schedule not found.',
+  badCron:
+    'cron must be five fields, of minutes, hours, days, months and weekdays, that some day fits, such as 0 7 * * 1-5.',
+  badAt: 'at must be an ISO 8601 time with a zone, such as 2026-12-31T23:59:59Z.',
+  pastAt: 'at must be in the future. To run the schedule now, POST to its run.',
+  cronAndAt: 'at cannot be sent with cron. A schedule runs by cron, or once.',
+  noTimes: 'cron or at must be sent: the times of the schedule.',
+  tooManySchedules: (schedules: number) =>
+    `The instance has ${schedules} schedules, which is the most. Delete one: those that ran once stay in the list.`,
+  failedRuns: (failures: number) => `${failures} runs in a row have failed.`,
+  missedRun: (seconds: number) => `It could not begin within the ${seconds} seconds of catch_up_seconds.`,
+  overlappingRun: 'The run before it went on.',
   tooManyWebhooks: (webhooks: number) =>
     `The organization has ${webhooks} webhooks, which is the most. Delete one, or let one get more types.`,
   unknownInstances: (ids: readonly string[]) =>

@@ -30,6 +30,11 @@ export const sections: readonly Section[] = [
       'and read its responses again. Chat Completions are supported too.',
   },
   {
+    name: 'schedules',
+    title: 'Schedules',
+    description: 'Turns that begin at their time: by cron, or once.',
+  },
+  {
     name: 'sessions',
     title: 'Sessions',
     description: 'The conversations of an agent: read, reset and delete them.',

@@ -9,6 +9,7 @@ import type { FindGateway, FindSummary } from '#instances/find.ts'
 import type { DeclareModel } from '#instances/gateway/declare-model.ts'
 import { createWatches } from '#openclaw/gateway/watches.ts'
 import type { Vault } from '#platform/secrets.ts'
+import { beginSchedules } from '#schedules/run-due.ts'
 import { keepAnswer, replyAgain } from '#turns/keep-answer.ts'
 import { beginTurn, jsonType, replyWithTurn, serverSentEvents } from '#turns/reply.ts'
 import { maxTurnBytes, turnBehaviour, turnFailures, turnRouteConfig } from '#turns/route.ts'
@@ -17,6 +18,7 @@ import { acceptBackground } from './background/accept.ts'
 import { createBackgroundRows } from './background/background-rows.ts'
 import { createBackgroundTurns } from './background/background-turns.ts'
 import { type FollowParts, replyWithEvents } from './background/follow-response.ts'
+import { createScheduledTurns } from './background/scheduled-turns.ts'
 import { compactionRoutes } from './compaction-routes.ts'
 import { CreateResponse } from './format/request-schema.ts'
 import type { ResponseObject } from './format/response-schema.ts'
@@ -62,11 +64,18 @@ export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (ap
   const watches = createWatches()
   const rows = createBackgroundRows(db, vault, processId)
   const background = createBackgroundTurns({ ...deps, rows, watches, log: app.log })
+  const accepting = { admission: turns.admission, store, rows, vault }
   const closing = new AbortController()
+  const schedules = beginSchedules({
+    db,
+    vault,
+    ...createScheduledTurns(accepting, background.wake),
+    log: app.log,
+  })
   // Before the drain: other processes go on with the background turns, and the clients of their streams.
   app.addHook('preClose', async () => {
     closing.abort()
-    await background.close()
+    await Promise.all([schedules.close(), background.close()])
   })
   app.addHook('onClose', async () => {
     watches.close()
@@ -82,8 +91,7 @@ export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (ap
     if (body.background) {
       // Before the transaction, which would hold a connection meanwhile.
       await requireFormat(readFormat(body.text?.format), { organizationId }, clientLeft(reply))
-      const accept = (into: Db) =>
-        acceptBackground({ admission: turns.admission, store, rows, vault }, { caller, session, body, into })
+      const accept = (into: Db) => acceptBackground(accepting, { caller, session, body, into })
       const response = await idempotent({ db, vault }, request, reply, accept, { isOneStatement: true })
       background.wake()
       if (!body.stream) return reply.type(jsonType).send(JSON.stringify(response) as never)

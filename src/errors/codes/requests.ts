@@ -136,6 +136,10 @@ export const requestCodes = {
       meaning: 'The organization has as many active keys as it may have.',
       remedy: 'Revoke unused keys, or give keys an expiry. `last_used_at` shows which are in use.',
     },
+    too_many_schedules: {
+      meaning: 'The instance has as many schedules as it may have.',
+      remedy: 'Delete one that is not needed: `DELETE /v1/instances/{id}/schedules/{schedule_id}`.',
+    },
     too_many_webhooks: {
       meaning: 'The organization has as many webhooks as it may have.',
       remedy: 'Delete one that is not needed: `DELETE /v1/webhooks/{webhook_id}`. One can get events of all types.',

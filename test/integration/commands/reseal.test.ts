@@ -11,6 +11,7 @@ import { findSignupToken } from '#api/organization/signup-token.ts'
 import { reseal } from '#commands/admin/reseal.ts'
 import { openVault } from '#composition/vault.ts'
 import * as responseSchema from '#database/response-schema.ts'
+import * as scheduleSchema from '#database/schedule-schema.ts'
 import * as schema from '#database/schema.ts'
 import { findSealedColumns, replaceSealed, sealedPages } from '#database/sealed-columns.ts'
 import * as webhookSchema from '#database/webhook-schema.ts'
@@ -61,8 +62,8 @@ describe('the sealed columns', () => {
   afterAll(() => database.drop())
 
   test('are all those of the schema, and the values of the installation', async () => {
-    const tables = Object.values({ ...schema, ...responseSchema, ...webhookSchema }).filter((value) =>
-      is(value, PgTable),
+    const tables = Object.values({ ...schema, ...responseSchema, ...webhookSchema, ...scheduleSchema }).filter(
+      (value) => is(value, PgTable),
     )
     const named = tables.flatMap((table) =>
       Object.keys(getTableColumns(table))
@@ -173,6 +174,7 @@ describe('a change of the key while Chowder serves', () => {
     ])
     const { body: webhook } = await call('POST', '/v1/webhooks', { url: 'http://127.0.0.1:9/' })
     await call('POST', `/v1/webhooks/${webhook.id}/rotate_secret`, {})
+    await call('POST', `/v1/instances/${id}/schedules`, { cron: '0 7 * * *', input: 'x' })
     await call('POST', `/v1/instances/${id}/responses`, { model: 'openclaw', input: 'hello', background: true })
     await until('its events', () => [...places].some((place) => place.startsWith('response_events/')))
     const token = await findSignupToken(chowder.deps.db, vault)

@@ -48,6 +48,7 @@ const ends = new Set([
   'DELETE /v1/keys/{key_id}',
   'DELETE /v1/organization/keys/{key_id}',
   'DELETE /v1/webhooks/{webhook_id}',
+  'DELETE /v1/instances/{instance_id}/schedules/{schedule_id}',
 ])
 const valuesFor = ({ name }: DocumentedOperation) =>
   ends.has(name) ? { ...values, instance_id: randomUUID(), key_id: randomUUID(), webhook_id: randomUUID() } : values
@@ -87,6 +88,8 @@ gateway.config = JSON.parse(driver.file(instance_id, 'state/openclaw.json') ?? '
 const grant = { name: 'k', instance_ids: [instance_id], permissions: ['read'] }
 const issued = await chowder.call('POST', '/v1/keys', { key, body: grant })
 const webhook = await chowder.call('POST', '/v1/webhooks', { key, body: { url: 'http://127.0.0.1:9/' } })
+const scheduled = { cron: '0 7 * * *', input: 'x' }
+const schedule = await chowder.call('POST', `/v1/instances/${instance_id}/schedules`, { key, body: scheduled })
 const said = { model: 'openclaw', input: 'hello' }
 const answered = await chowder.call('POST', `/v1/instances/${instance_id}/responses`, { key, body: said })
 const values = {
@@ -95,6 +98,7 @@ const values = {
   key_id: issued.body.id,
   webhook_id: webhook.body.id,
   event_id: '1',
+  schedule_id: schedule.body.id,
   session_id: 'main',
   channel: 'telegram',
   skill_name: 'web-search',

@@ -6,6 +6,7 @@ import { newResponseId, nowInSeconds, queued, responseObject } from '#api/respon
 import { storedInput } from '#api/responses/format/stored-input.ts'
 import { beginResponse } from '#api/responses/store/begin-response.ts'
 import type { ResponseStore } from '#api/responses/store/response-store.ts'
+import type { Visible } from '#api/responses/store/session-history.ts'
 import type { Db } from '#database/client.ts'
 import { AppError } from '#errors/app-error.ts'
 import type { Caller } from '#http/caller.ts'
@@ -19,6 +20,9 @@ import type { BackgroundRows } from './background-rows.ts'
 /** Background turns of an instance that run or wait. Each holds a row, and a connection is shared by all. */
 const maxOfInstance = 100
 const retryAfterSeconds = 5
+
+/** The part of a caller that decides whose turn it is, and which sessions it may continue. */
+type Asking = Pick<Caller, 'token'> & Visible
 
 export interface AcceptParts {
   admission: Admission
@@ -34,7 +38,7 @@ export interface AcceptParts {
  */
 export async function acceptBackground(
   { admission, store, rows, vault }: AcceptParts,
-  { caller, session, body, into }: { caller: Caller; session: TurnSession; body: CreateResponse; into: Db },
+  { caller, session, body, into }: { caller: Asking; session: TurnSession; body: CreateResponse; into: Db },
 ): Promise<ResponseObject> {
   const asker = { caller, user: body.user }
   // The turn waits for an agent that wakes, not the request.
