@@ -10,6 +10,7 @@ export default defineConfig({
     './src/database/egress-schema.ts',
     './src/database/webhook-schema.ts',
     './src/database/schedule-schema.ts',
+    './src/database/hook-schema.ts',
   ],
   out: './migrations',
   casing: 'snake_case',

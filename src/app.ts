@@ -10,6 +10,7 @@ import { type EventDeps, eventRoutes } from './api/events/routes.ts'
 import type { FileDeps } from './api/files/deps.ts'
 import { fileRoutes } from './api/files/routes.ts'
 import { type HealthDeps, healthRoutes } from './api/health/routes.ts'
+import { hookRoutes } from './api/hooks/routes.ts'
 import { type InstanceDeps, instanceRoutes } from './api/instances/routes.ts'
 import { type KeyDeps, keyRoutes } from './api/keys/routes.ts'
 import { type LogDeps, logRoutes } from './api/logs/routes.ts'
@@ -18,6 +19,7 @@ import { modelRoutes } from './api/models/routes.ts'
 import { type OrganizationDeps, organizationRoutes } from './api/organization/routes.ts'
 import { type RegionDeps, regionRoutes } from './api/regions/routes.ts'
 import { type ReleaseDeps, releaseRoutes } from './api/releases/routes.ts'
+import { useBackground } from './api/responses/background/use-background.ts'
 import { type ResponseDeps, responseRoutes } from './api/responses/routes.ts'
 import { asksForWebSocket } from './api/responses/web-socket.ts'
 import { type ScheduleDeps, scheduleRoutes } from './api/schedules/routes.ts'
@@ -57,7 +59,7 @@ export interface AppDeps
     LogDeps,
     MetricsDeps,
     EgressDeps,
-    Omit<ResponseDeps, 'turns'>,
+    Omit<ResponseDeps, 'turns' | 'background'>,
     TurnDeps,
     ScheduleDeps,
     SessionDeps,
@@ -141,9 +143,11 @@ export async function buildApp(deps: AppDeps) {
     await v1.register(metricsRoutes, deps)
     await v1.register(egressRoutes, deps)
     const turns = useTurns(v1, deps)
-    await v1.register(responseRoutes, { ...deps, turns, countTurn: counters.countRequest, inFlight })
+    const background = useBackground(v1, { ...deps, turns })
+    await v1.register(responseRoutes, { ...deps, turns, background, countTurn: counters.countRequest, inFlight })
     await v1.register(chatRoutes, { ...deps, turns })
     await v1.register(scheduleRoutes, deps)
+    await v1.register(hookRoutes, { ...deps, unattended: background.unattended })
     await v1.register(modelRoutes, deps)
     await v1.register(sessionRoutes, deps)
     await v1.register(channelRoutes, { ...deps, ...counters })

@@ -103,6 +103,18 @@ export const texts = {
   deliveryNotFound: 'The webhook has no delivery of this event. Deliveries are kept for 30 days.',
   badWebhookUrl:
     'url must be an http or https address without a name and a password, such as https://example.com/chowder.',
+  hookNotFound: 'Hook not found.',
+  badHookSecret:
+    'secret must be one of Standard Webhooks: whsec_ and at least 24 bytes in base64. Leave it out for one.',
+  hookBody: 'The body of a call must be a JSON object.',
+  hookSetUp: 'It was a call to set up the hook.',
+  hookPaused: 'The hook is paused.',
+  tooManyHooks: (hooks: number) => `The instance has ${hooks} hooks, which is the most. Delete one.`,
+  badHookSignature: {
+    standard: 'The signature in webhook-signature is not one of the secret of the hook, or is older than 5 minutes.',
+    github: 'The signature in X-Hub-Signature-256 is not one of the secret of the hook.',
+    slack: 'The signature in X-Slack-Signature is not one of the secret of the hook, or is older than 5 minutes.',
+  },
   scheduleNotFound: 'Schedule not found.',
   badCron:
     'cron must be five fields, of minutes, hours, days, months and weekdays, that some day fits, such as 0 7 * * 1-5.',

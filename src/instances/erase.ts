@@ -12,7 +12,7 @@ export const isNotErased = ne(instances.name, '')
 
 /**
  * Empties the name, external id, metadata, configuration and token of terminated, settled instances that can no longer
- * be read, and deletes their budgets and schedules, and the hosts and sizes that were written after the end of their sandboxes.
+ * be read, and deletes their budgets, schedules and hooks, and the hosts and sizes that were written after the end of their sandboxes.
  * `selection` selects and sorts them. The rows stay, so that a sandbox that reappears is recognized. Returns the number
  * of erased rows. After a crash or a throw of the signal's reason, the next call erases the rest.
  */
@@ -33,6 +33,7 @@ async function eraseInstances(db: Db, selection: SQL, signal?: AbortSignal): Pro
         of_budgets AS (DELETE FROM budgets WHERE owner_id ${isErased}),
         of_egress AS (DELETE FROM egress_hosts WHERE instance_id ${isErased}),
         of_schedules AS (DELETE FROM schedules WHERE instance_id ${isErased}),
+        of_hooks AS (DELETE FROM hooks WHERE instance_id ${isErased}),
         of_use AS (DELETE FROM instance_use WHERE instance_id ${isErased})
       SELECT FROM erased`)
     erased += rowCount ?? 0

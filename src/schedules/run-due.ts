@@ -20,13 +20,15 @@ const loops = 4
 const waitingEveryMs = 2000
 const keptRuns = 20
 
+type Run = Pick<Schedule, 'organizationId' | 'instanceId' | 'sessionKey' | 'model'> & { input: string }
+
 export interface RunParts {
   db: Db
   vault: Vault
   /** Stores a background turn in a transaction, and returns the id of its row. Throws AppError when it is refused. */
-  begin(tx: Db, turn: { schedule: Schedule; input: string }): Promise<string>
+  begin(tx: Db, turn: Run): Promise<string>
   /** Cancels a response in progress; does nothing for one that has ended. */
-  cancel(schedule: Schedule, responseId: string): Promise<void>
+  cancel(instance: Pick<Schedule, 'organizationId' | 'instanceId'>, responseId: string): Promise<void>
   /** The id of a response for clients. */
   showId(responseId: string): string
   log: Pick<Logger, 'error' | 'warn' | 'info'>
@@ -134,7 +136,9 @@ export function beginSchedules({ db, vault, begin, cancel, showId, log }: RunPar
     }
     if (isRunning && lastResponseId !== null) await cancel(schedule, lastResponseId)
     try {
-      const responseId = await begin(tx, { schedule, input: unsealInput(vault, schedule) })
+      const { organizationId, instanceId, sessionKey, model } = schedule
+      const input = unsealInput(vault, schedule)
+      const responseId = await begin(tx, { organizationId, instanceId, sessionKey, model, input })
       await record(tx, claimed, failures, { outcome: 'started', responseId })
     } catch (error) {
       if (!(error instanceof AppError)) throw error

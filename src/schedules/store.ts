@@ -88,7 +88,7 @@ async function firstTime(db: Db, timing: Parameters<typeof nextTimes>[0]): Promi
 
 /**
  * Creates a schedule, in a transaction. Throws AppError `invalid_value`, `instance_not_found`, `instance_terminated` and
- * `too_many_schedules`.
+ * `too_many_resources`.
  */
 export async function createSchedule(
   tx: Db,
@@ -106,7 +106,7 @@ export async function createSchedule(
   const [living] = await tx.select({ id: instances.id }).from(instances).where(isLiving).for('no key update')
   if (!living) throw new AppError('instance_terminated', texts.isTerminated)
   const existing = await tx.$count(schedules, eq(schedules.instanceId, instanceId))
-  if (existing >= maxSchedules) throw new AppError('too_many_schedules', texts.tooManySchedules(maxSchedules))
+  if (existing >= maxSchedules) throw new AppError('too_many_resources', texts.tooManySchedules(maxSchedules))
   const [row] = await tx
     .insert(schedules)
     .values({

@@ -233,6 +233,7 @@ test(`F5: PostgreSQL is unreachable for ${outageMs / 1000} s: every route answer
     webhook_id: held.id,
     event_id: '1',
     schedule_id: held.id,
+    hook_id: held.id,
     path: 'notes.txt',
     q: 'web',
   }

@@ -107,6 +107,7 @@ beforeAll(async () => {
     instance_id: instanceId,
     webhook_id: (await create('/v1/webhooks', key, { url: 'http://127.0.0.1:9/' })).id,
     schedule_id: (await create(`/v1/instances/${instanceId}/schedules`, key, { cron: '0 7 * * *', input: 'x' })).id,
+    hook_id: (await create(`/v1/instances/${instanceId}/hooks`, key, { kind: 'github', input: 'x' })).id,
     ...(await keysOf(key, instanceId)),
   })
   ours = await thingsOf(own.key, instance.id)
@@ -116,6 +117,7 @@ beforeAll(async () => {
     instance_id: randomUUID(),
     webhook_id: randomUUID(),
     schedule_id: randomUUID(),
+    hook_id: randomUUID(),
     '/v1/keys': randomUUID(),
     '/v1/organization/keys': randomUUID(),
   }

@@ -3,6 +3,7 @@ import fastify, { type FastifyInstance } from 'fastify'
 import { pino } from 'pino'
 import { chatRoutes } from '#api/chat/routes.ts'
 import { modelRoutes } from '#api/models/routes.ts'
+import { useBackground } from '#api/responses/background/use-background.ts'
 import { type ResponseDeps, responseRoutes } from '#api/responses/routes.ts'
 import type { Caller } from '#http/caller.ts'
 import { useClosing } from '#http/closing.ts'
@@ -11,7 +12,7 @@ import { serializers, strictBodies } from '#http/validation.ts'
 import { createVault } from '#platform/secrets.ts'
 import { type TurnDeps, useTurns } from '#turns/turns.ts'
 
-export type TurnRouteDeps = Omit<ResponseDeps, 'turns'> & TurnDeps
+export type TurnRouteDeps = Omit<ResponseDeps, 'turns' | 'background'> & TurnDeps
 
 /** An organization key that may do everything. */
 export const callerOf = (organizationId: string): Caller => ({
@@ -58,7 +59,8 @@ export async function startTurnApi(
     ...deps,
   }
   const turns = useTurns(app, all)
-  await app.register(responseRoutes, { ...all, turns })
+  const background = useBackground(app, { ...all, turns })
+  await app.register(responseRoutes, { ...all, turns, background })
   await app.register(chatRoutes, { ...all, turns })
   await app.register(modelRoutes, all)
   return { app, url: await app.listen({ port: 0, host: '127.0.0.1' }), logLines }

@@ -95,7 +95,7 @@ sent, or a new one. A resource of another organization answers 404, like one tha
 ## Repeating calls
 
 Repeat 429 and 503 after \`Retry-After\` seconds. You can always repeat reads, PUT, PATCH and DELETE. Every POST except
-sign-up, uploads and client tokens accepts an \`Idempotency-Key\` header: within 24 hours the same key, path and body
+sign-up, uploads, client tokens and calls of hooks accepts an \`Idempotency-Key\` header: within 24 hours the same key, path and body
 give the same answer, and change nothing again. Do not repeat a call whose answer has \`x-should-retry: false\`: a
 turn may have begun.
 

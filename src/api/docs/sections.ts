@@ -35,6 +35,11 @@ export const sections: readonly Section[] = [
     description: 'Turns that begin at their time: by cron, or once.',
   },
   {
+    name: 'hooks',
+    title: 'Hooks',
+    description: 'Turns that other services begin: GitHub, Slack, or anyone who signs.',
+  },
+  {
     name: 'sessions',
     title: 'Sessions',
     description: 'The conversations of an agent: read, reset and delete them.',

@@ -5,20 +5,15 @@ import { clientLeft } from '#http/client-left.ts'
 import { claimKey, idempotent } from '#http/idempotency.ts'
 import type { InFlight } from '#http/in-flight.ts'
 import { InstanceParams } from '#http/instance-params.ts'
-import type { FindGateway, FindSummary } from '#instances/find.ts'
-import type { DeclareModel } from '#instances/gateway/declare-model.ts'
-import { createWatches } from '#openclaw/gateway/watches.ts'
+import type { FindSummary } from '#instances/find.ts'
 import type { Vault } from '#platform/secrets.ts'
-import { beginSchedules } from '#schedules/run-due.ts'
 import { keepAnswer, replyAgain } from '#turns/keep-answer.ts'
 import { beginTurn, jsonType, replyWithTurn, serverSentEvents } from '#turns/reply.ts'
 import { maxTurnBytes, turnBehaviour, turnFailures, turnRouteConfig } from '#turns/route.ts'
 import type { Turns } from '#turns/turns.ts'
 import { acceptBackground } from './background/accept.ts'
-import { createBackgroundRows } from './background/background-rows.ts'
-import { createBackgroundTurns } from './background/background-turns.ts'
 import { type FollowParts, replyWithEvents } from './background/follow-response.ts'
-import { createScheduledTurns } from './background/scheduled-turns.ts'
+import type { Background } from './background/use-background.ts'
 import { compactionRoutes } from './compaction-routes.ts'
 import { CreateResponse } from './format/request-schema.ts'
 import type { ResponseObject } from './format/response-schema.ts'
@@ -27,7 +22,6 @@ import { requestedSessionKey } from './format/session.ts'
 import { readFormat, requireFormat } from './format/text-format.ts'
 import { runResponse } from './run-response.ts'
 import { BySession, responseAnswers } from './schemas.ts'
-import { createResponseStore } from './store/response-store.ts'
 import { storedRoutes } from './stored-routes.ts'
 import { taggedBodies } from './validation.ts'
 import { webSocketRoutes } from './web-socket.ts'
@@ -38,9 +32,8 @@ export interface ResponseDeps {
   processId: string
   vault: Vault
   turns: Turns
-  findGateway: FindGateway
+  background: Background
   findSummary: FindSummary
-  declareModel: DeclareModel
   /** The base URL for clients. */
   publicUrl(): string
   /** Counts a turn on an open WebSocket as a request. Throws AppError rate_limited when there are too many. */
@@ -59,28 +52,10 @@ function hasAnswer(json: string): boolean {
 
 /** The routes to talk to the agent of a running instance, and to read its responses later. */
 export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (app, deps) => {
-  const { db, vault, processId, turns, findSummary, publicUrl, countTurn, inFlight } = deps
-  const store = createResponseStore(db, vault, processId, app.log)
-  const watches = createWatches()
-  const rows = createBackgroundRows(db, vault, processId)
-  const background = createBackgroundTurns({ ...deps, rows, watches, log: app.log })
-  const accepting = { admission: turns.admission, store, rows, vault }
+  const { db, vault, processId, turns, background, findSummary, publicUrl, countTurn, inFlight } = deps
+  const { store, rows, watches, accepting } = background
   const closing = new AbortController()
-  const schedules = beginSchedules({
-    db,
-    vault,
-    ...createScheduledTurns(accepting, background.wake),
-    log: app.log,
-  })
-  // Before the drain: other processes go on with the background turns, and the clients of their streams.
-  app.addHook('preClose', async () => {
-    closing.abort()
-    await Promise.all([schedules.close(), background.close()])
-  })
-  app.addHook('onClose', async () => {
-    watches.close()
-    await store.close()
-  })
+  app.addHook('preClose', async () => closing.abort()) // clients of streams go on at other processes
   const followParts: FollowParts = { rows, findCaller: turns.findCaller, inFlight, closing: closing.signal }
 
   const answer = async (request: FastifyRequest, reply: FastifyReply, instanceId: string, sessionId?: string) => {

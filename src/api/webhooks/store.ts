@@ -68,13 +68,13 @@ export interface WebhookFields {
 
 /**
  * Creates a webhook, in a transaction. Its own creation is its first event. Throws AppError `invalid_value` and
- * `too_many_webhooks`.
+ * `too_many_resources`.
  */
 export async function createWebhook(tx: Db, vault: Vault, organizationId: string, fields: WebhookFields) {
   const url = checkUrl(fields.url)
   await tx.select().from(organizations).where(eq(organizations.id, organizationId)).for('no key update')
   const existing = await tx.$count(webhooks, eq(webhooks.organizationId, organizationId))
-  if (existing >= maxWebhooks) throw new AppError('too_many_webhooks', texts.tooManyWebhooks(maxWebhooks))
+  if (existing >= maxWebhooks) throw new AppError('too_many_resources', texts.tooManyWebhooks(maxWebhooks))
   const id = newId()
   const secret = newSecret()
   const sealedSecret = vault.seal(secret, `webhooks/${id}/sealed_secret`)

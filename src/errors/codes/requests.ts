@@ -53,6 +53,10 @@ export const requestCodes = {
       meaning: 'The API key is unknown, revoked or expired.',
       remedy: 'Send an active key. Keys of Chowder begin with `chd_org_` or `chd_sk_`; keys of model providers do not.',
     },
+    invalid_signature: {
+      meaning: 'A call of a hook is not signed with the secret of the hook, or was signed too long ago.',
+      remedy: 'Give the service that calls the secret of the hook. `detail` names the header of the signature.',
+    },
     invalid_signup_token: {
       meaning: 'Signing up on this server requires its sign-up token, and the request has none, or another one.',
       remedy:
@@ -136,13 +140,9 @@ export const requestCodes = {
       meaning: 'The organization has as many active keys as it may have.',
       remedy: 'Revoke unused keys, or give keys an expiry. `last_used_at` shows which are in use.',
     },
-    too_many_schedules: {
-      meaning: 'The instance has as many schedules as it may have.',
-      remedy: 'Delete one that is not needed: `DELETE /v1/instances/{id}/schedules/{schedule_id}`.',
-    },
-    too_many_webhooks: {
-      meaning: 'The organization has as many webhooks as it may have.',
-      remedy: 'Delete one that is not needed: `DELETE /v1/webhooks/{webhook_id}`. One can get events of all types.',
+    too_many_resources: {
+      meaning: 'The organization has as many webhooks, or the instance as many schedules or hooks, as it may have.',
+      remedy: '`detail` says which. Delete one that is not needed.',
     },
     last_organization_key: {
       meaning: 'It is the last active organization key. The organization could not be used without one.',

@@ -276,7 +276,7 @@ describe('the API', () => {
       [instance],
     )
     const { status, body: refused } = await as('POST', path, yearly)
-    expect([status, refused.error.code]).toEqual([409, 'too_many_schedules'])
+    expect([status, refused.error.code]).toEqual([409, 'too_many_resources'])
     expect((await as('DELETE', at)).status).toBe(204)
     expect((await as('POST', path, yearly)).status).toBe(201)
   })

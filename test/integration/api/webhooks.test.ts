@@ -341,7 +341,7 @@ describe('the API', () => {
     }
     for (let number = 0; number < 20; number += 1) await as('POST', '/v1/webhooks', { url: 'https://a.example/' })
     const { status, body } = await as('POST', '/v1/webhooks', { url: 'https://a.example/' })
-    expect([status, body.error.code]).toEqual([409, 'too_many_webhooks'])
+    expect([status, body.error.code]).toEqual([409, 'too_many_resources'])
     expect((await as('GET', '/v1/webhooks')).body).toHaveLength(20)
   })
 

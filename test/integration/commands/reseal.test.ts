@@ -10,6 +10,7 @@ import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { findSignupToken } from '#api/organization/signup-token.ts'
 import { reseal } from '#commands/admin/reseal.ts'
 import { openVault } from '#composition/vault.ts'
+import * as hookSchema from '#database/hook-schema.ts'
 import * as responseSchema from '#database/response-schema.ts'
 import * as scheduleSchema from '#database/schedule-schema.ts'
 import * as schema from '#database/schema.ts'
@@ -62,9 +63,13 @@ describe('the sealed columns', () => {
   afterAll(() => database.drop())
 
   test('are all those of the schema, and the values of the installation', async () => {
-    const tables = Object.values({ ...schema, ...responseSchema, ...webhookSchema, ...scheduleSchema }).filter(
-      (value) => is(value, PgTable),
-    )
+    const tables = Object.values({
+      ...schema,
+      ...responseSchema,
+      ...webhookSchema,
+      ...scheduleSchema,
+      ...hookSchema,
+    }).filter((value) => is(value, PgTable))
     const named = tables.flatMap((table) =>
       Object.keys(getTableColumns(table))
         .filter((name) => name.startsWith('sealed'))
@@ -175,6 +180,7 @@ describe('a change of the key while Chowder serves', () => {
     const { body: webhook } = await call('POST', '/v1/webhooks', { url: 'http://127.0.0.1:9/' })
     await call('POST', `/v1/webhooks/${webhook.id}/rotate_secret`, {})
     await call('POST', `/v1/instances/${id}/schedules`, { cron: '0 7 * * *', input: 'x' })
+    await call('POST', `/v1/instances/${id}/hooks`, { kind: 'github', input: 'x' })
     await call('POST', `/v1/instances/${id}/responses`, { model: 'openclaw', input: 'hello', background: true })
     await until('its events', () => [...places].some((place) => place.startsWith('response_events/')))
     const token = await findSignupToken(chowder.deps.db, vault)

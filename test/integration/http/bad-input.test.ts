@@ -49,6 +49,7 @@ const ends = new Set([
   'DELETE /v1/organization/keys/{key_id}',
   'DELETE /v1/webhooks/{webhook_id}',
   'DELETE /v1/instances/{instance_id}/schedules/{schedule_id}',
+  'DELETE /v1/instances/{instance_id}/hooks/{hook_id}',
 ])
 const valuesFor = ({ name }: DocumentedOperation) =>
   ends.has(name) ? { ...values, instance_id: randomUUID(), key_id: randomUUID(), webhook_id: randomUUID() } : values
@@ -90,6 +91,8 @@ const issued = await chowder.call('POST', '/v1/keys', { key, body: grant })
 const webhook = await chowder.call('POST', '/v1/webhooks', { key, body: { url: 'http://127.0.0.1:9/' } })
 const scheduled = { cron: '0 7 * * *', input: 'x' }
 const schedule = await chowder.call('POST', `/v1/instances/${instance_id}/schedules`, { key, body: scheduled })
+const hooked = { kind: 'github', input: 'x' }
+const hook = await chowder.call('POST', `/v1/instances/${instance_id}/hooks`, { key, body: hooked })
 const said = { model: 'openclaw', input: 'hello' }
 const answered = await chowder.call('POST', `/v1/instances/${instance_id}/responses`, { key, body: said })
 const values = {
@@ -99,6 +102,7 @@ const values = {
   webhook_id: webhook.body.id,
   event_id: '1',
   schedule_id: schedule.body.id,
+  hook_id: hook.body.id,
   session_id: 'main',
   channel: 'telegram',
   skill_name: 'web-search',
