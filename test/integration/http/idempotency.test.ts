@@ -210,6 +210,7 @@ describe('a POST whose work is in no transaction', () => {
       ])
     const without = takes.filter(([, does]) => !does).map(([path]) => path)
     expect(without.sort()).toEqual([
+      '/v1/hooks/{hook_id}',
       '/v1/instances/{instance_id}/client_tokens',
       '/v1/instances/{instance_id}/files/upload',
       '/v1/organization/signup',
