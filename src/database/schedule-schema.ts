@@ -2,7 +2,7 @@ import { sql } from 'drizzle-orm'
 import { boolean, index, integer, jsonb, pgTable, text, uuid } from 'drizzle-orm/pg-core'
 import { instances, instant } from './schema.ts'
 
-/** What happens to a run that is due while the one before it goes on. */
+/** The ways to go on with a run that is due while the one before it goes on. */
 export const overlaps = ['skip', 'buffer_one', 'cancel_other'] as const
 export type Overlap = (typeof overlaps)[number]
 

@@ -174,7 +174,8 @@ export function beginSchedules({ db, vault, begin, cancel, showId, log }: RunPar
     while (!isClosed && (await runNext()));
   }
   const timer = setInterval(() => {
-    running ??= Promise.all(Array.from({ length: loops }, loop))
+    running ??= runNext()
+      .then((wasDue) => wasDue && Promise.all(Array.from({ length: loops }, loop)))
       .then(outage.recovered, outage.failed)
       .finally(() => {
         running = null

@@ -12,7 +12,7 @@ const slackToleranceSeconds = 300
 export interface VerifiedCall {
   /** The same when the sender repeats the call. */
   deliveryId: string
-  /** What happened, as the sender names it; empty where it does not. */
+  /** The type of the event, as the sender names it; empty without one. */
   event: string
 }
 
@@ -71,6 +71,6 @@ export function verifyCall(kind: HookKind, secret: string, call: ReceivedCall): 
   const verified = verifiers[kind](secret, call)
   if (!verified) throw new AppError('invalid_signature', texts.badHookSignature[kind])
   if (verified.deliveryId !== '') return verified
-  // Of a sender without ids, a call with the same body is the same call.
+  // Without an id of its sender, a call with the same body is the same call.
   return { ...verified, deliveryId: createHash('sha256').update(call.body).digest('hex') }
 }

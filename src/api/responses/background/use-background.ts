@@ -22,7 +22,7 @@ export interface Background {
   store: ResponseStore
   rows: BackgroundRows
   watches: BackgroundDeps['watches']
-  /** What `acceptBackground` needs. */
+  /** The parts for `acceptBackground`. */
   accepting: AcceptParts
   unattended: UnattendedTurns
   /** Claims waiting turns now. */
