@@ -428,7 +428,9 @@ print(count)"`
           expect(beside).toBe(300)
           expect(many).toBeGreaterThan(200)
           expect(many).toBeLessThan(500 + 7 * 50)
-          expect(await opened(other, connecting(8, 'keep'))).toBe(512)
+          const most = await opened(other, connecting(8, 'keep'))
+          expect(most).toBeLessThanOrEqual(512)
+          expect(most).toBeGreaterThan(500) // some of the run before may still be in the table
         },
         minute,
       )
