@@ -175,7 +175,9 @@ export function beginSchedules({ db, vault, begin, cancel, showId, log }: RunPar
   }
   const timer = setInterval(() => {
     running ??= runNext()
-      .then((wasDue) => wasDue && Promise.all(Array.from({ length: loops }, loop)))
+      .then(async (wasDue) => {
+        if (wasDue) await Promise.all(Array.from({ length: loops }, loop))
+      })
       .then(outage.recovered, outage.failed)
       .finally(() => {
         running = null
