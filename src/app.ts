@@ -1,5 +1,6 @@
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
 import fastify, { type FastifyBaseLogger, LogController } from 'fastify'
+import { approvalRoutes } from './api/approvals/routes.ts'
 import type { ChannelDeps } from './api/channels/deps.ts'
 import { channelRoutes } from './api/channels/routes.ts'
 import { chatRoutes } from './api/chat/routes.ts'
@@ -146,6 +147,7 @@ export async function buildApp(deps: AppDeps) {
     const background = useBackground(v1, { ...deps, turns })
     await v1.register(responseRoutes, { ...deps, turns, background, countTurn: counters.countRequest, inFlight })
     await v1.register(chatRoutes, { ...deps, turns })
+    await v1.register(approvalRoutes, deps)
     await v1.register(scheduleRoutes, deps)
     await v1.register(hookRoutes, { ...deps, unattended: background.unattended })
     await v1.register(modelRoutes, deps)

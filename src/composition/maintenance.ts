@@ -1,3 +1,4 @@
+import { approvalLink } from '#api/approvals/link.ts'
 import { toEvent } from '#api/events/schemas.ts'
 import { deleteRevokedKeys } from '#api/keys/retention.ts'
 import { eraseDeleted } from '#api/organization/delete.ts'
@@ -9,6 +10,7 @@ import { deleteOldDeliveries } from '#api/webhooks/queue.ts'
 import { deleteOldPeriods } from '#budgets/store.ts'
 import type { Db } from '#database/client.ts'
 import { deleteOldCalls, settleLostCalls } from '#database/model-calls.ts'
+import type { Event } from '#database/schema.ts'
 import { deleteSurplus } from '#database/surplus.ts'
 import { createCheckedAgent } from '#egress/checked-agent.ts'
 import type { HostRule } from '#egress/hosts.ts'
@@ -62,6 +64,8 @@ export interface MaintenanceParts {
   billing: Billing | null
   /** The hosts that webhooks may have although they are not public. */
   operatorHosts?: readonly HostRule[]
+  /** The URL for clients; empty if this process does not know it. */
+  publicUrl?(): string
   /** Resolves the names of webhooks. */
   resolve?: Resolve
   log: Logger
@@ -69,13 +73,23 @@ export interface MaintenanceParts {
 
 /** The periodic work of a worker beside reconciling. src/lifecycle/README.md lists it. */
 export function maintenanceTasks(
-  { db, vault, queue, billing, operatorHosts = [], resolve = createResolve(), log }: MaintenanceParts,
+  {
+    db,
+    vault,
+    queue,
+    billing,
+    operatorHosts = [],
+    publicUrl = () => '',
+    resolve = createResolve(),
+    log,
+  }: MaintenanceParts,
   { suspendMs, eraseMs, billingMs, expireMs, surplusMs, deliverMs }: MaintenanceIntervals,
 ): PeriodicTask[] {
   const askGateway = createAskGateway(createRunningGateways(db, vault, createFindSummary(db)).find, { db, vault })
   const deleteEphemeralSessions = createEphemeralSessionCleanup(db, askGateway, log)
   const agent = createCheckedAgent(resolve, operatorHosts)
-  const deliver = createDeliveries({ db, vault, agent, showEvent: (event) => toEvent(event, true), log })
+  const showEvent = (event: Event) => ({ ...toEvent(event, true), ...approvalLink(vault, publicUrl(), event) })
+  const deliver = createDeliveries({ db, vault, agent, showEvent, log })
   const tasks: PeriodicTask[] = [
     {
       name: 'apply_suspensions',

@@ -8,6 +8,7 @@ import { newId } from '#platform/ids.ts'
 import { buildInfo, type MetricSource, serveMetrics } from '#platform/metrics.ts'
 import { commit, version } from '#platform/version.ts'
 import type { Config } from '#settings/config.ts'
+import { publicOrigin } from '#settings/exposure.ts'
 import { stopAgentsOnInterrupt } from './agents.ts'
 import { openDatabase } from './database.ts'
 import { openHeartbeat } from './heartbeat.ts'
@@ -97,7 +98,7 @@ export async function start(given: Startup, create: CreateDriver = createDriver)
   }
   if (role !== 'api') {
     const { openWorker } = await import('./worker.ts')
-    await openWorker(startup, parts)
+    await openWorker(startup, { ...parts, publicUrl: () => publicUrl || (publicOrigin(config) ?? '') })
   }
   // Last: an answer means that the process does its work.
   await openMetrics(startup, role === 'api' ? [] : [createBacklogMetrics({ db, queue })])

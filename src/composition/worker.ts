@@ -23,7 +23,7 @@ import type { Startup } from './startup.ts'
 
 export interface WorkerParts
   extends Pick<LifecycleDeps, 'db' | 'vault' | 'hostDisk'>,
-    Pick<MaintenanceParts, 'operatorHosts' | 'resolve'> {
+    Pick<MaintenanceParts, 'operatorHosts' | 'publicUrl' | 'resolve'> {
   queue: ReconcileQueue
   /** The regions that the worker serves. */
   regions: { served(): readonly Region[] }

@@ -23,7 +23,7 @@ export type ModelProvider = (typeof modelProviders)[number]
 export const desiredStates = ['running', 'stopped', 'terminated'] as const
 export type DesiredState = (typeof desiredStates)[number]
 
-export const permissions = ['read', 'interact', 'sessions', 'configure', 'files', 'channels'] as const
+export const permissions = ['read', 'interact', 'sessions', 'configure', 'files', 'channels', 'approve'] as const
 export type Permission = (typeof permissions)[number]
 
 export const actorTypes = ['key', 'operator', 'stripe', 'worker'] as const
@@ -31,6 +31,10 @@ export type ActorType = (typeof actorTypes)[number]
 
 export const tiers = ['shrimp', 'crab', 'lobster', 'whale'] as const
 export type Tier = (typeof tiers)[number]
+
+export const approvalModes = ['auto', 'ask', 'off'] as const
+/** Whether an agent runs commands at once, asks before each, or runs none. */
+export type ApprovalMode = (typeof approvalModes)[number]
 
 export const egressModes = ['open', 'allowlist', 'report', 'none'] as const
 export type EgressMode = (typeof egressModes)[number]
@@ -224,6 +228,7 @@ export const instances = pgTable(
     isolation: text({ enum: isolations }).notNull().default('one_room'),
     /** The agent's model as the caller wrote it; null: the overrides or the default apply. */
     model: text(),
+    approvals: text({ enum: approvalModes }).notNull().default('auto'),
     /** The caller's system prompt, sealed; null: the overrides apply, or there is none. */
     sealedInstructions: text(),
     /** The caller's configuration overrides as JSON, sealed because they may contain tokens. */

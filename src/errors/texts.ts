@@ -185,6 +185,13 @@ export const texts = {
   relayBudgets: 'The budgets of this call cannot be read now. Try again soon.',
   relaySilent: (provider: string) => `The model provider (${provider}) has not answered for 15 minutes.`,
   noTwoRooms: 'This server runs agents where their tools can have no room of their own: use isolation one_room.',
+  approvalNotFound: 'The agent has no approval with this id. Its gateway keeps ended ones for 30 days.',
+  decisionNotOffered: 'decision is not one that the gateway offers for this command.',
+  linkExpired: 'The link of the approval has expired, or is not complete.',
+  approveOrDeny: 'decision must be approve or deny.',
+  byLink: 'by its link',
+  approvalsOfOneRoom:
+    'approvals must be auto with isolation two_rooms: OpenClaw asks only for commands that run beside the gateway.',
   outsideRoom: (path: string) =>
     `openclaw_config: ${JSON.stringify(path)} does not go with isolation two_rooms: it could run something beside the ` +
     'gateway, outside of the room of the tools.',
@@ -207,9 +214,9 @@ export const texts = {
   ifExistsAlone: 'if_exists needs an external_id: it says what to do when an instance has that id already.',
   externalIdOfOrganization:
     'Only an organization key (chd_org_…) may change external_id: your organization finds its instances by it.',
-  setTwice: (field: 'model' | 'instructions', override: string) =>
+  setTwice: (field: 'model' | 'instructions' | 'approvals', override: string) =>
     `${field} and ${JSON.stringify(override)} in openclaw_config set the same thing, and an instance can have only one ` +
-    `of them. Leave one out; if it is stored, remove it in the same call, ${field} with null.`,
+    `of them. Leave one out; if it is stored, remove it in the same call, ${field} with ${field === 'approvals' ? 'auto' : 'null'}.`,
   modelOfItself:
     'openclaw stands for the model that is set here. Name a model of the provider, or send null for its default.',
   tooManyLabels: (count: number, limit: number) =>

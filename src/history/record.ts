@@ -1,3 +1,4 @@
+import { and, eq, sql } from 'drizzle-orm'
 import type { Db } from '#database/client.ts'
 import { type ChangedBy, events } from '#database/schema.ts'
 import { currentOrigin, markEvent } from './actor.ts'
@@ -40,6 +41,18 @@ interface NewEvent {
   subject?: string | undefined
   reason?: string | undefined
 }
+
+/** Writes an event about `subject`, unless the instance has one of this type about it. */
+export const recordEventOnce = (db: Db, event: NewEvent & { instanceId: string; type: EventType; subject: string }) =>
+  db.transaction(async (tx) => {
+    await tx.execute(sql`SELECT pg_advisory_xact_lock(hashtextextended(${event.subject}, 0))`)
+    const isSame = and(
+      eq(events.instanceId, event.instanceId),
+      eq(events.type, event.type),
+      eq(events.subject, event.subject),
+    )
+    if ((await tx.$count(events, isSame)) === 0) await recordEvent(tx, event)
+  })
 
 /** Writes an event with the current origin, in the transaction of `db` if it is one. Throws when neither gives a type. */
 export async function recordEvent(db: Db, event: NewEvent): Promise<void> {

@@ -1,6 +1,6 @@
 import type { SessionScope } from './session-scope.ts'
 
-export type Permission = 'read' | 'interact' | 'sessions' | 'configure' | 'files' | 'channels'
+export type Permission = 'read' | 'interact' | 'sessions' | 'configure' | 'files' | 'channels' | 'approve'
 
 /** The owner of the key that a request came with. */
 export interface Caller {

@@ -32,6 +32,7 @@ export type InstanceSummary = Pick<
   | 'modelProvider'
   | 'openclawVersion'
   | 'unlistedModels'
+  | 'approvals'
 >
 
 interface FoundSummary extends InstanceSummary {
@@ -54,7 +55,7 @@ const findSummaries = `
          i.stopped_for AS "stoppedFor", i.idle_timeout_seconds AS "idleTimeoutSeconds",
          i.wake_on_request AS "wakeOnRequest",
          i.sealed_token AS "sealedToken", i.model_provider AS "modelProvider", i.openclaw_version AS "openclawVersion",
-         i.unlisted_models AS "unlistedModels",
+         i.unlisted_models AS "unlistedModels", i.approvals,
          i.sealed_config IS NOT NULL OR i.model IS NOT NULL AS "hasConfig",
          i.ready_at IS NOT NULL AND i.generation > i.observed_generation
            AND coalesce(k.updated_at > now() - interval '15 s', false) AS "awaitsKey"
@@ -96,6 +97,8 @@ export interface RunningGateway {
   model: string
   /** Models of its configuration that no table lists. */
   unlistedModels: readonly string[]
+  /** Whether the agent asks before it runs a command. */
+  asks: boolean
 }
 
 /** Starts a sleeping instance. Throws AppError when it may not start. */
@@ -148,6 +151,7 @@ export function createRunningGateways(db: Db, vault: Vault, findSummary: FindSum
     release: summary.openclawVersion,
     model: await modelOf(summary),
     unlistedModels: summary.unlistedModels,
+    asks: summary.approvals === 'ask',
   })
 
   return {

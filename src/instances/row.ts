@@ -71,9 +71,10 @@ const sealInstructions = (vault: Vault, id: string, instructions: string | null)
 export const sealSettings = (
   vault: Vault,
   id: string,
-  { model, instructions, openclawConfig }: Partial<AgentSettings>,
+  { model, instructions, approvals, openclawConfig }: Partial<AgentSettings>,
 ) => ({
   ...(model !== undefined && { model }),
+  ...(approvals !== undefined && { approvals }),
   ...(instructions !== undefined && { sealedInstructions: sealInstructions(vault, id, instructions) }),
   ...(openclawConfig !== undefined && { sealedConfig: sealConfig(vault, id, openclawConfig) }),
 })
@@ -84,11 +85,13 @@ export const unsealSettings = (
   {
     id,
     model,
+    approvals,
     sealedInstructions,
     sealedConfig,
-  }: Pick<Instance, 'id' | 'model' | 'sealedInstructions' | 'sealedConfig'>,
+  }: Pick<Instance, 'id' | 'model' | 'approvals' | 'sealedInstructions' | 'sealedConfig'>,
 ): AgentSettings => ({
   model,
+  approvals,
   instructions: sealedInstructions === null ? null : vault.unseal(sealedInstructions, instructionsPlace(id)),
   openclawConfig: sealedConfig === null ? null : JSON.parse(vault.unseal(sealedConfig, configPlace(id))),
 })

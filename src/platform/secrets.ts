@@ -17,6 +17,7 @@ export type Place =
   | `${string}/${string}/sealed_${string}`
   | `installation/${string}/value`
   | 'client_tokens'
+  | 'approval_links'
   | `compactions/${string}`
 
 /** Seals secrets for the database, and unseals them. */

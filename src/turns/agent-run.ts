@@ -8,6 +8,7 @@ import { GatewayRefusal, GatewayUnreachable } from '#openclaw/gateway/gateway-er
 import type { RunEvent, ToolEvent } from '#openclaw/gateway/run-events.ts'
 import { abortRun, beginRun, type RunEnd, type RunRequest, readRun, waitForRun } from '#openclaw/gateway/runs.ts'
 import type { Watches } from '#openclaw/gateway/watches.ts'
+import type { TurnApprovals } from './approvals.ts'
 import { errorTexts } from './error-texts.ts'
 import { type AgentEvent, brokenAnswer, maxAnswerBytes, type Usage } from './gateway-answer.ts'
 import type { Turn } from './turn.ts'
@@ -35,6 +36,9 @@ export interface AgentRun {
   isResumed: boolean
   /** Called with the events of the agent's tools while there is a connection. */
   onTool?: (event: ToolEvent) => void
+  approvals: TurnApprovals
+  /** The ids of the approvals that waited when the process before this one ended. */
+  pendingApprovals(): readonly string[]
   /** How long ago it was first sent, in ms; null for one that was not. */
   sentMsAgo: number | null
   /** The text that its stream has sent so far, from an earlier process. Null: only its last message is wanted, whole. */
@@ -149,10 +153,12 @@ export async function* followRun(deps: AgentRunDeps, turn: Turn, run: AgentRun):
   const growing = new GrowingRun(run.saidBefore)
   const ended = untilEnded(turn)
   let runId = run.id
+  let onApproval: (id: string) => void = () => {}
   const onRunEvent = (event: RunEvent) => {
     if (event.runId !== runId) return
-    if (event.kind !== 'tool') growing.add(event)
-    else run.onTool?.(event)
+    if (event.kind === 'approval') onApproval(event.approvalId)
+    else if (event.kind === 'tool') run.onTool?.(event)
+    else growing.add(event)
   }
   for (let attempt = 0; ; attempt += 1) {
     if (attempt > 0) await sleepUnless(turn.signal)
@@ -164,6 +170,7 @@ export async function* followRun(deps: AgentRunDeps, turn: Turn, run: AgentRun):
         opening.then(({ release }) => release()).catch(() => {}) // it may open after the end of the turn
         throw error
       })
+      onApproval = (id) => run.approvals.read(watch.gateway, id)
       try {
         if (sentAt === null) {
           await run.prepare(gateway)
@@ -177,6 +184,7 @@ export async function* followRun(deps: AgentRunDeps, turn: Turn, run: AgentRun):
           const goesOn = await resume(watch.gateway, run, sentAt)
           if (goesOn !== runId) growing.restart()
           runId = goesOn
+          if (gateway.asks) run.approvals.catchUp(watch.gateway, runId, run.pendingApprovals())
         }
         const end = untilRunEnds(watch.gateway, run, runId)
         end.catch(() => {}) // observed below, unless the turn ends first

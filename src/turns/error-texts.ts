@@ -37,6 +37,8 @@ export const errorTexts = {
     'a chat channel. The model was not asked. Send it again.',
   unreadable: 'The gateway of this instance sent an answer that cannot be read.',
   tooLarge: 'The gateway of this instance sent an answer that is too large.',
+  approvalTooLate: (minutes: number) => `denied: the approval had no answer for ${minutes} minutes`,
+  approvalOfEndedTurn: 'cancelled: the turn has ended',
   cut: 'The gateway of this instance ended its answer before it was complete.',
   invalidOutput: (fault: string) =>
     `The agent's answer does not have the requested format, also after it was asked a second time: ${fault}.`,

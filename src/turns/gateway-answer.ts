@@ -4,6 +4,7 @@ import type { ToolEvent } from '#openclaw/gateway/run-events.ts'
 import { isObject } from '#openclaw/json.ts'
 import { exceededBound, type JsonBounds } from '#platform/json/bounds.ts'
 import { parseJsonBytes } from '#platform/json/thread.ts'
+import type { ApprovalEvent } from './approvals.ts'
 import { errorTexts } from './error-texts.ts'
 
 /** The tokens of a turn. */
@@ -20,8 +21,8 @@ export type AgentOutput =
   | { kind: 'text'; text: string }
   | { kind: 'call'; callId: string; name: string; arguments: string }
 
-/** An act of the agent: its output, and the events of its own tools for callers who asked for them. */
-export type AgentAct = AgentOutput | ToolEvent
+/** An act of the agent: its output, its approvals, and the events of its own tools for callers who asked for them. */
+export type AgentAct = AgentOutput | ToolEvent | ApprovalEvent
 
 /** The end of a turn as the agent reports it. */
 export type AgentEnd =

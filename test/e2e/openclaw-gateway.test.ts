@@ -229,7 +229,7 @@ test('a wrong token is refused', async () => {
 describe('the schema of the protocol that OpenClaw publishes', () => {
   test('is passed by the frames of runs and of all calls so far', async () => {
     const watches = createWatches()
-    const watch = await watches.open({ endpoint: recorder.endpoint, token }, () => {})
+    const watch = await watches.open({ endpoint: recorder.endpoint, token, asks: true }, () => {})
     const run = { sessionKey: 's-6162', timeout: 60 }
     const message = 'work [[fake:tool=exec {"command":"echo made"}]] [[fake:words=20]] [[fake:chunk-delay=50]]'
     await beginRun(watch.gateway, 'a-run', { ...run, message })

@@ -57,7 +57,7 @@ export class ChatCompletionWriter {
   }
 
   write(output: AgentAct): string[] {
-    if (output.kind === 'tool') return [] // the format has no such chunk
+    if (output.kind === 'tool' || output.kind === 'approval') return [] // the format has no such chunk
     if (output.kind === 'text') {
       this.#text.add(output.text)
       return [this.#chunk({ content: output.text })]

@@ -1,13 +1,10 @@
 import { errorCodes } from '#errors/codes.ts'
 import { errorBody } from '#http/error-body.ts'
 import { errorExamples, exampleContext } from '#http/error-responses.ts'
-import { htmlPage } from './page.ts'
-
-const entities: Record<string, string> = { '&': '&amp;', '<': '&lt;', '>': '&gt;' }
+import { escapeHtml, htmlPage } from '#http/html-page.ts'
 
 /** Converts text to HTML, with \`code\` in backticks. */
-const html = (text: string): string =>
-  text.replace(/[&<>]/g, (character) => entities[character] ?? '').replace(/`([^`]+)`/g, '<code>$1</code>')
+const html = (text: string): string => escapeHtml(text).replace(/`([^`]+)`/g, '<code>$1</code>')
 
 const intro = `Every failure has the same body: \`detail\` is the message for people, and \`error\` is for programs.
 Compare with \`error.code\`: a code keeps its meaning, and texts may change. The list may grow: treat a code that you do

@@ -1,5 +1,5 @@
 import { readdirSync, readFileSync } from 'node:fs'
-import { htmlPage } from './page.ts'
+import { htmlPage } from '#http/html-page.ts'
 
 const folder = new URL('../../../docs/', import.meta.url)
 const read = (file: string) => readFileSync(new URL(file, folder), 'utf8')

@@ -7,7 +7,7 @@ import { requireEgress } from '#egress/store.ts'
 import { AppError } from '#errors/app-error.ts'
 import { texts } from '#errors/texts.ts'
 import { idempotent } from '#http/idempotency.ts'
-import { checkSettings } from '#instances/agent-settings.ts'
+import { checkSettings, noSettings } from '#instances/agent-settings.ts'
 import { ExternalIdTaken } from '#instances/external-id.ts'
 import { newToken } from '#instances/gateway/tokens.ts'
 import { insertInstance, type NewInstance } from '#instances/insert.ts'
@@ -88,12 +88,12 @@ async function newInstance(
     },
   })
   const cold = rowOf(newId())
-  const settings = { model: null, instructions: null, openclawConfig: null, ...settingsOf(body) }
+  const settings = { ...noSettings, ...settingsOf(body) }
   checkSettings(settings, openclawVersion, cold.columns.modelProvider)
-  // Only overrides can contradict the isolation of the organization.
-  const isolation =
-    body.isolation ?? (settings.openclawConfig ? await isolationOf(db, organizationId) : ('one_room' as const))
-  requireIsolation(isolation, settings.openclawConfig, sandboxes.hasTwoRooms === true)
+  // Only overrides and approvals can contradict the isolation of the organization.
+  const mayContradict = settings.openclawConfig !== null || settings.approvals !== 'auto'
+  const isolation = body.isolation ?? (mayContradict ? await isolationOf(db, organizationId) : ('one_room' as const))
+  requireIsolation(isolation, settings, sandboxes.hasTwoRooms === true)
   return { region, cold, rowOf }
 }
 

@@ -1,6 +1,6 @@
 import { type Static, Type } from '@sinclair/typebox'
 import { Budget, NewBudgets } from '#budgets/schemas.ts'
-import { isolations, modelProviders, type Instance as Row } from '#database/schema.ts'
+import { type ApprovalMode, approvalModes, isolations, modelProviders, type Instance as Row } from '#database/schema.ts'
 import { checkEgress, Egress, NewEgress } from '#egress/schemas.ts'
 import { limitFields, limitOf, ResourceChanges } from '#http/resource-fields.ts'
 import { shownMessage } from '#instances/failure-message.ts'
@@ -40,6 +40,11 @@ const Instructions = Type.String({
     'How the agent is to behave, in all sessions: its system prompt. null is none, unless `openclaw_config` sets ' +
     '`agent.system_prompt`.',
 })
+
+const Approvals = OneOf(
+  approvalModes,
+  'Which commands the agent may run. `auto`: all, at once. `ask`: a person allows or denies each. `off`: none.',
+)
 
 const Overrides = Type.Record(Type.String(), Type.Unknown(), {
   description:
@@ -137,6 +142,17 @@ export const fields = {
     isPrivate: true,
     show: ({ settings }) => settings.instructions,
     example: 'You are a helpful assistant.',
+  }),
+  approvals: field({
+    answer: Approvals,
+    create: Type.Optional(Approvals),
+    patch: Type.Optional(Approvals),
+    initial: 'auto',
+    columns: (approvals: ApprovalMode, { id, vault }) => sealSettings(vault, id, { approvals }),
+    setting: 'approvals',
+    isKept: true,
+    show: ({ settings }) => settings.approvals,
+    example: 'auto',
   }),
   model_provider: field({
     answer: OneOf(modelProviders, 'The provider of the agent’s models.'),

@@ -42,9 +42,9 @@ export async function patchInstance(
   const row = await getInstance(deps.db, organizationId, id)
   if (patch.resources) await requireAllowed(deps.db, organizationId, patch.resources, deps.regions.of(row).resources)
   const { external_id: externalId, isolation } = patch
-  const { openclawConfig } = { ...unsealSettings(deps.vault, row), ...settingsOf(patch) }
+  const changed = { ...unsealSettings(deps.vault, row), ...settingsOf(patch) }
   const hasTwoRooms = isolation === undefined || deps.regions.of(row).sandboxes.hasTwoRooms === true
-  requireIsolation(isolation ?? row.isolation, openclawConfig, hasTwoRooms)
+  requireIsolation(isolation ?? row.isolation, changed, hasTwoRooms)
   if (isolation !== undefined && isolation !== row.isolation) {
     const { isolation: _, ...others } = patch
     await patchInstance(deps, organizationId, id, others)

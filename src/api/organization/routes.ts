@@ -5,6 +5,7 @@ import type { Tier } from '#database/schema.ts'
 import { clientLeft } from '#http/client-left.ts'
 import { failures } from '#http/openapi.ts'
 import type { CountRequest } from '#http/rate-limit.ts'
+import { noSettings } from '#instances/agent-settings.ts'
 import { requireIsolation } from '#instances/isolation.ts'
 import { recordKeyRefusal } from '#instances/provider-key-refusal.ts'
 import type { InstanceQueue } from '#instances/queue.ts'
@@ -118,7 +119,7 @@ export const organizationRoutes: FastifyPluginAsyncTypebox<RouteDeps> = async (a
     },
     async (request, reply) => {
       const { body, caller } = request
-      requireIsolation(body.isolation ?? 'one_room', null, hasTwoRooms())
+      requireIsolation(body.isolation ?? 'one_room', noSettings, hasTwoRooms())
       if (body.verify && body.model_api_keys) {
         await countKeyTest(request, reply)
         await requireAcceptedKeys(baseUrls, body.model_api_keys, clientLeft(reply))

@@ -82,7 +82,7 @@ export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (ap
       return replyAgain(reply, claim.body, isStreamed ? `${lastEvent()}${lastOfStream}` : null) as never
     }
     const turn = beginTurn(reply, turns)
-    const answered = runResponse({ turns, store, vault, watches }, turn, { caller, session, body, isStreamed, log })
+    const answered = runResponse({ db, turns, store, vault, watches }, turn, { caller, session, body, isStreamed, log })
     const run = claim ? keepAnswer(answered, claim, hasAnswer) : answered
     return replyWithTurn(reply, turn, serverSentEvents(run, serverSentEvent, lastOfStream))
   }
@@ -128,7 +128,7 @@ export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (ap
     (request, reply) => answer(request, reply, request.params.instance_id, request.params.session_id),
   )
 
-  await app.register(webSocketRoutes, { turns, store, vault, watches, publicUrl, findSummary, countTurn, inFlight })
+  await app.register(webSocketRoutes, { db, turns, store, vault, watches, publicUrl, findSummary, countTurn, inFlight })
   await app.register(compactionRoutes, { db, processId, turns, store, vault })
   await app.register(storedRoutes, { store, findSummary, followParts })
 }

@@ -1,5 +1,6 @@
 import type { FastifyBaseLogger } from 'fastify'
 import pTimeout from 'p-timeout'
+import type { Db } from '#database/client.ts'
 import type { Caller } from '#http/caller.ts'
 import { logFailure } from '#http/failure-log.ts'
 import type { Watches } from '#openclaw/gateway/watches.ts'
@@ -34,6 +35,7 @@ import type { ResponseStore } from './store/response-store.ts'
 const leaveMs = 500
 
 export interface ResponseParts {
+  db: Db
   turns: Pick<Turns, 'admission' | 'runner' | 'lines'>
   store: ResponseStore
   /** Opens the compactions of an input. */
@@ -61,7 +63,7 @@ interface ResponseOptions {
  * A stream that has begun throws nothing: its last event is `response.failed`.
  */
 export async function* runResponse(
-  { turns: { admission, runner, lines }, store, vault, watches }: ResponseParts,
+  { db, turns: { admission, runner, lines }, store, vault, watches }: ResponseParts,
   turn: Turn,
   options: ResponseOptions,
 ): AsyncGenerator<ResponseEvent[], string> {
@@ -130,10 +132,11 @@ export async function* runResponse(
       await place.begun
     }
     await admission.begin(asker, session)
-    if (isStreamed && includesTools(body)) {
-      const { instanceId } = session
+    const wantsTools = isStreamed && includesTools(body)
+    if (wantsTools || gateway.asks) {
       const functions = new Set(echo.tools.map(({ name }) => name))
-      tools = await followTools({ watches, instanceId, log }, turn, gateway, functions)
+      const following = { ...session, db, watches, log, wantsTools, functions }
+      tools = await followTools(following, turn, gateway)
     }
     const asked = tools ? { ...agentRequest, onRun: tools.onRun } : agentRequest
     const events = await askInFormat(runner, turn, asked, echo.text.format)

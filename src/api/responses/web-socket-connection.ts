@@ -1,5 +1,6 @@
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { WebSocket } from 'ws'
+import type { Db } from '#database/client.ts'
 import { AppError } from '#errors/app-error.ts'
 import { onKeyRefused } from '#http/auth.ts'
 import { toAppError } from '#http/errors.ts'
@@ -37,6 +38,7 @@ export interface ConnectionDeps {
   store: ResponseStore
   vault: Vault
   watches: Watches
+  db: Db
   /** The base URL for clients. */
   publicUrl(): string
   readFrame: ReadFrame
@@ -161,7 +163,7 @@ export class WebSocketConnection {
   }
 
   async #run({ data, isBinary }: Frame): Promise<void> {
-    const { turns, store, vault, watches, readFrame, countTurn, inFlight } = this.#deps
+    const { db, turns, store, vault, watches, readFrame, countTurn, inFlight } = this.#deps
     const { caller, log } = this.#request
     const { organizationId, sessions } = caller
     const turn = turns.runner.begin()
@@ -179,7 +181,7 @@ export class WebSocketConnection {
       const unstoredId = this.#unstoredId
       // In the format a continuation that fails makes the connection forget it.
       if (body.previous_response_id === unstoredId) this.#unstoredId = null
-      const run = runResponse({ turns, store, vault, watches }, turn, {
+      const run = runResponse({ db, turns, store, vault, watches }, turn, {
         caller,
         session,
         unstoredId,

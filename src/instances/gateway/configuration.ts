@@ -121,7 +121,7 @@ export function renderGateway(
   unsealed: UnsealedInstance,
   { relayUrl, paths }: { relayUrl: string; paths: SandboxPaths },
 ): { config: GatewayConfig; documents: WorkspaceDocuments } {
-  const { relayToken, model, instructions, openclawConfig, channels, skills, unlistedModels } = unsealed
+  const { relayToken, model, instructions, approvals, openclawConfig, channels, skills, unlistedModels } = unsealed
   const { tree, systemPrompt } = parseOverrides(openclawConfig ?? {})
   const { openclawVersion: release, modelProvider: provider } = row
   const config = renderConfig({
@@ -136,6 +136,7 @@ export function renderGateway(
     skills,
     model: model === null ? null : toGatewayModel(provider, model),
     unlistedModels,
+    approvals,
     overrides: tree,
   })
   return { config, documents: { 'SOUL.md': systemPrompt ?? instructions, 'IDENTITY.md': identityOf(row.name) } }

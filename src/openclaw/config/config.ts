@@ -1,4 +1,4 @@
-import type { ModelProvider } from '#database/schema.ts'
+import type { ApprovalMode, ModelProvider } from '#database/schema.ts'
 import type { GatewaySecrets } from '#openclaw/gateway/gateway-secrets.ts'
 import { isObject, mergePatch } from '#openclaw/json.ts'
 import { agentModels, withModelPrefixes } from '#openclaw/models/agent-models.ts'
@@ -35,6 +35,8 @@ export interface ConfigInputs {
   model?: string | null
   /** Models that turns have asked for and that no table lists, without a provider prefix. */
   unlistedModels?: readonly string[]
+  /** Whether its commands run at once, after a person has allowed them, or never. */
+  approvals?: ApprovalMode
   /** The separate room of the agent; null if its tools run beside the gateway. */
   room?: (RoomPaths & { workspace: string }) | null
   /** The URL of the proxy if it is the gateway's only way to other hosts; null without one. */
@@ -103,6 +105,7 @@ export function renderConfig(inputs: ConfigInputs): GatewayConfig {
     skills,
     model = null,
     unlistedModels = [],
+    approvals = 'auto',
     room = null,
     proxyUrl = null,
     overrides,
@@ -170,7 +173,17 @@ export function renderConfig(inputs: ConfigInputs): GatewayConfig {
   const overridden = mergePatch(defaults, room ? withRoom(own, room, room.workspace, shellVariables(skills)) : own)
   // Chowder's proxy is the only way out.
   const withoutProxy = proxyUrl !== null && isObject(own.proxy) ? { proxy: { proxyUrl: null } } : {}
-  return mergePatch(overridden, { ...withoutCodeMode, ...withoutProxy }) as GatewayConfig
+  return mergePatch(
+    mergePatch(overridden, { ...withoutCodeMode, ...withoutProxy }),
+    execPolicies[approvals],
+  ) as GatewayConfig
+}
+
+/** OpenClaw's policy for commands. With `auto` it is that of the overrides, or OpenClaw's own, which asks nobody. */
+const execPolicies: Record<ApprovalMode, GatewayConfig> = {
+  auto: {},
+  ask: { tools: { exec: { host: 'gateway', mode: 'ask' }, elevated: { enabled: false } } },
+  off: { tools: { exec: { host: 'gateway', mode: 'deny' }, elevated: { enabled: false } } },
 }
 
 /** Whether overrides set OpenClaw's cleanup of old sessions. */

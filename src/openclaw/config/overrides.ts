@@ -19,6 +19,23 @@ export function setsModel({ agents }: Record<string, unknown>): boolean {
   return isObject(model) ? 'primary' in model : model !== undefined
 }
 
+/** The path at which overrides say who may run which command; null if they do not. */
+export function findSetApprovals({ tools, agents }: Record<string, unknown>): string | null {
+  const entries = isObject(agents) && isObject(agents.entries) ? Object.entries(agents.entries) : []
+  const places: [string, unknown][] = [
+    ['tools', tools],
+    ...entries.map(([name, entry]): [string, unknown] => [
+      `agents.entries.${name}.tools`,
+      isObject(entry) && entry.tools,
+    ]),
+  ]
+  for (const [path, value] of places) {
+    const name = ['exec', 'elevated'].find((key) => isObject(value) && key in value)
+    if (name) return `${path}.${name}`
+  }
+  return null
+}
+
 export interface Overrides {
   /** Text of the workspace's SOUL.md; null when the caller set none. */
   systemPrompt: string | null

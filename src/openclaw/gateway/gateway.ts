@@ -26,7 +26,6 @@ const connectParams = {
   client: { id: 'gateway-client', version: '1.0.0', platform: 'linux', mode: 'backend' },
   role: 'operator',
   scopes: ['operator.read', 'operator.write', 'operator.admin', 'operator.approvals', 'operator.pairing'],
-  caps: [],
 }
 
 /** Repeats an attempt that the gateway refuses as unavailable, after the pause that it returns, until the deadline. */
@@ -48,10 +47,12 @@ interface Opening {
   deadline: number
   signal: AbortSignal
   onRunEvent: OnRunEvent | undefined
+  answersApprovals: boolean
 }
 
 async function logIn(endpoint: Endpoint, token: string, opening: Opening) {
-  const { deadline } = opening
+  const { deadline, answersApprovals } = opening
+  const caps = answersApprovals ? ['exec-approvals'] : []
   const connection = openSocket(endpoint, token, opening)
   const timer = setTimeout(
     () => connection.end('the gateway did not accept the connection in time'),
@@ -59,7 +60,7 @@ async function logIn(endpoint: Endpoint, token: string, opening: Opening) {
   )
   try {
     await connection.challenged
-    await connection.send('connect', { ...connectParams, auth: { token } }, deadline)
+    await connection.send('connect', { ...connectParams, caps, auth: { token } }, deadline)
     return connection
   } catch (error) {
     connection.end('the gateway refused the connection', error)
@@ -74,16 +75,18 @@ async function logIn(endpoint: Endpoint, token: string, opening: Opening) {
  * Connects to a gateway's WebSocket and logs in, within `timeoutMs`. The signal aborts the login, and later closes the
  * connection. A starting gateway returns a pause, after which the login is repeated. Throws GatewayRefusal (such as for
  * a wrong token), GatewayUnreachable, or the signal's reason. With `onRunEvent` the connection may be kept: it gets the
- * events of all runs of the gateway, whoever began them.
+ * events of all runs of the gateway, whoever began them. With `answersApprovals` the gateway asks before it runs
+ * commands while the connection is open; without such a connection it denies them.
  */
 export async function connectGateway(
   endpoint: Endpoint,
   token: string,
-  { signal, timeoutMs, onRunEvent }: { signal: AbortSignal; timeoutMs: number; onRunEvent?: OnRunEvent },
+  options: { signal: AbortSignal; timeoutMs: number; onRunEvent?: OnRunEvent; answersApprovals?: boolean },
 ): Promise<GatewayClient> {
+  const { signal, timeoutMs, onRunEvent, answersApprovals = false } = options
   signal.throwIfAborted()
   const deadline = performance.now() + timeoutMs
-  const opening = { deadline, signal, onRunEvent }
+  const opening = { deadline, signal, onRunEvent, answersApprovals }
   try {
     const connection = await whileUnavailable(deadline, signal, () => logIn(endpoint, token, opening))
     return {

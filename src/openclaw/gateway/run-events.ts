@@ -24,6 +24,8 @@ export type RunEvent = { runId: string } & (
   /** A message of the agent has grown: `text` is all of it so far, `itemId` its id. Runs with tools have several. */
   | { kind: 'text'; itemId: string; text: string }
   | ToolEvent
+  /** A command waits for an approval, or no longer does. `sessionKey` is the key in OpenClaw's long form, or empty. */
+  | { kind: 'approval'; approvalId: string; sessionKey: string }
 )
 
 /** The agent may answer in place of its gateway, so the length of texts is limited. */
@@ -51,8 +53,11 @@ function readToolEvent(data: Record<string, unknown>, at: unknown): ToolEvent | 
  */
 export function readRunEvent({ type, event, payload }: Record<string, unknown>): RunEvent | null {
   if (type !== 'event' || event !== 'agent' || !isObject(payload) || !isObject(payload.data)) return null
-  const { runId, stream, data } = payload
+  const { runId, stream, data, sessionKey } = payload
   if (typeof runId !== 'string') return null
+  const { approvalId } = data
+  if (stream === 'lifecycle' && typeof approvalId === 'string' && approvalId.length <= maxIdCharacters)
+    return { runId, kind: 'approval', approvalId, sessionKey: typeof sessionKey === 'string' ? sessionKey : '' }
   if (stream === 'lifecycle' && (data.phase === 'start' || data.phase === 'model')) return { runId, kind: 'started' }
   const tool = stream === 'item' ? readToolEvent(data, payload.ts) : null
   if (tool) return { runId, ...tool }

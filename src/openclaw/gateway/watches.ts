@@ -5,7 +5,7 @@ import type { OnRunEvent } from './gateway-socket.ts'
 const connectTimeoutMs = 20_000
 
 /** A share of the kept connection to a gateway. */
-interface Watch {
+export interface Watch {
   gateway: GatewayClient
   /** Gives the share back. The connection closes with the last one. */
   release(): void
@@ -15,10 +15,17 @@ interface Watch {
 export interface Watches {
   /**
    * Passes the events of all runs of a gateway to `onRunEvent` until the watch is released or the connection breaks.
-   * Throws the errors of `connectGateway`.
+   * While one of an agent that `asks` is open, commands of the agent wait for an approval. Throws the errors of
+   * `connectGateway`.
    */
-  open(gateway: { endpoint: Endpoint; token: string }, onRunEvent: OnRunEvent): Promise<Watch>
+  open(gateway: WatchedGateway, onRunEvent: OnRunEvent): Promise<Watch>
   close(): void
+}
+
+interface WatchedGateway {
+  endpoint: Endpoint
+  token: string
+  asks: boolean
 }
 
 interface Connection {
@@ -30,12 +37,17 @@ export function createWatches(): Watches {
   const closing = new AbortController()
   const connections = new Map<string, Connection>()
 
-  function connect(key: string, { endpoint, token }: { endpoint: Endpoint; token: string }): Connection {
+  function connect(key: string, { endpoint, token, asks }: WatchedGateway): Connection {
     const listeners = new Set<OnRunEvent>()
     const onRunEvent: OnRunEvent = (event) => {
       for (const listener of listeners) listener(event)
     }
-    const opened = connectGateway(endpoint, token, { signal: closing.signal, timeoutMs: connectTimeoutMs, onRunEvent })
+    const opened = connectGateway(endpoint, token, {
+      signal: closing.signal,
+      timeoutMs: connectTimeoutMs,
+      onRunEvent,
+      answersApprovals: asks,
+    })
     const connection = { listeners, opened }
     connections.set(key, connection)
     const forget = () => {
@@ -47,7 +59,7 @@ export function createWatches(): Watches {
 
   return {
     async open(gateway, onRunEvent) {
-      const key = JSON.stringify([gateway.endpoint, gateway.token])
+      const key = JSON.stringify([gateway.endpoint, gateway.token, gateway.asks])
       const connection = connections.get(key) ?? connect(key, gateway)
       connection.listeners.add(onRunEvent)
       const release = async () => {

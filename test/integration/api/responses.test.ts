@@ -55,6 +55,7 @@ const running: RunningGateway = {
   release: 'v1',
   model: 'gpt-4o',
   unlistedModels: [],
+  asks: false,
 }
 const asked: [string, string][] = []
 const api = await startApi(async (organizationId, instanceId) => {

@@ -143,6 +143,7 @@ describe('a gateway that floods', () => {
         release: 'v1',
         model: 'm',
         unlistedModels: [],
+        asks: false,
       },
       sessionKey: 's',
       model: 'openclaw',

@@ -48,6 +48,7 @@ function startApi({ db = database.db, turnTimeouts = timeouts }: Partial<TurnRou
     release: 'v1',
     model: 'gpt-4o',
     unlistedModels: [],
+    asks: false,
   })
   return startTurnApi(organizationId, { db, findGateway, turnTimeouts })
 }

@@ -51,13 +51,14 @@ function begin(
     release: 'v1',
     model: 'gpt-4o',
     unlistedModels: [],
+    asks: false,
   }
   const turns = {
     admission: { admit: async () => gateway, begin: async () => {} },
     runner: { ...runner, watch: () => {}, ask: ask(runner) },
     lines,
   }
-  const run = runResponse({ turns, store, watches, vault: createVault(Buffer.alloc(32)) }, turn, {
+  const run = runResponse({ db: {} as never, turns, store, watches, vault: createVault(Buffer.alloc(32)) }, turn, {
     caller: {} as Caller,
     session: { organizationId: 'o', instanceId: 'i', sessionKey: 's' },
     body: { model: 'openclaw', input: 'hello', ...fields } as never,

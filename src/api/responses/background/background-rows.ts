@@ -54,6 +54,10 @@ const correctQuery = `
     sealed_object = CASE WHEN sealed_object IS NOT NULL THEN $4 END
   WHERE ${isOurs} AND status = 'in_progress'`
 
+const objectQuery = `
+  UPDATE responses SET sealed_object = $3
+  WHERE ${isOurs} AND status = 'in_progress' AND sealed_object IS NOT NULL`
+
 const endQuery = `
   UPDATE responses SET status = CASE status WHEN 'cancelled' THEN 'cancelled' ELSE $3 END,
     sealed_object = CASE WHEN sealed_object IS NOT NULL THEN $4 END,
@@ -125,6 +129,11 @@ export function createBackgroundRows(db: Db, vault: Vault, processId: string) {
         object,
       ])
       return rowCount === 1
+    },
+    /** Stores what clients read of a turn that runs. */
+    async recordObject(id: string, response: ResponseObject): Promise<void> {
+      const [, , object] = responseRows.toEnd({ response, json: JSON.stringify(response) })
+      await db.$client.query(objectQuery, [id, processId, object])
     },
     /** Adds events. Returns false when another process has written some with this number. */
     append: (id: string, batch: EventBatch) => append(db, id, batch),

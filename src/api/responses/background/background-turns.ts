@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { FastifyBaseLogger } from 'fastify'
 import { inProgress, type ResponseEvent, ResponseWriter, toResponseId } from '#api/responses/format/response-writer.ts'
+import type { Db } from '#database/client.ts'
 import { isDatabaseDown } from '#database/outage.ts'
 import { AppError } from '#errors/app-error.ts'
 import { logFailure } from '#http/failure-log.ts'
@@ -8,6 +9,7 @@ import type { FindGateway, FindSummary } from '#instances/find.ts'
 import type { DeclareModel } from '#instances/gateway/declare-model.ts'
 import type { Watches } from '#openclaw/gateway/watches.ts'
 import { type AgentRun, endRun, followRun } from '#turns/agent-run.ts'
+import { TurnApprovals } from '#turns/approvals.ts'
 import { errorTexts } from '#turns/error-texts.ts'
 import { type AgentEvent, type TurnEnd, writeOutput } from '#turns/gateway-answer.ts'
 import type { PlaceInLine } from '#turns/line.ts'
@@ -35,6 +37,7 @@ const closeTimeoutMs = 5000
 const handedOver = new Error('the turn is of another process')
 
 export interface BackgroundDeps {
+  db: Db
   rows: BackgroundRows
   turns: Pick<Turns, 'admission' | 'lines' | 'runner'>
   findGateway: FindGateway
@@ -127,7 +130,8 @@ async function follow(deps: BackgroundDeps, claimed: ClaimedTurn, turn: Turn): P
   let request = rows.unsealRequest(claimed)
   const { createdAt, echo, model, endUser, isResumed, includesTools = false } = request
   const { format } = echo.text
-  const tools = includesTools ? new ToolQueue() : null
+  const acts = new ToolQueue()
+  const approvals = new TurnApprovals({ ...deps, organizationId, instanceId, onChange: (event) => acts.add(event) })
   const id = toResponseId(uuid)
   const writer = new ResponseWriter({ id, createdAt, echo })
   let isSent = claimed.sentMsAgo !== null || request.correction !== undefined
@@ -136,6 +140,8 @@ async function follow(deps: BackgroundDeps, claimed: ClaimedTurn, turn: Turn): P
     const batch = toBatch(events)
     if (!(await whileDatabaseDown(turn, () => rows.append(uuid, batch)))) turn.end(handedOver)
     turn.signal.throwIfAborted()
+    if (!events.some(({ type }) => type.startsWith('chowder:approval.'))) return
+    await whileDatabaseDown(turn, () => rows.recordObject(uuid, writer.object(inProgress)))
   }
   /** Ends a turn whose row could not be changed. */
   async function endLost(): Promise<void> {
@@ -146,7 +152,9 @@ async function follow(deps: BackgroundDeps, claimed: ClaimedTurn, turn: Turn): P
   const runFrom = (sentMsAgo: number | null): AgentRun => ({
     id: runIdOf(id, request),
     isResumed,
-    ...(tools && { onTool: (event) => tools.add(event) }),
+    ...(includesTools && { onTool: (event) => acts.add(event) }),
+    approvals,
+    pendingApprovals: () => writer.pendingApprovals,
     organizationId,
     instanceId,
     sentMsAgo,
@@ -224,8 +232,7 @@ async function follow(deps: BackgroundDeps, claimed: ClaimedTurn, turn: Turn): P
       await write(writer.begin())
     }
     // A checked text was said whole, or not at all.
-    const acts = tools ? withTools(answer(), tools) : answer()
-    const output = writeOutput(acts, (one) => (isChecked && said !== '' ? [] : writer.write(one)))
+    const output = writeOutput(withTools(answer(), acts), (one) => (isChecked && said !== '' ? [] : writer.write(one)))
     while (!end) {
       const step = await output.next()
       if (step.done) end = step.value
@@ -237,10 +244,14 @@ async function follow(deps: BackgroundDeps, claimed: ClaimedTurn, turn: Turn): P
   } finally {
     ;(place as PlaceInLine | null)?.leave()
   }
-  if (turn.signal.reason === handedOver) return 'left'
+  if (turn.signal.reason === handedOver) {
+    approvals.leave()
+    return 'left'
+  }
   if (turn.signal.aborted && isSent) {
     await endRun(deps, run).catch((err: unknown) => log.warn({ err, instanceId }, 'a run could not be ended'))
   }
+  await approvals.end()
   const outcome = runner.outcomeOf(turn, end.kind === 'failed' ? { kind: 'broken', cause: end.error } : end)
   const { events, response, json } = writer.end(outcome)
   if (outcome.failure) logFailure(log, outcome.failure, { instanceId }, 'a background turn failed')

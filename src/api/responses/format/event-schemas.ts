@@ -1,6 +1,7 @@
 import { type Static, type TSchema, Type } from '@sinclair/typebox'
 import { namedExamples } from '#http/examples.ts'
 import { OneOf } from '#platform/typebox.ts'
+import { Approval } from '#turns/approval-schema.ts'
 import { always, exampleResponse, noLogprobs, OutputItem, OutputText, ResponseObject } from './response-schema.ts'
 
 const sequence_number = Type.Integer({ minimum: 0, description: 'Counts from 0 without gaps.' })
@@ -28,6 +29,8 @@ const tool = Type.Object(
   },
   { additionalProperties: false, description: "A call of one of the agent's own tools." },
 )
+
+const approval = Approval
 
 /** The schema of every event of a stream, by its type. An item and a part are added without their text. */
 export const eventSchemas = {
@@ -60,6 +63,8 @@ export const eventSchemas = {
   'response.output_item.done': event('response.output_item.done', { output_index, item: OutputItem }),
   'chowder:tool.started': event('chowder:tool.started', { tool }),
   'chowder:tool.ended': event('chowder:tool.ended', { tool }),
+  'chowder:approval.requested': event('chowder:approval.requested', { approval }),
+  'chowder:approval.resolved': event('chowder:approval.resolved', { approval }),
   'response.completed': event('response.completed', { response }),
   'response.incomplete': event('response.incomplete', { response }),
   'response.failed': event('response.failed', { response }),

@@ -3,6 +3,7 @@ import { responseStatuses } from '#database/response-schema.ts'
 import { Code } from '#http/error-body.ts'
 import { namedExamples } from '#http/examples.ts'
 import { Nullable, OneOf } from '#platform/typebox.ts'
+import { Approval } from '#turns/approval-schema.ts'
 import { AllowedMode, Metadata, Parameters, toolChoiceDescription } from './request-schema.ts'
 
 // These schemas allow no other fields, because the tests validate every response and event with them.
@@ -279,6 +280,15 @@ export const ResponseObject = Type.Object(
       '`queued` only in the first events of a stream: the turn waits for the earlier turns of its session.',
     ),
     incomplete_details: NullOr(IncompleteDetails, 'Why the status is `incomplete` or `cancelled`; null otherwise.'),
+    requires_action: Type.Optional(
+      Type.Object(
+        { type: always('approval'), approvals: Type.Array(Approval) },
+        {
+          additionalProperties: false,
+          description: 'Only while the turn waits for the approval of a command, with `approvals: "ask"`.',
+        },
+      ),
+    ),
     error: NullOr(ResponseError, 'Why the status is `failed`; null otherwise.'),
     output: Type.Array(OutputItem, {
       description: 'The text of the agent, and its calls of your tools. Calls of its own tools are not included.',

@@ -2,6 +2,8 @@ import { randomUUID } from 'node:crypto'
 import type { ResponseStatus } from '#database/response-schema.ts'
 import type { ToolEvent } from '#openclaw/gateway/run-events.ts'
 import { isId, newId } from '#platform/ids.ts'
+import { type ShownApproval, toApproval } from '#turns/approval-schema.ts'
+import type { ApprovalEvent } from '#turns/approvals.ts'
 import { type AgentAct, type AgentOutput, GrowingText } from '#turns/gateway-answer.ts'
 import { maxToolEvents } from '#turns/tool-events.ts'
 import type { EventFields, EventType, StreamEvent } from './event-schemas.ts'
@@ -102,6 +104,9 @@ export class ResponseWriter {
   /** The tools that run, by the ids of their calls. `at` is null for a start that another process has written. */
   readonly #tools = new Map<string, Tool & { at: number | null }>()
 
+  /** The approvals that wait, by id. */
+  readonly #approvals = new Map<string, ShownApproval>()
+
   constructor(draft: ResponseDraft) {
     this.#draft = draft
   }
@@ -119,6 +124,7 @@ export class ResponseWriter {
         if (event.tool.status === 'in_progress') this.#tools.set(event.tool.id, { ...event.tool, at: null })
         else this.#tools.delete(event.tool.id)
       }
+      if ('approval' in event) this.#keep(event.approval)
       this.#sequence = event.sequence_number + 1
     }
   }
@@ -128,9 +134,17 @@ export class ResponseWriter {
     return this.#message?.text.toString() ?? ''
   }
 
-  /** The response with its finished items. */
+  get pendingApprovals(): string[] {
+    return [...this.#approvals.keys()]
+  }
+
+  /** The response with its finished items and, while its turn runs, the approvals that it waits for. */
   object(outcome: Outcome): ResponseObject {
-    return responseObject(this.#draft, outcome, this.#output)
+    const approvals = outcome.status === 'in_progress' ? [...this.#approvals.values()] : []
+    return {
+      ...responseObject(this.#draft, outcome, this.#output),
+      ...(approvals.length > 0 && { requires_action: { type: 'approval', approvals } }),
+    }
   }
 
   start(): ResponseEvent[] {
@@ -149,6 +163,7 @@ export class ResponseWriter {
 
   write(output: AgentAct): ResponseEvent[] {
     if (output.kind === 'tool') return this.#tool(output)
+    if (output.kind === 'approval') return this.#approval(output)
     return output.kind === 'text'
       ? this.#text(output.text)
       : [...this.#endMessage('completed', 'commentary'), ...this.#call(output)]
@@ -206,6 +221,20 @@ export class ResponseWriter {
     const { at: startedAt, ...tool } = started
     const duration = startedAt !== null && { duration_ms: Math.max(at - startedAt, 0) }
     return [this.#event('chowder:tool.ended', { tool: { ...tool, status, ...duration } })]
+  }
+
+  #keep(approval: ShownApproval): void {
+    if (approval.status === 'pending') this.#approvals.set(approval.id, approval)
+    else this.#approvals.delete(approval.id)
+  }
+
+  /** One that is known, and an end without a request, are dropped. */
+  #approval({ approval }: ApprovalEvent): ResponseEvent[] {
+    const isRequest = approval.status === 'pending'
+    if (isRequest === this.#approvals.has(approval.id)) return []
+    const shown = toApproval(approval)
+    this.#keep(shown)
+    return [this.#event(isRequest ? 'chowder:approval.requested' : 'chowder:approval.resolved', { approval: shown })]
   }
 
   #text(text: string, id = newItemId('msg')): ResponseEvent[] {

@@ -1,0 +1,1 @@
+ALTER TABLE "instances" ADD COLUMN "approvals" text DEFAULT 'auto' NOT NULL;
