@@ -1,16 +1,18 @@
 import { type Static, Type } from '@sinclair/typebox'
 import { approvalMinutes, approvalStatuses, type Approval as GatewayApproval } from '#openclaw/gateway/approvals.ts'
 import { toMicroseconds } from '#platform/timestamps.ts'
-import { DateTime, Nullable, OneOf } from '#platform/typebox.ts'
+import { DateTime, Nullable, OneOf, Uuid } from '#platform/typebox.ts'
 
 export const Approval = Type.Object(
   {
-    id: Type.String({ description: 'The id of the approval, by OpenClaw.' }),
+    id: Uuid('The id of the approval, by OpenClaw.'),
     status: OneOf(
       approvalStatuses,
       '`pending`: it waits for an answer. `expired`: it had none in time. `cancelled`: its turn or its gateway ended.',
     ),
-    command: Type.String({ description: 'The command that the agent would run. It may have secrets.' }),
+    command: Type.String({
+      description: 'The command that the agent would run. OpenClaw hides the secrets that it recognizes.',
+    }),
     created_at: DateTime('When the agent asked.'),
     expires_at: DateTime('When Chowder denies it, unless it has an answer.'),
     resolved_at: Nullable(DateTime('When it ended; null while it waits.')),

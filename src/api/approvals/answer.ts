@@ -4,6 +4,7 @@ import { texts } from '#errors/texts.ts'
 import { recordEventOnce } from '#history/record.ts'
 import type { AskGateway } from '#instances/gateway/ask.ts'
 import { type Approval, type Decision, getApproval, resolveApproval } from '#openclaw/gateway/approvals.ts'
+import { isId } from '#platform/ids.ts'
 
 export interface AnswerParts {
   db: Db
@@ -17,15 +18,11 @@ export interface ApprovalId {
   approvalId: string
 }
 
-/** The longest id of an approval. */
-const maxIdLength = 500
-
 /** Throws AppError not_found, and the errors of `askGateway`. */
 export async function findApproval(askGateway: AskGateway, { organizationId, instanceId, approvalId }: ApprovalId) {
-  const approval =
-    approvalId.length > maxIdLength
-      ? null
-      : await askGateway(organizationId, instanceId, (gateway) => getApproval(gateway, approvalId))
+  const approval = isId(approvalId)
+    ? await askGateway(organizationId, instanceId, (gateway) => getApproval(gateway, approvalId))
+    : null
   if (!approval) throw new AppError('not_found', texts.approvalNotFound)
   return approval
 }

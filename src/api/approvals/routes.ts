@@ -5,7 +5,7 @@ import { failures } from '#http/openapi.ts'
 import { getInstance } from '#instances/row.ts'
 import { publicStatus } from '#instances/status.ts'
 import { listApprovals } from '#openclaw/gateway/approvals.ts'
-import { plainText } from '#platform/typebox.ts'
+import { plainText, Uuid } from '#platform/typebox.ts'
 import { Approval, toApproval } from '#turns/approval-schema.ts'
 import { type AnswerParts, answerApproval, findApproval } from './answer.ts'
 import { approvalPages, type PageDeps } from './page.ts'
@@ -14,7 +14,7 @@ export type ApprovalDeps = AnswerParts & PageDeps
 
 const ApprovalParams = Type.Object({
   ...InstanceParams.properties,
-  approval_id: Type.String({ description: 'The id of the approval.' }),
+  approval_id: Uuid('The id of the approval.'),
 })
 
 const Answer = Type.Object(

@@ -30,6 +30,11 @@ export const sections: readonly Section[] = [
       'and read its responses again. Chat Completions are supported too.',
   },
   {
+    name: 'approvals',
+    title: 'Approvals',
+    description: 'Commands of an agent that wait for a person.',
+  },
+  {
     name: 'schedules',
     title: 'Schedules',
     description: 'Turns that begin at their time: by cron, or once.',

@@ -8,17 +8,18 @@ export const approvalMinutes = 25
 const historyLimit = 100
 /** One agent seldom has more than one command that waits in each of its sessions. */
 const maxPending = 50
-const maxTextCharacters = 4000
+/** OpenClaw shows at most 16,384 characters of a command, and a mark if there are more. */
+const maxTextCharacters = 17_000
 
 export const approvalStatuses = ['pending', 'allowed', 'denied', 'expired', 'cancelled'] as const
-export type ApprovalStatus = (typeof approvalStatuses)[number]
+type ApprovalStatus = (typeof approvalStatuses)[number]
 export type Decision = 'allow-once' | 'deny'
 
 /** A command of an agent for which the gateway asks, as its registry has it. Times are those of the gateway, in ms. */
 export interface Approval {
   id: string
   status: ApprovalStatus
-  /** May have secrets. */
+  /** As OpenClaw shows it: invisible characters are escaped, and secrets that it recognizes are hidden. */
   command: string
   /** OpenClaw's reason of the end, such as `user`, `timeout`, `run-aborted` or `gateway-restart`; null while it waits. */
   reason: string | null

@@ -5,7 +5,7 @@ import type { OnRunEvent } from './gateway-socket.ts'
 const connectTimeoutMs = 20_000
 
 /** A share of the kept connection to a gateway. */
-export interface Watch {
+interface Watch {
   gateway: GatewayClient
   /** Gives the share back. The connection closes with the last one. */
   release(): void

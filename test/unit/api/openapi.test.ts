@@ -12,7 +12,7 @@ const document = app.swagger() as unknown as ApiDocument
 const operations = operationsOf(document)
 afterAll(() => app.close())
 
-/** The routes of the documentation itself. */
+/** The routes of the documentation itself, and the page for people at the link of an approval. */
 const undocumented = [
   '/openapi.json',
   '/llms.txt',
@@ -22,7 +22,10 @@ const undocumented = [
   '/docs/guides',
   '/docs/guides/{name}',
   '/docs/js/scalar.js',
-].map((path) => `GET ${path}`)
+  '/v1/approve/{token}',
+]
+  .map((path) => `GET ${path}`)
+  .concat('POST /v1/approve/{token}')
 
 /** All routes as the router lists them: `GET /v1/instances/{instance_id}`. */
 function runningRoutes(): string[] {

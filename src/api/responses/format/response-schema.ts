@@ -282,7 +282,10 @@ export const ResponseObject = Type.Object(
     incomplete_details: NullOr(IncompleteDetails, 'Why the status is `incomplete` or `cancelled`; null otherwise.'),
     requires_action: Type.Optional(
       Type.Object(
-        { type: always('approval'), approvals: Type.Array(Approval) },
+        {
+          type: always('approval'),
+          approvals: Type.Array(Approval, { description: 'Those that wait for an answer.' }),
+        },
         {
           additionalProperties: false,
           description: 'Only while the turn waits for the approval of a command, with `approvals: "ask"`.',
