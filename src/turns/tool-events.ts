@@ -67,7 +67,7 @@ export async function followTools(
   let followed: string | null = null
   const onRunEvent = (event: RunEvent) => {
     // An answer that is not streamed has no id of its run before its end. A session runs one turn at a time.
-    if (event.kind === 'approval' && event.sessionKey.endsWith(`:${sessionKey}`))
+    if (event.kind === 'approval' && event.sessionKey === `agent:main:${sessionKey}`)
       opened.then((watch) => approvals.read(watch.gateway, event.approvalId)).catch(() => {})
     if (event.runId === followed && event.kind === 'tool' && wantsTools && !functions.has(event.name)) queue.add(event)
   }

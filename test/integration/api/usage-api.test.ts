@@ -261,7 +261,10 @@ describe('an export', () => {
     expect((await open(AbortSignal.timeout(5000), acme.key)).status).toBe(200)
     leaving.abort()
     await until('the connection to be free', async () => (await held()) === 0)
-    const third = await open(AbortSignal.timeout(60_000), team.key)
+    const third = await until('the place of the export to be free', async () => {
+      const response = await open(AbortSignal.timeout(60_000), team.key)
+      return response.status === 200 && response
+    })
     expect((await third.text()).trimEnd().split('\n')).toHaveLength(rows)
   })
 

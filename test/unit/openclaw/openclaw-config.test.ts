@@ -22,6 +22,16 @@ const inputs: ConfigInputs = {
 }
 
 describe('renderConfig', () => {
+  test.each([
+    ['ask', 'ask'],
+    ['off', 'deny'],
+  ] as const)('approvals %s have the last word over overrides that are stored', (approvals, mode) => {
+    const overrides = { tools: { exec: { mode: 'full', host: 'node' }, elevated: { enabled: true } } }
+    const { tools } = renderConfig({ ...inputs, approvals, overrides })
+    expect(tools).toMatchObject({ exec: { host: 'gateway', mode }, elevated: { enabled: false } })
+    expect(renderConfig({ ...inputs, overrides }).tools).toMatchObject(overrides.tools)
+  })
+
   test('the shell of a second room has the variables that skills in use name for it, and no others', () => {
     const skills = {
       one: { env: { GIVEN: 'given', KEPT: 'kept' }, shell_env: ['GIVEN', 'ABSENT'] },
