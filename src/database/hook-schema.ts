@@ -1,7 +1,7 @@
 import { boolean, index, jsonb, pgTable, text, uuid } from 'drizzle-orm/pg-core'
 import { instances, instant } from './schema.ts'
 
-/** Whose way of signing a hook verifies. */
+/** The service whose way of signing a hook verifies. */
 export const hookKinds = ['standard', 'github', 'slack'] as const
 export type HookKind = (typeof hookKinds)[number]
 

@@ -6,6 +6,7 @@ pre, table { overflow-x: auto }
 pre { padding: 0.5rem; background: #8882 }
 table { display: block; border-collapse: collapse }
 th, td { text-align: left; vertical-align: top; padding: 0.2rem 0.6rem; border: 1px solid #8884; min-width: 6rem }
+button { font: inherit; padding: 0.3rem 1.2rem; margin-right: 0.5rem }
 img { max-width: 100% }
 :target { background: #fc04 }`
 

@@ -7,7 +7,10 @@ import type { ApprovalId } from './answer.ts'
 /** The sealing context of links: no other sealed value is valid as one. */
 const place = 'approval_links'
 
-/** What a link may do, until `expiresAt`, in ms since 1970 by the clock of the database. It is stored only in the link. */
+/**
+ * The approval that a link answers until `expiresAt`, which is in ms since 1970 by the clock of the database. It is stored
+ * in the link alone.
+ */
 export interface LinkGrant extends ApprovalId {
   expiresAt: number
 }
@@ -21,7 +24,7 @@ function approvalUrl(vault: Vault, publicUrl: string, id: ApprovalId, requestedA
   return `${publicUrl}/v1/approve/${vault.seal(JSON.stringify(grant), place)}`
 }
 
-/** What an event of a webhook has beside its fields: for the request of an approval its link, if the URL is known. */
+/** The fields that a webhook adds to an event: for the request of an approval its link, if the URL is known. */
 export function approvalLink(vault: Vault, publicUrl: string, event: Event): { approve_url?: string } {
   const { type, organizationId, instanceId, subject, createdAt } = event
   if (type !== 'approval.requested' || instanceId === null || subject === null || publicUrl === '') return {}

@@ -6,7 +6,7 @@ import { AppError } from '#errors/app-error.ts'
 import { texts } from '#errors/texts.ts'
 import { escapeHtml, htmlPage } from '#http/html-page.ts'
 import { getInstance } from '#instances/row.ts'
-import type { Approval } from '#openclaw/gateway/approvals.ts'
+import { type Approval, approvalMinutes } from '#openclaw/gateway/approvals.ts'
 import type { Vault } from '#platform/secrets.ts'
 import { type AnswerParts, answerApproval, findApproval } from './answer.ts'
 import { type LinkGrant, readLink } from './link.ts'
@@ -32,16 +32,19 @@ const headers = {
   'x-content-type-options': 'nosniff',
 }
 
-function page(name: string, { command, status }: Pick<Approval, 'command' | 'status'>): string {
+/** The whole command is in sight: its lines wrap. */
+function page(name: string, { command, status, createdAt }: Approval): string {
   const shown = `<h1>${escapeHtml(name)}</h1>
 <p>${status === 'pending' ? 'This agent asks to run a command:' : outcomes[status]}</p>
-<pre>${escapeHtml(command)}</pre>`
+<pre style="white-space: pre-wrap">${escapeHtml(command)}</pre>`
   if (status !== 'pending') return htmlPage('Approval', shown)
+  const end = new Date(createdAt + approvalMinutes * 60_000).toISOString().slice(0, 16).replace('T', ' ')
   return htmlPage(
     'Approval',
     `${shown}
 <form method="post"><button name="decision" value="approve">Approve</button>
-<button name="decision" value="deny">Deny</button></form>`,
+<button name="decision" value="deny">Deny</button></form>
+<p>Without an answer it is denied at ${end} UTC.</p>`,
   )
 }
 
