@@ -146,7 +146,7 @@ describe('S7: a body of 20 MiB takes at most 6 times its size of memory, until i
   let path: string
   let as: { key: string }
 
-  beforeAll(async () => {
+  async function start(): Promise<void> {
     const made = await makeInstallation(chowder.database.connection)
     dataDir = made.dataDir
     collected = join(dataDir, 'collected')
@@ -160,11 +160,13 @@ describe('S7: a body of 20 MiB takes at most 6 times its size of memory, until i
     await sendText(2 * mebibyte)
     // The process then has the code for large bodies.
     for (let body = 0; body < 3; body += 1) await sendText(bytes)
-  })
-  afterAll(async () => {
+  }
+  async function stop(): Promise<void> {
     await api?.kill('SIGTERM')
     await rm(dataDir, { recursive: true, force: true })
-  })
+  }
+  beforeAll(start)
+  afterAll(stop)
 
   const send = async (text: string, status: number) =>
     expect((await api.call('POST', path, { ...as, body: text })).status).toBe(status)
@@ -186,11 +188,14 @@ describe('S7: a body of 20 MiB takes at most 6 times its size of memory, until i
 
   type Body = [what: string, status: number, text: () => string]
   async function expectFewTimes(...[_what, status, text]: Body): Promise<void> {
-    // What the body of another test has left behind for a while is none of this one; what an attempt leaves behind is.
-    const before = await memoryNow()
     let least = Number.POSITIVE_INFINITY
-    for (let attempt = 1; attempt <= attempts && least >= mostTimes; attempt += 1)
+    for (let attempt = 1; attempt <= attempts && least >= mostTimes; attempt += 1) {
+      // A process keeps to one way to collect its garbage, early or late: another attempt is one of another process.
+      if (attempt > 1) await stop().then(start)
+      // What the body of another test has left behind for a while is none of this one.
+      const before = await memoryNow()
       least = Math.min(least, await timesOf(text(), status, before))
+    }
     expect(least).toBeLessThan(mostTimes)
   }
 
