@@ -185,6 +185,7 @@ export const texts = {
   relayBudgets: 'The budgets of this call cannot be read now. Try again soon.',
   relaySilent: (provider: string) => `The model provider (${provider}) has not answered for 15 minutes.`,
   noTwoRooms: 'This server runs agents where their tools can have no room of their own: use isolation one_room.',
+  cronJobNotFound: 'The agent has no cron job with this id.',
   approvalNotFound: 'The agent has no approval with this id. Its gateway keeps ended ones for 30 days.',
   decisionNotOffered: 'decision is not one that the gateway offers for this command.',
   linkExpired: 'The link of the approval has expired, or is not complete.',

@@ -67,6 +67,7 @@ export const eventTypes = [
   'schedule.skipped',
   'schedule.failed',
   'schedule.paused',
+  'cron_job.update',
   'hook.create',
   'hook.update',
   'hook.delete',

@@ -13,7 +13,17 @@ declare module 'fastify' {
 }
 
 /** The possible parameters for the subject of an event; the first one found wins. */
-const subjectNames = ['channel', 'skill_name', 'session_id', 'response_id', 'approval_id', 'path', 'source', 'slug']
+const subjectNames = [
+  'channel',
+  'skill_name',
+  'session_id',
+  'response_id',
+  'approval_id',
+  'job_id',
+  'path',
+  'source',
+  'slug',
+]
 
 /** The value of the first such parameter in the schema of the route: a caller can send others. */
 function subjectOf({ params, query, body, routeOptions: { schema } }: FastifyRequest): string | undefined {

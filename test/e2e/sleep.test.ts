@@ -63,6 +63,15 @@ it('a real agent sleeps until its own cron needs it, and is started for it', asy
     delivery: { mode: 'none' },
   })
   gateway.close()
+  const jobs = `/v1/instances/${agent.id}/cron_jobs`
+  const { body: listed } = await agent.client.get(jobs)
+  const tick = { name: 'tick', kind: 'at', input: 'tick', paused: false, last_at: null, last_status: null }
+  expect(listed).toEqual([{ ...tick, id: expect.any(String), when: expect.any(String), next_at: expect.any(String) }])
+  expect(Date.parse(listed[0].next_at)).toBe(at)
+  const job = `${jobs}/${listed[0].id}`
+  expect((await agent.client.patch(job, { paused: true })).body).toMatchObject({ ...tick, paused: true })
+  expect((await agent.client.patch(`${jobs}/unknown`, { paused: true })).status).toBe(404)
+  expect((await agent.client.patch(job, { paused: false })).body).toEqual(listed[0])
   await untilAsleep()
   expect(Date.parse((await read()).wakes_at)).toBe(at - 90_000)
 

@@ -5,6 +5,7 @@ import { idempotent } from '#http/idempotency.ts'
 import { InstanceParams } from '#http/instance-params.ts'
 import { failures } from '#http/openapi.ts'
 import { PageQuery, positionOf, sendPage } from '#http/paging.ts'
+import type { AskGateway } from '#instances/gateway/ask.ts'
 import { getInstance } from '#instances/row.ts'
 import { isId } from '#platform/ids.ts'
 import type { Vault } from '#platform/secrets.ts'
@@ -17,11 +18,13 @@ import {
   patchSchedule,
   type Schedule as Row,
 } from '#schedules/store.ts'
+import { cronJobRoutes } from './cron-jobs.ts'
 import { CreateSchedule, PatchSchedule, Schedule, ScheduleParams, toSchedule } from './schemas.ts'
 
 export interface ScheduleDeps {
   db: Db
   vault: Vault
+  askGateway: AskGateway
   publicUrl(): string
 }
 
@@ -166,4 +169,6 @@ export const scheduleRoutes: FastifyPluginAsyncTypebox<ScheduleDeps> = async (ap
       return reply.send(asked)
     },
   )
+
+  await app.register(cronJobRoutes, deps)
 }
