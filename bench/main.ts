@@ -9,6 +9,7 @@ import { measureFirstWord } from './first-word.ts'
 import { measureStart } from './gateway-start.ts'
 import { measureJail } from './jail.ts'
 import { pageTable, writePage } from './page.ts'
+import { measurePush } from './push.ts'
 import { measureReplicas } from './replicas.ts'
 import { measureRows } from './rows.ts'
 import { measureWarmPool } from './warm-pool.ts'
@@ -26,6 +27,7 @@ const parts = {
   pool: () => measureWarmPool(report),
   turns: () => measureAgentTurns(report),
   jail: () => measureJail(report),
+  push: () => measurePush(report),
 }
 type Part = keyof typeof parts
 const isPart = (name: string): name is Part => name in parts
