@@ -234,6 +234,8 @@ test(`F5: PostgreSQL is unreachable for ${outageMs / 1000} s: every route answer
     event_id: '1',
     schedule_id: held.id,
     hook_id: held.id,
+    approval_id: held.id,
+    job_id: 'tick',
     path: 'notes.txt',
     q: 'web',
   }

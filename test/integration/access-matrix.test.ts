@@ -53,6 +53,8 @@ const everywhere = {
   path: 'notes.txt',
   q: 'web',
   event_id: '1',
+  approval_id: randomUUID(),
+  job_id: 'tick',
 }
 
 async function create(path: string, key: string, body: object): Promise<{ id: string; raw_key: string }> {

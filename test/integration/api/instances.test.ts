@@ -81,6 +81,7 @@ describe('POST /v1/instances', () => {
       idle_timeout_seconds: null,
       wake_on_request: true,
       wakes_at: null,
+      approvals: 'auto',
       isolation: 'one_room',
       egress: null,
       budgets: [],

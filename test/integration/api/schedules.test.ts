@@ -52,8 +52,12 @@ async function create(body: object = {}) {
   }
 }
 
-/** Keeps the turns of this process from running: a living process has them. */
+/** Has the turns of an instance go on, once they have ended: a living process has them. */
 async function holdTurns(instance: string): Promise<void> {
+  await until('its turns to end', async () => {
+    const open = `SELECT FROM responses WHERE instance_id = $1 AND status IN ('queued', 'in_progress')`
+    return (await pool.query(open, [instance])).rowCount === 0
+  })
   await pool.query(
     `UPDATE responses SET status = 'in_progress', process_id = (SELECT id FROM processes LIMIT 1) WHERE instance_id = $1`,
     [instance],

@@ -103,6 +103,8 @@ const values = {
   event_id: '1',
   schedule_id: schedule.body.id,
   hook_id: hook.body.id,
+  approval_id: randomUUID(),
+  job_id: 'tick',
   session_id: 'main',
   channel: 'telegram',
   skill_name: 'web-search',

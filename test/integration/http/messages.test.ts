@@ -64,7 +64,7 @@ describe('a request that does not fit its schema says what is wrong and what is 
       { name: 'k', instance_ids: [], permissions: ['read', 'read', 'write'] },
       [
         'body.instance_ids must not be empty',
-        'body.permissions.2 must be one of: read, interact, sessions, configure, files, channels',
+        'body.permissions.2 must be one of: read, interact, sessions, configure, files, channels, approve',
         'body.permissions must not have the same item twice: 0 and 1',
       ],
     ],
